@@ -1,0 +1,119 @@
+"""The loader of the demo model's text encoder; its other two files take the stock loaders."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.sd
+import comfy.sd1_clip
+import comfy.utils
+import folder_paths
+import torch
+from comfy import model_management
+from comfy_api.latest import io
+
+from ..teacache.demo_model import MAX_TOKENS, PAD, START, DemoText, TextEncoder, Tokenizer
+
+KEY = "teacache_demo"
+WeightedTokens = dict[str, list[list[tuple[Any, ...]]]]
+
+
+class DemoTokenizer:
+    """The tokeniser in the shape that ComfyUI's CLIP asks for, with its (word:1.2) emphasis."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def tokenize_with_weights(
+        self, text: str, return_word_ids: bool = False, **_: Any
+    ) -> WeightedTokens:
+        segments = comfy.sd1_clip.token_weights(text, 1.0)
+        words = [(i, weight) for part, weight in segments for i in self.tokenizer.numbers(part)]
+        row = [(START, 1.0), *words][:MAX_TOKENS]
+        row += [(PAD, 1.0)] * (MAX_TOKENS - len(row))
+        if not return_word_ids:
+            return {KEY: [row]}
+        return {KEY: [[(i, w, n if i > START else 0) for n, (i, w) in enumerate(row)]]}
+
+    def untokenize(self, pairs: list[tuple[Any, ...]]) -> list[tuple[Any, str]]:
+        special = {PAD: "", START: ""}
+        names = special | {number: word for word, number in self.tokenizer.ids.items()}
+        return [(pair, names[pair[0]]) for pair in pairs]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
+class DemoConditioner(torch.nn.Module):
+    """The text encoder in the shape that ComfyUI's CLIP asks for."""
+
+    def __init__(self, encoder: TextEncoder, device: Any, dtype: torch.dtype, **_: Any) -> None:
+        super().__init__()
+        self.encoder = encoder.to(device)  # float32 always: it is small
+        self.dtypes = {torch.float32}
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        """No layers to choose from."""
+
+    def reset_clip_options(self) -> None:
+        """No layers to choose from."""
+
+    @torch.no_grad()
+    def encode_token_weights(self, tokens: WeightedTokens) -> tuple[torch.Tensor, torch.Tensor]:
+        row = tokens[KEY][0]
+        empty = [START] + [PAD] * (MAX_TOKENS - 1)
+        device = self.encoder.position.device
+        cond, pooled = self.encoder(torch.tensor([[t[0] for t in row], empty], device=device))
+        weights = torch.tensor([t[1] for t in row], device=device).unsqueeze(-1)
+        weighted = torch.where(weights == 1, cond[0], cond[1] + (cond[0] - cond[1]) * weights)
+        out = model_management.intermediate_device()
+        return weighted.unsqueeze(0).to(out), pooled[:1].to(out)
+
+    def load_sd(self, weights: dict[str, torch.Tensor]) -> Any:
+        return self.load_state_dict(weights, strict=False)
+
+
+def load_clip(path: str) -> comfy.sd.CLIP:
+    text = DemoText.load(path)
+    target = SimpleNamespace(
+        params={},
+        clip=lambda **kwargs: DemoConditioner(text.encoder, **kwargs),
+        tokenizer=lambda **_: DemoTokenizer(text.tokenizer),
+    )
+    return comfy.sd.CLIP(
+        target, parameters=comfy.utils.calculate_parameters(text.encoder.state_dict())
+    )
+
+
+class LoadDemoTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadDemoTextEncoder",
+            display_name="Load Demo Text Encoder",
+            category="TeaCache/demo",
+            description="Loads the text encoder of the TeaCache demo model, for CLIP Text Encode.",
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder",
+                    options=demo_files(),
+                    tooltip="teacache_demo_text.safetensors, which comes with this pack.",
+                )
+            ],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("text_encoders", text_encoder)
+        return io.NodeOutput(load_clip(path))
+
+
+def demo_files() -> list[str]:
+    """Text encoders, those of the demo model first."""
+    files = folder_paths.get_filename_list("text_encoders")
+    return sorted(files, key=lambda name: ("teacache_demo" not in name, name))
+
+
+NODES: list[type[io.ComfyNode]] = [LoadDemoTextEncoder]

@@ -1,0 +1,167 @@
+"""The training pictures: Fluent Emoji (MIT) drawn at 128 px, with captions from emojibase (MIT).
+
+python -m training.data                 # fetch both packages with `npm pack`, verify, draw
+python -m training.data --tarballs DIR  # the same from tarballs that are already there
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent
+DATA = ROOT / "data"
+SIZE = 128
+# package, version, tarball name, SHA-256 of the tarball
+ICONS = (
+    "@iconify-json/fluent-emoji",
+    "1.2.7",
+    "iconify-json-fluent-emoji-1.2.7.tgz",
+    "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
+)
+LABELS = (
+    "emojibase-data",
+    "17.0.0",
+    "emojibase-data-17.0.0.tgz",
+    "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+)
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One picture and the words that call for it."""
+
+    label: str
+    tags: tuple[str, ...]
+
+
+def fetch(package: tuple[str, str, str, str], tarballs: Path) -> Path:
+    """The package's tarball in `tarballs`, fetched if it is missing; refuses a wrong hash."""
+    name, version, filename, sha256 = package
+    path = tarballs / filename
+    if not path.exists():
+        npm = shutil.which("npm")
+        if npm is None:
+            raise SystemExit(f"npm is needed to fetch {name}@{version}, or put {path} there")
+        tarballs.mkdir(parents=True, exist_ok=True)
+        spec = f"{name}@{version}"
+        subprocess.run([npm, "pack", spec, "--pack-destination", str(tarballs)], check=True)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise SystemExit(f"{path} has SHA-256 {found}, expected {sha256}")
+    return path
+
+
+def read_json(tarball: Path, member: str) -> Any:
+    with tarfile.open(tarball) as archive:
+        handle = archive.extractfile(f"package/{member}")
+        assert handle is not None, member
+        return json.load(handle)
+
+
+def icon_name(label: str) -> str:
+    return re.sub(r"[^a-z0-9-]", "", label.lower().replace("&", "and").replace(" ", "-"))
+
+
+def draw(body: str, size: int = SIZE) -> np.ndarray:
+    """An icon's SVG body on white, as (size, size, 3) bytes."""
+    import resvg_py
+
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 32 32" width="{size}" height="{size}">{body}</svg>'
+    )
+    png = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff")
+    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
+
+
+def chosen_labels() -> list[str]:
+    lines = (ROOT / "concepts.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def build(tarballs: Path) -> None:
+    icons = read_json(fetch(ICONS, tarballs), "icons.json")["icons"]
+    emoji = read_json(fetch(LABELS, tarballs), "en/data.json")
+    by_label = {entry["label"]: entry for entry in emoji}
+    labels = chosen_labels()
+    concepts = [
+        {"label": label.lower(), "tags": by_label[label].get("tags", [])} for label in labels
+    ]
+    chosen = [icon_name(label) for label in labels]
+    pictures = np.stack([draw(icons[name]["body"]) for name in chosen])
+    others = sorted(
+        name
+        for name in {icon_name(entry["label"]) for entry in emoji} - set(chosen)
+        if name in icons and entry_is_drawing(name)
+    )
+    DATA.mkdir(parents=True, exist_ok=True)
+    (DATA / "concepts.json").write_text(json.dumps(concepts, indent=1, ensure_ascii=False))
+    np.save(DATA / "pictures.npy", pictures)
+    np.save(DATA / "others.npy", np.stack([draw(icons[name]["body"]) for name in others]))
+    print(f"{len(concepts)} concepts, {len(others)} further pictures for the autoencoder -> {DATA}")
+
+
+def entry_is_drawing(name: str) -> bool:
+    """Whether an icon outside the concepts is worth showing the autoencoder."""
+    return not re.search(r"skin-tone|button|arrow|o-?clock|thirty|keycap|flag", name)
+
+
+def load_concepts() -> list[Concept]:
+    path = DATA / "concepts.json"
+    if not path.exists():
+        raise SystemExit("no training data yet: run `python -m training.data`")
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return [Concept(entry["label"], tuple(entry["tags"])) for entry in entries]
+
+
+def load_pictures(name: str = "pictures") -> np.ndarray:
+    """(n, 128, 128, 3) bytes, in the order of `load_concepts`."""
+    return np.load(DATA / f"{name}.npy")
+
+
+class Captioner:
+    """Draws a caption for a concept: its label mostly, else tags, rare ones more often."""
+
+    def __init__(self, concepts: list[Concept]) -> None:
+        self.concepts = concepts
+        counts: dict[str, int] = {}
+        for concept in concepts:
+            for tag in concept.tags:
+                counts[tag] = counts.get(tag, 0) + 1
+        self.weights = [[1 / counts[tag] ** 2 for tag in c.tags] for c in concepts]
+
+    def __call__(self, index: int, rng: random.Random) -> str:
+        concept = self.concepts[index]
+        dice = rng.random()
+        if dice < 0.1:
+            return ""
+        if dice < 0.65 or not concept.tags:
+            return concept.label
+        tags = rng.choices(concept.tags, self.weights[index], k=rng.randint(1, 2))
+        words = [concept.label, *tags] if dice < 0.8 else tags
+        rng.shuffle(words)
+        return " ".join(dict.fromkeys(words))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tarballs", type=Path, default=DATA, help="where the npm tarballs are")
+    build(parser.parse_args().tarballs)
+
+
+if __name__ == "__main__":
+    main()
