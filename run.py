@@ -39,6 +39,7 @@ COMFYUI_PARTS = ("main.py", "comfy", "nodes.py", "comfyui_version.py")
 TORCHVISION_MATCHING = "0.28.0"
 # The last release that still imports beside a CPU build of PyTorch from another source.
 TORCHVISION_BESIDE_CPU = "0.16.2"
+TORCHAUDIO = "2.11.0"
 WITHOUT_DEPENDENCIES = {"torchsde", "kornia", "kornia-rs", "spandrel", "trampoline"}
 WINDOWS = sys.platform == "win32"
 
@@ -63,6 +64,10 @@ class Progress:
         self.last = time.monotonic()
         print(self._line(text).ljust(self.live_width), flush=True)
         self.live_width = 0
+
+    def end_live(self) -> None:
+        if self.live_width:
+            print()
 
     def live(self, text: str) -> None:
         if sys.stdout.isatty():
@@ -313,6 +318,7 @@ def venv_stages(venv: Venv, host: Path | None, tests: bool) -> list[Stage]:
     def install_unbound(log: Log) -> None:
         log.must_run(*pip_install(venv.python), "--no-deps", "-r", nodeps)
         install_torchvision(venv.python, log)
+        install_torchaudio(venv, log)
 
     def install_tests(log: Log) -> None:
         log.must_run(*pip_install(venv.python), "-r", test, "-c", torch)
@@ -323,12 +329,13 @@ def venv_stages(venv: Venv, host: Path | None, tests: bool) -> list[Stage]:
     first = digest_of(before=platform.machine())
     second = digest_of(torch, before=first)
     third = digest_of(main, before=second)
-    fourth = digest_of(nodeps, before=third + TORCHVISION_MATCHING + TORCHVISION_BESIDE_CPU)
+    pins = TORCHVISION_MATCHING + TORCHVISION_BESIDE_CPU + TORCHAUDIO
+    fourth = digest_of(nodeps, before=third + pins)
     stages = [
         Stage("venv", f"virtual environment {venv.directory.name}", first, create),
         Stage("torch", "PyTorch", second, install_torch),
         Stage("base", "ComfyUI's packages", third, install_main),
-        Stage("unbound", "torchvision and its like", fourth, install_unbound),
+        Stage("unbound", "torchvision and others", fourth, install_unbound),
     ]
     if tests:
         fifth = digest_of(test, before=fourth)
@@ -351,6 +358,15 @@ def install_torchvision(python: Path, log: Log) -> None:
         f"{log.failure()}\nno torchvision imports beside this PyTorch ({cuda or 'CPU'}) on"
         f" Python {platform.python_version()}: use Python 3.10 or 3.11, or --python with your own"
     )
+
+
+def install_torchaudio(venv: Venv, log: Log) -> None:
+    """Optional: without it ComfyUI leaves out its audio nodes, with two tracebacks at the start."""
+    installed = log.run(*pip_install(venv.python), "--no-deps", f"torchaudio=={TORCHAUDIO}")
+    if installed and not succeeds([str(venv.python), "-c", "import torchaudio"]):
+        # Beside a CPU build of PyTorch its Python part works once the CUDA libraries are gone.
+        for library in (venv.site_packages() / "torchaudio" / "lib").glob("*.so"):
+            library.unlink()
 
 
 @contextlib.contextmanager
@@ -492,9 +508,7 @@ def own_python(name: str, tests: bool) -> Path:
     needed = ["torch", "torchvision", "aiohttp", *(["pytest", "ruff", "mypy"] if tests else [])]
     code = f"import importlib.util as u; print(*[n for n in {needed} if not u.find_spec(n)])"
     if missing := query(Path(found), code):
-        remedy = "-r requirements/test.txt" if tests else "-r requirements.txt of its ComfyUI"
-        message = f"--python {name} lacks {missing}: {found} -m pip install {remedy}"
-        raise SetupError(message, 2)
+        raise SetupError(f"--python {name} lacks {missing}: install these into it", 2)
     return Path(found)
 
 
@@ -523,9 +537,13 @@ def set_up(venv: Venv, stages: list[Stage]) -> None:
 # Commands
 
 
+# torchvision's own warning beside a CPU build of PyTorch; nothing here reads files with it.
+QUIET = {"PYTHONWARNINGS": "ignore:Failed to load image Python extension:UserWarning"}
+
+
 def demo(args: argparse.Namespace, extra: list[str]) -> int:
     setup = prepare(args)
-    return run_child([str(setup.python), "-m", "teacache", "demo", *extra], setup.env)
+    return run_child([str(setup.python), "-m", "teacache", "demo", *extra], QUIET | setup.env)
 
 
 def test(args: argparse.Namespace, extra: list[str]) -> int:
@@ -588,11 +606,12 @@ def editor(args: argparse.Namespace, extra: list[str]) -> int:
         progress.say(f"port {args.port} is in use; taking {port}")
     command = [str(setup.python), str(setup.comfyui / "main.py"), "--listen", "127.0.0.1"]
     command += ["--port", str(port), "--base-directory", str(base), "--disable-api-nodes"]
+    command += ["--database-url", "sqlite:///:memory:"]
     progress.live("starting ComfyUI")
     accelerator = "import torch as t; print(t.cuda.is_available() or t.backends.mps.is_available())"
     if "--cpu" not in extra and query(setup.python, accelerator) != "True":
         command.append("--cpu")
-    process = subprocess.Popen([*command, *extra], env=setup.env, cwd=setup.comfyui)
+    process = subprocess.Popen([*command, *extra], env=QUIET | setup.env, cwd=setup.comfyui)
     try:
         url = f"http://127.0.0.1:{port}"
         if wait_for(url, process):
@@ -698,7 +717,7 @@ def main(arguments: list[str]) -> int:
     try:
         return int(args.function(args, extra))
     except SetupError as error:
-        progress.say("stopped")
+        progress.end_live()
         print(f"run.py: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
