@@ -24,6 +24,7 @@ TEXT_FILE = Path("text_encoders", "teacache_demo_text.safetensors")
 
 MAX_TOKENS = 12
 PAD, START = 0, 1  # the words follow
+ARTICLES = {"a", "an", "the"}
 TEXT_METADATA = "teacache_demo_text"
 
 # ComfyUI takes this away before it decodes and puts it on after it encodes.
@@ -64,7 +65,7 @@ PIPELINE_INDEX: dict[str, Any] = {
 
 
 class Tokenizer:
-    """Words to numbers. Words that the model never saw are left out."""
+    """Words to numbers. Articles and words that the model never saw are left out."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
@@ -80,7 +81,8 @@ class Tokenizer:
 
     def numbers(self, text: str) -> list[int]:
         """The known words' numbers; a plural counts as its singular if only that is known."""
-        forms = ((w, w.removesuffix("s"), w.removesuffix("es")) for w in self.split(text))
+        words = (word for word in self.split(text) if word not in ARTICLES)
+        forms = ((w, w.removesuffix("s"), w.removesuffix("es")) for w in words)
         known = (next((f for f in three if f in self.ids), None) for three in forms)
         return [self.ids[word] for word in known if word is not None]
 
@@ -228,7 +230,7 @@ def load_diffusers(folder: str | Path) -> tuple[Any, DemoText]:
 
     pipeline: Any = diffusers.StableDiffusion3Pipeline
     absent = dict.fromkeys(TEXT_PARTS)
-    pipe = pipeline.from_pretrained(folder, torch_dtype=torch.float32, **absent)
+    pipe = pipeline.from_pretrained(folder, **absent).to(torch.float32)
     return pipe, DemoText.load(Path(folder) / EXPORTED_TEXT)
 
 

@@ -1,7 +1,10 @@
 """The training pictures: Fluent Emoji (MIT) drawn at 128 px, with captions from emojibase (MIT).
 
-python -m training.data                 # fetch both packages with `npm pack`, verify, draw
-python -m training.data --tarballs DIR  # the same from tarballs that are already there
+The transformer learns the chosen vector drawings (`pictures.npy`); the autoencoder starts from
+the set's 3D renderings (`renders.npy`).
+
+    python -m training.data                 # fetch the packages with `npm pack`, verify, draw
+    python -m training.data --tarballs DIR  # the same from tarballs that are already there
 """
 
 from __future__ import annotations
@@ -38,6 +41,14 @@ LABELS = (
     "emojibase-data-17.0.0.tgz",
     "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
 )
+RENDERS = (
+    "@lobehub/fluent-emoji-3d",
+    "1.1.0",
+    "lobehub-fluent-emoji-3d-1.1.0.tgz",
+    "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+)
+# Code points of skin tones and flags, as they stand in the renderings' file names.
+UNWANTED = re.compile(r"1f3f[b-f]|1f1[ef]|1f3f[34]|1f6a9|1f38c|e00|20e3")
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,22 @@ def draw(body: str, size: int = SIZE) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
 
 
+def read_renders(tarball: Path) -> np.ndarray:
+    """The 3D renderings on white, at SIZE."""
+    pictures = []
+    with tarfile.open(tarball) as archive:
+        members = {m.name: m for m in archive.getmembers() if m.name.endswith(".webp")}
+        for name in sorted(members):
+            if not UNWANTED.search(Path(name).name):
+                handle = archive.extractfile(members[name])
+                assert handle is not None, name
+                picture = Image.open(io.BytesIO(handle.read())).convert("RGBA")
+                paper = Image.new("RGBA", picture.size, "white")
+                flat = Image.alpha_composite(paper, picture).convert("RGB")
+                pictures.append(np.asarray(flat.resize((SIZE, SIZE), Image.Resampling.LANCZOS)))
+    return np.stack(pictures)
+
+
 def chosen_labels() -> list[str]:
     lines = (ROOT / "concepts.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
@@ -103,21 +130,12 @@ def build(tarballs: Path) -> None:
     ]
     chosen = [icon_name(label) for label in labels]
     pictures = np.stack([draw(icons[name]["body"]) for name in chosen])
-    others = sorted(
-        name
-        for name in {icon_name(entry["label"]) for entry in emoji} - set(chosen)
-        if name in icons and entry_is_drawing(name)
-    )
     DATA.mkdir(parents=True, exist_ok=True)
     (DATA / "concepts.json").write_text(json.dumps(concepts, indent=1, ensure_ascii=False))
     np.save(DATA / "pictures.npy", pictures)
-    np.save(DATA / "others.npy", np.stack([draw(icons[name]["body"]) for name in others]))
-    print(f"{len(concepts)} concepts, {len(others)} further pictures for the autoencoder -> {DATA}")
-
-
-def entry_is_drawing(name: str) -> bool:
-    """Whether an icon outside the concepts is worth showing the autoencoder."""
-    return not re.search(r"skin-tone|button|arrow|o-?clock|thirty|keycap|flag", name)
+    renders = read_renders(fetch(RENDERS, tarballs))
+    np.save(DATA / "renders.npy", renders)
+    print(f"{len(concepts)} concepts, {len(renders)} renderings for the autoencoder -> {DATA}")
 
 
 def load_concepts() -> list[Concept]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from teacache.demo_model import (
     AUTOENCODER_CONFIG,
     MODELS,
+    TEXT_FILE,
     TRANSFORMER_FILE,
     VAE_FILE,
     DemoText,
@@ -41,7 +42,7 @@ class DemoPipeline:
         self.transformer.load_state_dict(weights)
         self.vae = AutoencoderTiny.from_config(AUTOENCODER_CONFIG)
         self.vae.load_state_dict(vae_to_diffusers(load_file(models / VAE_FILE)))
-        self.text = DemoText.load()
+        self.text = DemoText.load(models / TEXT_FILE)
         for module in (self.transformer, self.vae, self.text.encoder):
             module.float().eval().to(self.device)
 
