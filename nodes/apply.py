@@ -1,0 +1,154 @@
+"""Apply TeaCache: the cache between a model loader and a sampler."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comfy_api.latest import io
+from server import PromptServer
+
+from ..teacache.config import CACHE_DEVICES, MAX_THRESHOLD, TeaCacheConfig
+from ..teacache.hosts.comfyui import apply_teacache, cached_model, describe_unsupported
+from ..teacache.profiles import load_profiles
+from ..teacache.run import Listener
+from .schema import advanced
+
+CATEGORY = "TeaCache"
+UNTOUCHED_THRESHOLD = 0.2
+log = logging.getLogger("teacache")
+
+
+class ApplyTeaCache(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ApplyTeaCache",
+            display_name="Apply TeaCache",
+            category=CATEGORY,
+            description=(
+                "Samples faster by not computing the steps that come out nearly the same. "
+                "Put it between the model loader and the sampler; the model family is recognised."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model to speed up."),
+                io.Float.Input(
+                    "rel_l1_thresh",
+                    default=UNTOUCHED_THRESHOLD,
+                    min=0.0,
+                    max=MAX_THRESHOLD,
+                    step=0.01,
+                    tooltip=(
+                        "How much change may add up before a step is computed again. Higher is "
+                        "faster and less exact; 0 turns the cache off. Useful: 0.1 to 0.8. Left "
+                        "at 0.2, the model family's recommended value is used and shown."
+                    ),
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the run's steps that are always computed at the start.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the run's steps after which every step is computed.",
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "auto_threshold",
+                        default=True,
+                        tooltip=(
+                            "While rel_l1_thresh stands at 0.2, use the model family's recommended "
+                            "value instead. Off: 0.2 means 0.2."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "max_skip",
+                        default=0,
+                        min=0,
+                        max=1000,
+                        tooltip="Most steps skipped in a row. 0: no limit, as published.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "cache_device",
+                        options=list(CACHE_DEVICES),
+                        default="auto",
+                        tooltip=(
+                            "Where the stored residuals wait: beside the model (auto, device), or "
+                            "in main memory (cpu), slower but without graphics memory."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "profile",
+                        options=["auto", *load_profiles()],
+                        default="auto",
+                        tooltip=(
+                            "The coefficients that turn measured change into distance. auto: the "
+                            "model family's own."
+                        ),
+                    )
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model, sampling with the cache.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: io.Model.Type,
+        rel_l1_thresh: float = UNTOUCHED_THRESHOLD,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        auto_threshold: bool = True,
+        max_skip: int = 0,
+        cache_device: str = "auto",
+        profile: str = "auto",
+    ) -> io.NodeOutput:
+        use_recommended = auto_threshold and rel_l1_thresh == UNTOUCHED_THRESHOLD
+        config = TeaCacheConfig(
+            rel_l1_thresh=None if use_recommended else rel_l1_thresh,
+            start_percent=start_percent,
+            end_percent=end_percent,
+            max_skip=max_skip,
+            cache_device=cache_device,
+            profile=profile,
+        )
+        node_id = str(cls.hidden.unique_id)
+        replaced = cached_model(model) is not None
+        cached, handle = apply_teacache(model, config, _listener(node_id))
+        if handle is None:
+            line = describe_unsupported(model)
+            log.warning("TeaCache: %s", line)
+        else:
+            line = handle.describe()
+        if replaced:
+            line += " It replaces an earlier Apply TeaCache on this model."
+        PromptServer.instance.send_progress_text(line, node_id)
+        return io.NodeOutput(cached)
+
+
+def _listener(node_id: str) -> Listener:
+    """Sends a run's events to the editor (and to whoever else listens to the server)."""
+
+    def tell(event: str, data: dict[str, Any]) -> None:
+        server = PromptServer.instance
+        server.send_sync(f"teacache.{event}", {"node": node_id, **data}, server.client_id)
+
+    return tell
+
+
+NODES: list[type[io.ComfyNode]] = [ApplyTeaCache]

@@ -1,0 +1,52 @@
+"""TeaCache Report: what the cache did in the run that gave a latent."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+
+from ..teacache.hosts.comfyui import cached_model
+from ..teacache.pictures import timeline
+from .apply import CATEGORY
+
+
+class TeaCacheReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TeaCacheReport",
+            display_name="TeaCache Report",
+            category=CATEGORY,
+            description="Shows which steps were skipped, why, and what that saved.",
+            inputs=[
+                io.Latent.Input(
+                    "latent", tooltip="The sampler's output, so that the report comes after it."
+                ),
+                io.Model.Input("model", tooltip="The model that Apply TeaCache gave the sampler."),
+            ],
+            outputs=[
+                io.Image.Output("timeline", tooltip="Steps, distance against threshold, times."),
+                io.String.Output("report", tooltip="The report as JSON."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent: io.Latent.Type, model: io.Model.Type) -> io.NodeOutput:
+        handle = cached_model(model)
+        if handle is None:
+            raise ValueError("model: no Apply TeaCache is on it; connect the output of that node")
+        report = handle.report_for(latent["samples"])
+        if report is None:
+            raise ValueError(
+                "latent: this model has not sampled yet; connect the latent of the sampler that "
+                "uses it"
+            )
+        data = report.to_json()
+        picture = np.asarray(timeline(data).convert("RGB"), dtype=np.float32) / 255.0
+        return io.NodeOutput(torch.from_numpy(picture)[None], json.dumps(data, indent=2))
+
+
+NODES: list[type[io.ComfyNode]] = [TeaCacheReport]

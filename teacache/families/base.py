@@ -1,0 +1,46 @@
+"""What the cache must know of a model family, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..blocks import BlockList, SideList
+from ..indicators import EmbedTimesteps, ModulatedInput
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family.
+
+    classes: full names of the transformer classes, matched exactly and never imported.
+    lists: the block stack, in the order in which it runs. sides: blocks passed over on a skip.
+    modulated_input, embed_timesteps: how the indicator of either kind is read; None where the
+        family has none. profile: the default profile's name, given the transformer.
+    accepts: tells apart families that share a class.
+    """
+
+    id: str
+    name: str
+    classes: tuple[str, ...]
+    lists: tuple[BlockList, ...]
+    profile: Callable[[Any], str]
+    modulated_input: ModulatedInput | None = None
+    embed_timesteps: EmbedTimesteps | None = None
+    sides: tuple[SideList, ...] = ()
+    accepts: Callable[[Any], bool] = lambda transformer: True
+
+
+def class_name(transformer: nn.Module) -> str:
+    """Full name of the transformer's class, seen through torch.compile's wrapper."""
+    kind = type(unwrap_compiled(transformer))
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def unwrap_compiled(transformer: nn.Module) -> nn.Module:
+    """The module under torch.compile's wrapper, or the module itself."""
+    inner = transformer._modules.get("_orig_mod")
+    return transformer if inner is None else inner

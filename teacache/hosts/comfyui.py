@@ -1,0 +1,299 @@
+"""TeaCache in ComfyUI: one wrapper on the model patcher, everything else made per sampling run.
+
+Only `OUTER_SAMPLE` is registered on the patcher. When sampling starts, the wrappers that need
+the run's state are added to that run's own copy of the model options, last of all, so that they
+are innermost: blocks that other nodes swap in (torch.compile) are what the stand-ins wrap.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import nn
+
+from ..blocks import BlockStack
+from ..config import TeaCacheConfig
+from ..families import Family, class_name, find_family, unwrap_compiled
+from ..profiles import Profile, get_profile, load_profiles
+from ..report import RunReport
+from ..run import Listener, ModelCall, ReconsiderStep, Run
+
+KEY = "teacache"
+KEPT_REPORTS = 8
+FINGERPRINT_VALUES = 1024
+log = logging.getLogger("teacache")
+
+
+class CachedModel:
+    """What `apply_teacache` put on a patcher: the wrapper itself, and its last finished reports."""
+
+    def __init__(
+        self,
+        config: TeaCacheConfig,
+        family: Family,
+        profile: Profile,
+        threshold: float,
+        listener: Listener | None,
+    ) -> None:
+        self.config = config
+        self.family = family
+        self.profile = profile
+        self.threshold = threshold
+        self._reports: deque[tuple[bytes, RunReport]] = deque(maxlen=KEPT_REPORTS)
+        self._listener = listener
+
+    def __call__(
+        self,
+        executor: Any,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """`OUTER_SAMPLE`: one sampling run."""
+        levels: list[float] = sigmas.tolist()
+        run = Run(
+            self.config,
+            self.family,
+            self.profile,
+            self.threshold,
+            levels,
+            host="comfyui",
+            listener=self._listener,
+        )
+        if self.threshold > 0:
+            _SamplingRun(run).attach(executor.class_obj.model_options)
+        outcome, mark = "failed", b""
+        try:
+            result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            outcome, mark = "done", _fingerprint(result)
+            return result
+        except comfy.model_management.InterruptProcessingException:
+            outcome = "interrupted"
+            raise
+        finally:
+            report = run.finish(outcome)
+            self._reports.append((mark, report))
+            _log_report(report)
+
+    def describe(self) -> str:
+        """One line for the node: what was recognised, and what it will do."""
+        source = "recommended" if self.config.rel_l1_thresh is None else "set"
+        state = f"threshold {self.threshold:g} ({source})" if self.threshold else "off"
+        label = "" if self.profile.calibrated else ", uncalibrated"
+        return f"{self.family.name} · {state} · profile {self.profile.name}{label}"
+
+    def report_for(self, samples: torch.Tensor | None = None) -> RunReport | None:
+        """The report of the run that gave `samples`; of the newest run where none is known."""
+        mark = b"" if samples is None else _fingerprint(samples)
+        newest = [report for _, report in self._reports]
+        matching = [report for known, report in self._reports if known == mark]
+        return next(reversed(matching or newest), None)
+
+
+class _SamplingRun:
+    """The inner wrappers of one sampling run, and its block stack."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._stack: BlockStack | None = None
+        self._decision: Any = None
+        self._broken = False
+
+    def attach(self, model_options: dict[str, Any]) -> None:
+        for kind, wrapper in (
+            (WrappersMP.PREDICT_NOISE, self.predict_noise),
+            (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
+            (WrappersMP.APPLY_MODEL, self.apply_model),
+        ):
+            comfy.patcher_extension.add_wrapper_with_key(
+                kind, KEY, wrapper, model_options, is_model_options=True
+            )
+
+    def predict_noise(
+        self,
+        executor: Any,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        self._run.begin_evaluation(float(timestep.flatten()[0]), x.device)
+        result = executor(x, timestep, *args, **kwargs)
+        self._run.end_evaluation()
+        return result
+
+    def calc_cond_batch(
+        self,
+        executor: Any,
+        model: Any,
+        conds: Any,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict[str, Any],
+    ) -> Any:
+        decision = self._run.decide(_track_key(model_options.get("transformer_options", {})))
+        outer, self._decision = self._decision, decision
+        try:
+            try:
+                return executor(model, conds, x, timestep, model_options)
+            except ReconsiderStep:
+                decision.restart()
+                return executor(model, conds, x, timestep, model_options)
+        finally:
+            self._decision = outer
+
+    def apply_model(
+        self,
+        executor: Any,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: dict[str, Any] | None = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        options = {} if transformer_options is None else transformer_options
+        arguments = (x, t, c_concat, c_crossattn, control, options)
+        branches = options.get("uuids")
+        if self._decision is None or not branches or x.shape[0] % len(branches):
+            return executor(*arguments, **kwargs)
+        base_model = executor.class_obj
+        stack = self._stack_of(base_model.diffusion_model)
+        if stack is None:
+            return executor(*arguments, **kwargs)
+        self._run.plan(lambda levels: self._embed(base_model, levels, x.device))
+        layout = (_layout((x, c_concat, c_crossattn, kwargs)), str(x.device), _control(control))
+        with stack.installed(ModelCall(self._run, self._decision, branches, layout)):
+            return executor(*arguments, **kwargs)
+
+    def _stack_of(self, transformer: nn.Module) -> BlockStack | None:
+        if self._stack is None and not self._broken:
+            family = self._run.family
+            try:
+                self._stack = BlockStack(unwrap_compiled(transformer), family.lists, family.sides)
+            except LookupError as error:
+                self._broken = True
+                self._run.report.warn(f"{family.name}: runs without the cache: {error}")
+                log.warning("TeaCache: %s: runs without the cache: %s", family.name, error)
+        return self._stack
+
+    def _embed(self, model: Any, levels: list[float], device: torch.device) -> torch.Tensor:
+        assert self._run.family.embed_timesteps is not None
+        timesteps = model.model_sampling.timestep(torch.tensor(levels, device=device)).float()
+        return self._run.family.embed_timesteps(unwrap_compiled(model.diffusion_model), timesteps)
+
+
+def _track_key(options: dict[str, Any]) -> Hashable:
+    """Which context window, and which pass: the other nodes' patches that are in force."""
+    window = options.get("context_window")
+    frames = tuple(window.index_list) if window is not None else None
+    return (
+        frames,
+        _patches(options.get("patches_replace", {})),
+        _patches(options.get("patches", {})),
+    )
+
+
+def _patches(tree: dict[str, Any]) -> Hashable:
+    """Names and places of patches, without their identity, which may change from call to call."""
+    return tuple(
+        (str(name), tuple(map(str, places)) if isinstance(places, dict) else len(places))
+        for name, places in tree.items()
+    )
+
+
+def _layout(value: Any) -> Hashable:
+    """Shapes and types of the tensors in `value`, recursively; what is no tensor is passed over."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape[1:]), value.dtype
+    if isinstance(value, dict):
+        return tuple((name, _layout(item)) for name, item in sorted(value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(_layout(item) for item in value)
+    return None
+
+
+def _control(control: dict[str, Any] | None) -> Hashable:
+    """Which blocks a ControlNet adds to: it changes when the control starts or ends."""
+    if control is None:
+        return None
+    return tuple(
+        (name, tuple(item is not None for item in items)) for name, items in control.items()
+    )
+
+
+def _fingerprint(samples: torch.Tensor) -> bytes:
+    """Tells the latents of different runs apart, by their first values."""
+    if samples.is_nested:
+        samples = samples.unbind()[0]
+    head = samples.detach().flatten()[:FINGERPRINT_VALUES].float().cpu()
+    return head.numpy().tobytes()
+
+
+def _log_report(report: RunReport) -> None:
+    log.info("TeaCache: %s", report.summary)
+    if report.advice:
+        log.info("TeaCache: %s", report.advice)
+
+
+def recommended(model: ModelPatcher) -> tuple[Family, Profile] | None:
+    """The family of `model` and its default profile; None for a model that is left as it is."""
+    transformer = unwrap_compiled(model.get_model_object("diffusion_model"))
+    family = find_family(transformer)
+    if family is None:
+        return None
+    profiles = load_profiles()
+    return family, get_profile(family.profile(transformer), family.id, profiles)
+
+
+def describe_unsupported(model: ModelPatcher) -> str:
+    """Why a model is left as it is."""
+    name = class_name(model.get_model_object("diffusion_model")).rsplit(".", 1)[-1]
+    return f"{name} is not a transformer that TeaCache knows: the model is left as it is."
+
+
+def apply_teacache(
+    model: ModelPatcher, config: TeaCacheConfig, listener: Listener | None = None
+) -> tuple[ModelPatcher, CachedModel | None]:
+    """A clone of `model` that samples with the cache, and the cache's handle.
+
+    An unknown model comes back as a clone without a cache, and None. Raises ConfigError when the
+    profile is unknown or belongs to another family. An earlier cache on `model` is replaced.
+    """
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    found = recommended(model)
+    if found is None:
+        return clone, None
+    family, profile = found
+    if config.profile != "auto":
+        profile = get_profile(config.profile, family.id, load_profiles())
+    if config.start_percent == 0.0 and config.end_percent == 1.0:
+        config = replace(
+            config, start_percent=profile.start_percent, end_percent=profile.end_percent
+        )
+    threshold = config.rel_l1_thresh
+    if threshold is None:
+        threshold = profile.default_threshold
+    cached = CachedModel(config, family, profile, threshold, listener)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, cached)
+    return clone, cached
+
+
+def cached_model(model: ModelPatcher) -> CachedModel | None:
+    """The cache that `apply_teacache` put on `model`, if any."""
+    wrappers: Sequence[Callable[..., Any]] = model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
+    return next((w for w in wrappers if isinstance(w, CachedModel)), None)

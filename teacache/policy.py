@@ -1,0 +1,65 @@
+"""Whether an evaluation of the model is computed or skipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .report import Reason
+
+
+@dataclass(frozen=True)
+class AccumulatedDistance:
+    """TeaCache's rule (arXiv 2411.19108, eq. 6): skip while the accumulated distance stays below
+    the threshold; the first and last step of the run are always computed.
+
+    threshold: above 0. steps: sampler steps of this run. start, end: share of the steps, 0 to 1.
+    max_skip: most evaluations skipped in a row, 0 for no limit.
+    """
+
+    threshold: float
+    steps: int
+    start: float = 0.0
+    end: float = 1.0
+    max_skip: int = 0
+
+    def must_compute(self, step: int) -> Reason | None:
+        """Why `step` is computed whatever its distance, or None if the distance decides."""
+        if step <= 0:
+            return Reason.FIRST
+        if step >= self.steps - 1:
+            return Reason.LAST
+        if step < self.start * self.steps:
+            return Reason.BEFORE_RANGE
+        if step >= self.end * self.steps:
+            return Reason.AFTER_RANGE
+        return None
+
+    def judge(self, accumulated: float, skipped_in_a_row: int) -> Reason:
+        """UNDER_THRESHOLD (skip), OVER_THRESHOLD or CAPPED (compute)."""
+        if not accumulated < self.threshold:
+            return Reason.OVER_THRESHOLD
+        if self.max_skip and skipped_in_a_row >= self.max_skip:
+            return Reason.CAPPED
+        return Reason.UNDER_THRESHOLD
+
+
+def locate_step(sigma: float, sigmas: Sequence[float], current: int) -> int:
+    """The sampler step that an evaluation at noise level `sigma` belongs to.
+
+    sigmas: the run's levels, one more than it has steps. current: the step of the evaluation
+    before (0 at the start). An exact level is looked for from `current` on, then everywhere, so
+    that schedules which rise again and samplers which evaluate twice keep their place; a level
+    between two of the schedule's belongs to the step that spans it.
+    """
+    last: int = len(sigmas) - 2
+    order: list[int] = [*range(current, last + 1), *range(current)]
+    for step in order:
+        if math.isclose(sigma, sigmas[step], rel_tol=1e-4, abs_tol=1e-6):
+            return step
+    for step in order:
+        low, high = sorted((sigmas[step], sigmas[step + 1]))
+        if low <= sigma <= high:
+            return step
+    return min(current, max(last, 0))

@@ -1,0 +1,177 @@
+"""What happened in one sampling run: data, and the sentences drawn from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+REPORT_VERSION = 1
+FEW_STEPS = 8
+
+
+class Reason(str, Enum):
+    """Why a model evaluation was computed or skipped."""
+
+    UNDER_THRESHOLD = "under threshold"
+    OVER_THRESHOLD = "over threshold"
+    FIRST = "first step"
+    LAST = "last step"
+    BEFORE_RANGE = "before start_percent"
+    AFTER_RANGE = "after end_percent"
+    CAPPED = "max_skip reached"
+    NEW_BRANCH = "new branch"
+    MISMATCH = "input changed shape or control"
+    UNCACHED = "not cacheable"
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One evaluation of the model by the sampler (one per step for Euler, two for Heun).
+
+    step: index of the sampler step, from 0. sigma: noise level. distance: what this evaluation
+    added to the accumulator (None where nothing was measured). accumulated: the accumulator
+    that was compared with the threshold. seconds: time of the evaluation, all branches.
+    """
+
+    step: int
+    sigma: float
+    skipped: bool
+    reason: Reason
+    distance: float | None
+    accumulated: float
+    seconds: float
+
+    def timed(self, seconds: float) -> StepRecord:
+        """This record with its final time."""
+        return dataclasses.replace(self, seconds=seconds)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "reason": self.reason.value}
+
+
+@dataclass
+class RunReport:
+    """A sampling run as it is recorded, and what follows from the records.
+
+    Threshold 0 means that the cache was off, and nothing was recorded. `seconds` is the wall time
+    from the first evaluation's start to the last one's end. outcome: running, done, interrupted
+    or failed.
+    """
+
+    host: str
+    family: str
+    family_name: str
+    profile: str
+    calibrated: bool
+    indicator: str
+    predictor: str
+    threshold: float
+    steps: int
+    sigmas: list[float]
+    records: list[StepRecord] = field(default_factory=list)
+    seconds: float = 0.0
+    bytes_held: int = 0
+    warnings: list[str] = field(default_factory=list)
+    outcome: str = "running"
+
+    def warn(self, sentence: str) -> None:
+        """Add `sentence` once."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+    @property
+    def skipped(self) -> int:
+        return sum(record.skipped for record in self.records)
+
+    @property
+    def computed(self) -> int:
+        return len(self.records) - self.skipped
+
+    def _median_seconds(self, skipped: bool) -> float | None:
+        times = [record.seconds for record in self.records if record.skipped == skipped]
+        return statistics.median(times) if times else None
+
+    @property
+    def estimated_speedup(self) -> float:
+        """Time of these evaluations had all been computed, over the time they took."""
+        computed = self._median_seconds(skipped=False)
+        taken = sum(record.seconds for record in self.records)
+        if computed is None or taken <= 0 or self.skipped == 0:
+            return 1.0
+        return 1.0 + self.saved_seconds / taken
+
+    @property
+    def saved_seconds(self) -> float:
+        """Sum over skipped evaluations of (median computed time - own time), in seconds."""
+        computed = self._median_seconds(skipped=False)
+        if computed is None:
+            return 0.0
+        return sum(computed - record.seconds for record in self.records if record.skipped)
+
+    @property
+    def summary(self) -> str:
+        """One line for the log and the node."""
+        if self.threshold == 0:
+            return f"{self.family_name}: off (threshold 0)"
+        if not self.records:
+            return f"{self.family_name}: the model was not called"
+        unit = "steps" if len(self.records) == self.steps else "evaluations"
+        return (
+            f"{self.family_name}: {self.computed} of {len(self.records)} {unit} computed, "
+            f"{self.skipped} skipped · {self.estimated_speedup:.2f}x · "
+            f"saved {self.saved_seconds:.1f} s · {self.bytes_held / 1e6:.1f} MB held"
+        )
+
+    @property
+    def advice(self) -> str:
+        """One plain sentence on what to change, empty when there is nothing to say."""
+        if not self.records or self.skipped:
+            return ""
+        eligible = [
+            record
+            for record in self.records
+            if record.reason in (Reason.OVER_THRESHOLD, Reason.CAPPED)
+        ]
+        if self.steps < FEW_STEPS or not eligible:
+            return (
+                f"{len(eligible)} of {self.steps} steps were eligible: this is a {self.steps}-step "
+                "schedule, where there is little to skip; use more steps or widen the range."
+            )
+        lowest = min(record.accumulated for record in eligible)
+        return (
+            f"No step came under the threshold {self.threshold:g}: the smallest distance was "
+            f"{lowest:.3f}; raise rel_l1_thresh above it to skip."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data, as the nodes, the command and the editor read it."""
+        return {
+            "version": REPORT_VERSION,
+            "host": self.host,
+            "family": self.family,
+            "family_name": self.family_name,
+            "profile": self.profile,
+            "calibrated": self.calibrated,
+            "indicator": self.indicator,
+            "predictor": self.predictor,
+            "threshold": self.threshold,
+            "outcome": self.outcome,
+            "steps": self.steps,
+            "evaluations": len(self.records),
+            "computed": self.computed,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "seconds_per_computed": self._median_seconds(skipped=False),
+            "seconds_per_skipped": self._median_seconds(skipped=True),
+            "estimated_speedup": self.estimated_speedup,
+            "saved_seconds": self.saved_seconds,
+            "bytes_held": self.bytes_held,
+            "sigmas": self.sigmas,
+            "summary": self.summary,
+            "advice": self.advice,
+            "warnings": list(self.warnings),
+            "records": [record.to_json() for record in self.records],
+        }
