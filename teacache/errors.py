@@ -1,0 +1,34 @@
+"""Errors that reach the user of the command as one line, and the exit status of each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The input is unusable: exit status 2. The message names it and what is allowed."""
+
+
+class GraphFailed(Exception):
+    """A valid graph failed while it ran: exit status 1. `details` holds the traceback."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the closest of `known`, or nothing when none is close."""
+    folded = {item.lower(): item for item in known}
+    found = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    return f"; did you mean {folded[found[0]]!r}?" if found else ""
+
+
+def listing(names: Iterable[str], limit: int = 8) -> str:
+    """At most `limit` names joined by commas, and how many more there are."""
+    every = list(names)
+    if not every:
+        return "none"
+    more = f" and {len(every) - limit} more" if len(every) > limit else ""
+    return ", ".join(map(str, every[:limit])) + more
