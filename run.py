@@ -154,7 +154,7 @@ class Log:
     def failure(self) -> SetupError:
         """What went wrong, from the end of the log, with what to do."""
         text = Path(self.file.name).read_text(encoding="utf-8", errors="replace")
-        tail = "\n    ".join(text.splitlines()[-12:])
+        tail = "\n    ".join(line[:180] for line in text.splitlines()[-8:])
         remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, tail)), "")
         return SetupError(
             f"{self.title} failed; the last lines of {self.file.name}:\n    {tail}\n"
@@ -170,7 +170,7 @@ def condense(line: str) -> str:
         size = re.search(r"\([\d.]+ [kMG]B\)", rest)
         return f"{verb.lower()} {name}" + (f" {size.group()}" if size else "")
     if line.startswith("Installing collected packages:"):
-        return f"installing {line.count(',') + 1} packages"
+        return f"installing {line.count(',') + 1}"
     return ""
 
 
@@ -179,7 +179,7 @@ REMEDIES = (
     (r"ensurepip", "this Python lacks venv: on Debian and Ubuntu, apt install python3-venv"),
     (r"CERTIFICATE_VERIFY", "the registry's certificate is refused: set PIP_CERT for your proxy"),
     (
-        r"NewConnectionError|ConnectionError|Max retries|timed out|TimeoutError|resolution|resolve",
+        r"Connection|Max retries|timed out|name resolution|getaddrinfo",
         "the package registry was not reached: check network and proxy, run the same command again",
     ),
     (
@@ -205,15 +205,22 @@ class Venv:
         self.python = directory / ("Scripts/python.exe" if WINDOWS else "bin/python")
         self.stamps = directory / "setup.json"
 
+    def read(self) -> dict[str, str]:
+        stamps = self.stamps.read_text() if self.stamps.is_file() else "{}"
+        return {str(stage): str(stamp) for stage, stamp in json.loads(stamps).items()}
+
+    def stamp(self, digest: str) -> str:
+        """The digest, and the Python that the environment was made with."""
+        settings = self.directory / "pyvenv.cfg"
+        found = re.search(r"version = (\S+)", settings.read_text() if settings.is_file() else "")
+        return f"{digest} {found.group(1) if found else ''}"
+
     def done(self, stage: str, digest: str) -> bool:
-        if not (self.python.exists() and self.stamps.is_file()):
-            return False
-        return bool(json.loads(self.stamps.read_text()).get(stage) == digest)
+        return self.python.exists() and self.read().get(stage) == self.stamp(digest)
 
     def mark(self, stage: str, digest: str) -> None:
-        stamps = json.loads(self.stamps.read_text()) if self.stamps.is_file() else {}
         part = self.stamps.with_suffix(".part")
-        part.write_text(json.dumps({**stamps, stage: digest}))
+        part.write_text(json.dumps({**self.read(), stage: self.stamp(digest)}))
         part.replace(self.stamps)
 
     def site_packages(self) -> Path:
@@ -265,7 +272,7 @@ def query(python: Path, code: str) -> str:
 
 
 def digest_of(*files: Path, before: str = "") -> str:
-    """Changes with any of the files, with the Python version and with the stage before."""
+    """Changes with any of the files and with the stage before."""
     total = hashlib.sha256(before.encode())
     for file in files:
         total.update(file.read_bytes().replace(b"\r\n", b"\n"))
@@ -551,7 +558,7 @@ def test(args: argparse.Namespace, extra: list[str]) -> int:
     failed = [] if args.only_tests else run_checks(setup)
     env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **setup.env}
     if browser := find_browser():
-        env.setdefault("CHROMIUM", browser)
+        env["CHROMIUM"] = browser
     chosen = any((ROOT / item.split("::")[0]).exists() for item in extra if item[:1] != "-")
     where = [] if chosen else ["tests"]
     progress.say("pytest")
@@ -583,8 +590,7 @@ def run_checks(setup: Setup) -> list[str]:
 def find_browser() -> str | None:
     """A Chromium for the browser tests; on CI, root on Debian may install one."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found:
+    if found := os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None):
         return found
     install = "apt-get update && apt-get install -y chromium"
     root = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -720,6 +726,10 @@ def main(arguments: list[str]) -> int:
         progress.end_live()
         print(f"run.py: {error}", file=sys.stderr)
         return error.status
+    except OSError as error:
+        progress.end_live()
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         progress.say("interrupted; the same command goes on from here")
         return 130

@@ -214,7 +214,17 @@ def test_only_finished_stages_are_stamped_and_the_rest_is_redone(run, monkeypatc
     run.set_up(venv, stages(lambda log: ran.append("second again")))
     run.set_up(venv, stages(interrupted))
     assert ran == ["first", "second", "second again"]
-    assert json.loads(venv.stamps.read_text()) == {"first": "1", "second": "2"}
+    assert [*json.loads(venv.stamps.read_text())] == ["first", "second"]
+
+
+def test_another_python_redoes_the_stages(run):
+    venv = fake_venv(run)
+    settings = venv.directory / "pyvenv.cfg"
+    settings.write_text("home = somewhere\nversion = 3.11.7\n")
+    venv.mark("torch", "digest")
+    assert venv.done("torch", "digest")
+    settings.write_text("home = somewhere\nversion = 3.12.1\n")
+    assert not venv.done("torch", "digest")
 
 
 def test_packages_cut_off_by_a_kill_are_forgotten(run):
@@ -328,7 +338,7 @@ def test_a_failing_installer_is_reported_with_a_remedy(run, tmp_path):
     [
         ("Collecting numpy==2.4.6 (from -r base.txt)", "collecting numpy==2.4.6"),
         ("  Downloading https://host/av-1-cp311.whl (36.1 MB)", "downloading av (36.1 MB)"),
-        ("Installing collected packages: a, b, c", "installing 3 packages"),
+        ("Installing collected packages: a, b, c", "installing 3"),
         ("Requirement already satisfied: a", ""),
     ],
 )
