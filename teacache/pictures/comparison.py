@@ -41,7 +41,7 @@ def comparison(
     captions = [
         (labels[0], ""),
         (labels[1], ""),
-        (f"difference × {amplify:g}", measures(psnr, ssim)),
+        (f"difference, {amplify:g}x brighter", measures(psnr, ssim)),
     ]
     if identical:
         captions[2] = ("no difference", "bit-identical")

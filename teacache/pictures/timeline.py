@@ -37,10 +37,11 @@ LEGEND = (
 
 LEFT, RIGHT = 74, 26
 MIN_WIDTH = 480
+MAX_PITCH = 80.0
 CURVE_TOP, CURVE_HEIGHT = 100, 150
 CELLS_TOP, CELLS_HEIGHT = 266, 26
-BARS_TOP, BARS_HEIGHT = 312, 84
-LEGEND_TOP = 444
+BARS_TOP, BARS_HEIGHT = 322, 84
+LEGEND_TOP = 458
 CURVE_LIMIT = 3.0  # of the threshold: what lies above is cut off and marked
 BARS_LIMIT = 2.0  # of the median time
 
@@ -59,7 +60,7 @@ class Columns:
 
     @property
     def pitch(self) -> float:
-        return (self.width - LEFT - RIGHT) / max(1, self.count)
+        return min(MAX_PITCH, (self.width - LEFT - RIGHT) / max(1, self.count))
 
     def span(self, index: int) -> tuple[float, float]:
         """Left and right edge of an evaluation's cell."""
@@ -104,13 +105,14 @@ def notes_of(report: dict[str, Any]) -> list[str]:
 def draw_title(canvas: Canvas, report: dict[str, Any]) -> None:
     count, skipped = len(report["records"]), report["skipped"]
     unit = "steps" if count == report["steps"] else "evaluations"
-    speed = f"{report['estimated_speedup']:.2f}×"
+    speed = f"{report['estimated_speedup']:.2f}x"
     room = canvas.width - LEFT - RIGHT
     if count:
         canvas.text(canvas.width - RIGHT, 44, speed, 26, SKIPPED if skipped else MUTED, "rs")
         canvas.text(canvas.width - RIGHT, 66, "estimated speed-up", 12, MUTED, "rs")
         room -= 150
-    head = f"{report['family_name']} · {report['steps']} steps"
+    plural = "step" if report["steps"] == 1 else "steps"
+    head = f"{report['family_name']} · {report['steps']} {plural}"
     canvas.text(LEFT, 42, shorten(head, 22, room), 22)
     facts = f"{report['computed']} of {count} {unit} computed, {skipped} skipped"
     if skipped:
@@ -137,17 +139,18 @@ def draw_curve(
     for index, (record, value) in enumerate(zip(records, values, strict=True)):
         here = (columns.middle(index), y(value))
         if index:
-            canvas.line([before, here], COMPUTED, 1.6)
+            canvas.line([before, here], COMPUTED, min(1.6, max(0.4, columns.pitch * 0.2)))
         if not record["skipped"]:
             canvas.line([here, (here[0], bottom)], FORCED, 1.0)
             here = (here[0], bottom)
         before = here
     if threshold > 0:
         canvas.dashes(LEFT, canvas.width - RIGHT, y(threshold), LIMIT)
+        right = canvas.width - RIGHT
         label = f"threshold {threshold:g}"
-        x = canvas.width - RIGHT - text_width(label, 12) - 8
-        canvas.box(x - 5, y(threshold) - 20, canvas.width - RIGHT - 2, y(threshold) - 3, PANEL, 3)
-        canvas.text(x, y(threshold) - 7, label, 12, LIMIT)
+        canvas.text(right, CURVE_TOP - 7, label, 12, LIMIT, "rs")
+        start = right - text_width(label, 12) - 32
+        canvas.dashes(start, start + 24, CURVE_TOP - 11, LIMIT)
     for index, (record, value) in enumerate(zip(records, values, strict=True)):
         if record["distance"] is None and value == 0:
             continue
@@ -199,10 +202,9 @@ def panel(
 
 
 def draw_steps(canvas: Canvas, columns: Columns, steps: bool, y: float) -> None:
-    values = [round(value) for value in ticks(max(1, columns.count - 1), 10)]
-    for value in dict.fromkeys(values):
-        if value < columns.count:
-            canvas.text(columns.middle(value), y + 16, str(value + 1), 12, MUTED, "ms")
+    every = max(1, round(ticks(columns.count, 10)[1]))
+    for number in {1, *range(every, columns.count + 1, every)}:
+        canvas.text(columns.middle(number - 1), y + 16, str(number), 12, MUTED, "ms")
     name = "step" if steps else "evaluation"
     canvas.text((LEFT + canvas.width - RIGHT) / 2, y + 33, name, 12, MUTED, "ms")
 

@@ -1,0 +1,109 @@
+"""How alike two pictures are: PSNR, SSIM, and LPIPS where its package is installed."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+WINDOW = 11
+SIGMA = 1.5
+K1, K2 = 0.01, 0.03
+INSTALL_LPIPS = "LPIPS needs the lpips package: pip install 'teacache-studio[metrics]'"
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB over all pixels; `math.inf` for identical pictures.
+
+    a, b: floats in [0, 1] of one shape, [H, W, C] or [B, H, W, C]. Raises `ValueError` otherwise.
+    """
+    a, b = checked(a, b)
+    error = float(((a - b) ** 2).mean())
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Structural similarity (Wang et al. 2004), 1 for identical pictures.
+
+    Gaussian window of 11 pixels, sigma 1.5, K1 0.01, K2 0.03, range 1, population variances;
+    the mean over channels and all positions where the window lies inside the picture, hence
+    at least 11 x 11 pixels. Shapes and errors as for `psnr`.
+    """
+    a, b = checked(a, b)
+    if min(a.shape[1:3]) < WINDOW:
+        raise ValueError(
+            f"ssim: pictures must be at least {WINDOW} x {WINDOW} pixels, not "
+            f"{a.shape[1]} x {a.shape[2]}"
+        )
+    x, y = a.movedim(-1, 1).flatten(0, 1)[:, None], b.movedim(-1, 1).flatten(0, 1)[:, None]
+    mean_x, mean_y = blur(x), blur(y)
+    var_x = blur(x * x) - mean_x**2
+    var_y = blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = K1**2, K2**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return float((luminance * structure).mean())
+
+
+def lpips(a: Tensor, b: Tensor, backbone: str = "alex") -> float:
+    """Learned perceptual distance with the named backbone (alex, vgg, squeeze), 0 for identical.
+
+    Shapes and errors as for `psnr`, with three channels; `ImportError` tells how to install it.
+    """
+    a, b = checked(a, b)
+    if a.shape[-1] != 3:
+        raise ValueError(f"lpips: pictures must have 3 channels, not {a.shape[-1]}")
+    if backbone not in ("alex", "vgg", "squeeze"):
+        raise ValueError(f"lpips: backbone must be alex, vgg or squeeze, not {backbone!r}")
+    network = lpips_network(backbone)
+    with torch.no_grad():
+        x, y = (2 * picture.float().movedim(-1, 1) - 1 for picture in (a, b))
+        return float(network(x, y).mean())
+
+
+def compare(a: Tensor, b: Tensor) -> dict[str, Any]:
+    """PSNR and SSIM as JSON: {"identical", "psnr", "ssim"}; psnr is null when identical."""
+    value = psnr(a, b)
+    return {
+        "identical": math.isinf(value),
+        "psnr": None if math.isinf(value) else value,
+        "ssim": ssim(a, b),
+    }
+
+
+def checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both pictures as float64 [B, H, W, C] on the CPU, or `ValueError`."""
+    if a.shape != b.shape:
+        raise ValueError(f"pictures must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
+    if a.ndim not in (3, 4) or a.numel() == 0:
+        raise ValueError(f"pictures must be [H, W, C] or [B, H, W, C], not {tuple(a.shape)}")
+    for picture in (a, b):
+        if not picture.is_floating_point():
+            raise ValueError(f"pictures must be floats in [0, 1], not {picture.dtype}")
+        low, high = float(picture.min()), float(picture.max())
+        if not (low >= 0 and high <= 1):  # false for NaN as well
+            raise ValueError(f"pictures must lie in [0, 1], not in [{low:g}, {high:g}]")
+    shape = (-1, *a.shape[-3:])
+    return a.double().cpu().reshape(shape), b.double().cpu().reshape(shape)
+
+
+def blur(planes: Tensor) -> Tensor:
+    """Gaussian mean of [N, 1, H, W] at every position where the window fits."""
+    offsets = torch.arange(WINDOW, dtype=planes.dtype) - WINDOW // 2
+    window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
+    window = window / window.sum()
+    return conv2d(conv2d(planes, window[None, None, :, None]), window[None, None, None, :])
+
+
+@functools.lru_cache(maxsize=1)
+def lpips_network(backbone: str) -> Any:
+    try:
+        import lpips as package
+    except ImportError as error:
+        raise ImportError(INSTALL_LPIPS) from error
+    return package.LPIPS(net=backbone, verbose=False).eval()
