@@ -43,9 +43,10 @@ def text():
 @pytest.fixture
 def demo_nodes(comfy):
     """nodes/demo.py inside a package of another name, as ComfyUI loads it."""
-    package = types.ModuleType("demo_pack")
-    package.__path__ = [str(ROOT)]
-    sys.modules["demo_pack"] = package
+    for name, folder in (("demo_pack", ROOT), ("demo_pack.nodes", ROOT / "nodes")):
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
     yield importlib.import_module("demo_pack.nodes.demo")
     for name in [n for n in sys.modules if n.split(".")[0] == "demo_pack"]:
         del sys.modules[name]
