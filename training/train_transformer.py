@@ -181,7 +181,7 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
-        keep = min(0.998, self.step / (self.step + 10))
+        keep = min(0.996, self.step / (self.step + 10))
         averaged, current = list(self.ema.values()), list(self.model.parameters())
         torch._foreach_lerp_(averaged, [p.detach() for p in current], 1 - keep)
         return loss.item()
