@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -11,7 +12,22 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACK = "custom_nodes.teacache_under_test"
+
+
+def _import_library() -> None:
+    """`teacache` importable without the repository on sys.path, where its `nodes` would hide
+    ComfyUI's."""
+    folder = ROOT / "teacache"
+    spec = importlib.util.spec_from_file_location(
+        "teacache", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["teacache"] = module
+    spec.loader.exec_module(module)
+
+
+_import_library()
 
 
 @pytest.fixture(scope="session")
@@ -54,18 +70,14 @@ class RecordingServer:
 
 @pytest.fixture(scope="session")
 def pack(comfy: Path) -> ModuleType:
-    """The pack, loaded by ComfyUI's own loader."""
+    """The pack, loaded by ComfyUI's own loader; fails if that gives a warning."""
     import server
 
-    server.PromptServer.instance = RecordingServer()
     import nodes
 
-    folder = ROOT.name
-    name = f"custom_nodes.{folder}"
+    server.PromptServer.instance = RecordingServer()
     assert asyncio.run(nodes.load_custom_node(str(ROOT), module_parent="custom_nodes"))
-    loaded = next(m for n, m in sys.modules.items() if getattr(m, "__file__", None) == str(ROOT / "__init__.py"))
-    assert loaded is not None, name
-    return loaded
+    return sys.modules[str(ROOT).replace(".", "_x_")]
 
 
 @pytest.fixture

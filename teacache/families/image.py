@@ -8,7 +8,7 @@ from ..blocks import BlockList, Role, Stream
 from .base import Family
 from .modulation import flux_double_block, joint_block, qwen_image_block
 
-DEMO_LAYERS = 4
+DEMO_LAYERS = 5
 
 
 def _sd3_profile(transformer: Any) -> str:

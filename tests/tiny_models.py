@@ -1,0 +1,185 @@
+"""Tiny random-weight models of every family, built from ComfyUI's own classes.
+
+Weights are seeded; outputs are made smooth in the noise level (small gains), so that thresholds
+behave as on trained models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+WIDTH = 256
+HEADS = 2
+DEPTH = 4
+CONTEXT = 7
+"""Text tokens of a cond."""
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """How to build one: `kwargs` for the class `config.unet_config` names.
+
+    config: the class in `comfy.supported_models`. latent: shape of a latent without its batch.
+    text: width of the context. pooled: width of the pooled text, None where there is none.
+    extra: further conditioning entries. prepare: changes the transformer after its weights are
+    set. family: id in the table, if not the model's own name.
+    patches_replace: whether the forward offers `patches_replace["dit"]`. control: a
+    ControlNet-style residual for a latent batch, None where the family takes none.
+    """
+
+    config: str
+    kwargs: dict[str, Any]
+    latent: tuple[int, ...]
+    text: int
+    pooled: int | None = None
+    extra: Callable[[], dict[str, Any]] = field(default=dict)
+    prepare: Callable[[Any], None] | None = None
+    family: str | None = None
+    patches_replace: bool = True
+    control: Callable[[torch.Tensor], dict[str, list[torch.Tensor | None]]] | None = None
+
+    def family_id(self, name: str) -> str:
+        return self.family or name
+
+
+def calm_time_embedding(transformer: Any) -> None:
+    """Makes Wan's time embedding change as little from step to step as a trained one's."""
+    transformer.time_embedding[-1].bias.data += 10.0
+
+
+def control_residual(kind: str, tokens: int, width: int, blocks: int) -> Any:
+    """A control that adds to every second block, the last one included."""
+
+    def make(x: torch.Tensor) -> dict[str, list[torch.Tensor | None]]:
+        generator = torch.Generator().manual_seed(7)
+        adds = [torch.randn(1, tokens, width, generator=generator) * 0.5 for _ in range(blocks)]
+        last = blocks - 1
+        return {kind: [add if i % 2 == last % 2 else None for i, add in enumerate(adds)]}
+
+    return make
+
+
+FLUX = dict(
+    in_channels=16,
+    out_channels=16,
+    vec_in_dim=768,
+    context_in_dim=64,
+    hidden_size=WIDTH,
+    mlp_ratio=4.0,
+    num_heads=HEADS,
+    depth=2,
+    depth_single_blocks=3,
+    axes_dim=[16, 56, 56],
+    theta=10000,
+    patch_size=2,
+    qkv_bias=True,
+    guidance_embed=True,
+)
+WAN = dict(
+    dim=WIDTH,
+    ffn_dim=2 * WIDTH,
+    num_heads=HEADS,
+    num_layers=DEPTH,
+    in_dim=16,
+    out_dim=16,
+    text_dim=64,
+    freq_dim=64,
+)
+
+TINY: dict[str, TinyModel] = {
+    "sd3": TinyModel(
+        "SD3",
+        dict(
+            in_channels=16,
+            patch_size=2,
+            out_channels=16,
+            depth=DEPTH,
+            input_size=None,
+            adm_in_channels=2048,
+            num_patches=96 * 96,
+            pos_embed_max_size=96,
+            qk_norm="rms",
+            context_embedder_config={
+                "target": "torch.nn.Linear",
+                "params": {"in_features": 64, "out_features": 64 * DEPTH},
+            },
+            pos_embed_scaling_factor=None,
+            x_block_self_attn_layers=[],
+        ),
+        latent=(16, 8, 8),
+        text=64,
+        pooled=2048,
+        control=control_residual("output", 16, 64 * DEPTH, DEPTH),
+    ),
+    "flux1": TinyModel(
+        "Flux",
+        FLUX,
+        latent=(16, 8, 8),
+        text=64,
+        pooled=768,
+        control=lambda x: {
+            **control_residual("input", 16, WIDTH, 2)(x),
+            **control_residual("output", 16, WIDTH, 3)(x),
+        },
+    ),
+    "qwen_image": TinyModel(
+        "QwenImage",
+        dict(
+            in_channels=64,
+            num_layers=DEPTH,
+            attention_head_dim=128,
+            num_attention_heads=HEADS,
+            joint_attention_dim=64,
+        ),
+        latent=(16, 1, 8, 8),
+        text=64,
+        control=control_residual("input", 16, WIDTH, DEPTH),
+    ),
+    "wan21": TinyModel(
+        "WAN21_T2V", WAN, latent=(16, 2, 8, 8), text=64, prepare=calm_time_embedding
+    ),
+}
+
+
+def build(name: str, seed: int = 0) -> Any:
+    """A `ModelPatcher` around the tiny model `name`, in fp32 on the CPU."""
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    tiny = TINY[name]
+    config_class = getattr(comfy.supported_models, tiny.config)
+    config = config_class({**config_class.unet_config, **tiny.kwargs})
+    config.set_inference_dtype(torch.float32, None)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = config.get_model({}, "")
+        transformer = model.diffusion_model
+        for parameter in transformer.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.6 / parameter[0].numel() ** 0.5)
+            else:
+                torch.nn.init.normal_(parameter, std=0.05)
+        if tiny.prepare is not None:
+            tiny.prepare(transformer)
+    cpu = torch.device("cpu")
+    model.eval()
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
+def cond(name: str, seed: int, tokens: int = CONTEXT) -> list[Any]:
+    """Conditioning for one prompt, as CLIPTextEncode gives it."""
+    tiny = TINY[name]
+    generator = torch.Generator().manual_seed(seed)
+    context = torch.randn(1, tokens, tiny.text, generator=generator)
+    entries: dict[str, Any] = dict(tiny.extra())
+    if tiny.pooled is not None:
+        entries["pooled_output"] = torch.randn(1, tiny.pooled, generator=generator)
+    return [[context, entries]]
+
+
+def latent(name: str, batch: int = 1) -> torch.Tensor:
+    return torch.zeros(batch, *TINY[name].latent)
