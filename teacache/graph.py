@@ -84,8 +84,8 @@ def check_links(graph: Graph, source: str) -> None:
         if not ready:
             names = listing(describe(graph, node) for node in sources)
             raise UserError(f"{source}: nodes linked in a circle: {names}")
-        for node in ready:
-            del sources[node]
+        for done in ready:
+            del sources[done]
 
 
 def title(graph: Graph, node_id: str) -> str:

@@ -107,5 +107,5 @@ def ticks(high: float, count: int = 4) -> list[float]:
     """About `count` round values from 0 to at most `high` (above 0)."""
     rough = high / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
     return [step * i for i in range(int(high / step * 1.0001) + 1)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageChops
 
-from .canvas import INK, MUTED, Canvas, shorten
+from .canvas import GRID, INK, MUTED, Canvas, shorten
 
 GAP, EDGE, HEAD = 16, 20, 58
 SMALLEST = 256  # pictures below this size are enlarged by a whole factor
@@ -48,6 +48,7 @@ def comparison(
     places = [EDGE + i * (width + GAP) for i in range(3)]
     for x, (label, note) in zip(places, captions, strict=True):
         main, _, detail = label.partition("\n")
+        canvas.box(x - 1, HEAD - 1, x + width + 1, HEAD + height + 1, GRID)
         canvas.text(x, 28, shorten(main, 17, width), 17, INK)
         canvas.text(x, 47, shorten(note or detail, 13, width), 13, MUTED)
     picture = canvas.finish()

@@ -117,7 +117,7 @@ def draw_title(canvas: Canvas, report: dict[str, Any]) -> None:
     facts = f"{report['computed']} of {count} {unit} computed, {skipped} skipped"
     if skipped:
         facts += f" · {duration(report['saved_seconds'])} saved"
-    if report["outcome"] not in ("finished", "running"):
+    if report["outcome"] not in ("done", "running"):
         facts += f" · {report['outcome']}"
     canvas.text(LEFT, 66, shorten(facts, 14, room), 14, MUTED)
 
@@ -135,14 +135,14 @@ def draw_curve(
     def y(value: float) -> float:
         return bottom - min(value, top) / top * CURVE_HEIGHT
 
-    before = (columns.middle(0), bottom)
+    before = (columns.middle(0), float(bottom))
     for index, (record, value) in enumerate(zip(records, values, strict=True)):
         here = (columns.middle(index), y(value))
         if index:
             canvas.line([before, here], COMPUTED, min(1.6, max(0.4, columns.pitch * 0.2)))
         if not record["skipped"]:
             canvas.line([here, (here[0], bottom)], FORCED, 1.0)
-            here = (here[0], bottom)
+            here = (here[0], float(bottom))
         before = here
     if threshold > 0:
         canvas.dashes(LEFT, canvas.width - RIGHT, y(threshold), LIMIT)
@@ -202,7 +202,7 @@ def panel(
 
 
 def draw_steps(canvas: Canvas, columns: Columns, steps: bool, y: float) -> None:
-    every = max(1, round(ticks(columns.count, 10)[1]))
+    every = max(1, int(ticks(columns.count, 10)[1]))
     for number in {1, *range(every, columns.count + 1, every)}:
         canvas.text(columns.middle(number - 1), y + 16, str(number), 12, MUTED, "ms")
     name = "step" if steps else "evaluation"

@@ -1,0 +1,1 @@
+"""The subcommands of `python -m teacache`; each module has `add_parser` and `run`."""

@@ -1,0 +1,76 @@
+"""Options that several subcommands share, and checked types for their values."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def add_host_options(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument(
+        "--comfyui",
+        type=Path,
+        metavar="DIR",
+        help="ComfyUI to run in (default: $COMFYUI_DIR, else .comfyui beside this pack)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path(out),
+        help="folder for the results (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show ComfyUI's log, and tracebacks of failures"
+    )
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type for whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        message = f"must be a whole number from {low} to {high}, not {text!r}"
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(message) from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """An argparse type for finite numbers from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        message = f"must be a number from {low:g} to {high:g}, not {text!r}"
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(message) from None
+        if not (math.isfinite(value) and low <= value <= high):
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return parse
+
+
+def usable_folder(path: Path, option: str) -> Path:
+    """`path`, made if it is not there; `UserError` naming `option` if it cannot be a folder."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be a folder: {error.strerror}") from None
+    return path
+
+
+def say(text: str) -> None:
+    """A line about progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
