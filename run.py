@@ -104,12 +104,17 @@ def run_child(command: list[str], env: dict[str, str], cwd: Path | None = None) 
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # On a terminal the program has had the same Ctrl-C already.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10 if sys.stdin is not None and sys.stdin.isatty() else 0)
+        let_end(process)
         raise
     finally:
         stop(process)
+
+
+def let_end(process: "subprocess.Popen[bytes]") -> None:
+    """Gives a program time to end that has had the terminal's Ctrl-C as well."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
 
 
 class Log:
@@ -279,9 +284,9 @@ def digest_of(*files: Path, before: str = "") -> str:
     return total.hexdigest()
 
 
-def torchvision_candidates(cuda: bool, system: str) -> list[str]:
+def torchvision_candidates(gpu: bool, system: str) -> list[str]:
     """Registries offer Linux a torchvision for CUDA only; elsewhere it fits the PyTorch there."""
-    if cuda or system != "linux":
+    if gpu or system != "linux":
         return [TORCHVISION_MATCHING]
     return [TORCHVISION_BESIDE_CPU, TORCHVISION_MATCHING]
 
@@ -356,13 +361,13 @@ def pip_install(python: Path) -> list[str]:
 
 
 def install_torchvision(python: Path, log: Log) -> None:
-    cuda = query(python, "import torch; print(torch.version.cuda or '')")
-    for version in torchvision_candidates(bool(cuda), sys.platform):
+    gpu = query(python, "import torch; print(torch.version.cuda or torch.version.hip or '')")
+    for version in torchvision_candidates(bool(gpu), sys.platform):
         log.run(*pip_install(python), "--no-deps", f"torchvision=={version}")
         if succeeds([str(python), "-c", "import torchvision"]):
             return
     raise SetupError(
-        f"{log.failure()}\nno torchvision imports beside this PyTorch ({cuda or 'CPU'}) on"
+        f"{log.failure()}\nno torchvision imports beside this PyTorch ({gpu or 'CPU'}) on"
         f" Python {platform.python_version()}: use Python 3.10 or 3.11, or --python with your own"
     )
 
@@ -559,8 +564,7 @@ def test(args: argparse.Namespace, extra: list[str]) -> int:
     env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **setup.env}
     if browser := find_browser():
         env["CHROMIUM"] = browser
-    chosen = any((ROOT / item.split("::")[0]).exists() for item in extra if item[:1] != "-")
-    where = [] if chosen else ["tests"]
+    where = [] if any(item.startswith("tests") for item in extra) else ["tests"]
     progress.say("pytest")
     command = [str(setup.python), "-m", "pytest", "-c", "tests/pytest.ini", *where, *extra]
     status = run_child(command, env, ROOT)
@@ -601,9 +605,10 @@ def find_browser() -> str | None:
     if os.environ.get("CI") == "true" and root and shutil.which("apt-get"):
         progress.say(f"no Chromium: {install}")
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        with (ROOT / ".venv" / "apt.log").open("wb") as log:
-            subprocess.run(install, shell=True, env=env, stdout=log, stderr=log, check=False)
-        return shutil.which("chromium")
+        result = subprocess.run(install, shell=True, env=env, capture_output=True, check=False)
+        if found := shutil.which("chromium"):
+            return found
+        print(result.stderr.decode(errors="replace")[-1000:], flush=True)
     progress.say(f"no Chromium for the browser tests; on Debian: {install}")
     return None
 
@@ -625,13 +630,14 @@ def editor(args: argparse.Namespace, extra: list[str]) -> int:
     try:
         url = f"http://127.0.0.1:{port}"
         if wait_for(url, process):
-            post(f"{url}/api/settings/Comfy.TutorialCompleted", b"true")
+            ask(f"{url}/api/settings/Comfy.TutorialCompleted", b"true")
             progress.say(f"the editor is at {url} (Ctrl-C stops it)")
             if not args.no_browser:
                 webbrowser.open(url)
         return process.wait()
     except KeyboardInterrupt:
         progress.say("stopping the editor")
+        let_end(process)
         return 0
     finally:
         stop(process)
@@ -657,7 +663,7 @@ def editor_directory(base: Path) -> Path:
 
 
 def free_port(wanted: int) -> int:
-    for port in range(wanted, min(wanted + 100, 65536)):
+    for port in range(max(wanted, 1), min(wanted + 100, 65536)):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
@@ -666,16 +672,18 @@ def free_port(wanted: int) -> int:
 
 def wait_for(url: str, process: "subprocess.Popen[bytes]") -> bool:
     while process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/system_stats", timeout=5):
+        with contextlib.suppress(OSError):
+            ask(f"{url}/system_stats")
             return True
         time.sleep(0.3)
     return False
 
 
-def post(url: str, body: bytes) -> None:
+def ask(url: str, body: bytes | None = None) -> None:
+    """One request to a server on this machine, past any proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10):
-        pass
+    opener.open(request, timeout=10).close()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -726,14 +734,10 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, terminated)
     try:
         return int(args.function(args, extra))
-    except SetupError as error:
+    except (SetupError, OSError) as error:
         progress.end_live()
         print(f"run.py: {error}", file=sys.stderr)
-        return error.status
-    except OSError as error:
-        progress.end_live()
-        print(f"run.py: {error}", file=sys.stderr)
-        return 1
+        return error.status if isinstance(error, SetupError) else 1
     except KeyboardInterrupt:
         progress.say("interrupted; the same command goes on from here")
         return 130

@@ -258,11 +258,11 @@ def test_a_half_made_environment_is_made_again(run):
 
 
 @pytest.mark.parametrize(
-    ("cuda", "system", "first"),
+    ("gpu", "system", "first"),
     [(False, "linux", "0.16.2"), (True, "linux", "0.28.0"), (False, "win32", "0.28.0")],
 )
-def test_torchvision_follows_the_build_of_torch(run, cuda, system, first):
-    assert run.torchvision_candidates(cuda, system)[0] == first
+def test_torchvision_follows_the_build_of_torch(run, gpu, system, first):
+    assert run.torchvision_candidates(gpu, system)[0] == first
 
 
 def test_an_existing_comfyuis_requirements_cannot_replace_torch(run):
@@ -303,11 +303,13 @@ def test_further_arguments_are_passed_on(run, tmp_path, monkeypatch):
     assert run.main(["demo", "--prompt", "a fox", "--seed", "3", "--threshold=0.2"]) == 7
     assert run.main(["demo", "--", "--help"]) == 7
     assert run.main(["test", "--only-tests", "-x", "-k", "hash"]) == 7
+    assert run.main(["test", "--only-tests", "tests/test_policy.py::test_a"]) == 7
     pytest_command = ["python", "-m", "pytest", "-c", "tests/pytest.ini", "tests"]
     assert calls == [
         ["python", "-m", "teacache", "demo", "--prompt", "a fox", "--seed", "3", "--threshold=0.2"],
         ["python", "-m", "teacache", "demo", "--help"],
         [*pytest_command, "-x", "-k", "hash"],
+        [*pytest_command[:-1], "tests/test_policy.py::test_a"],
     ]
 
 
