@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from torch import nn
 
-from .base import Family, class_name, unwrap_compiled
+from .base import Family, Untouched, class_name, unwrap_compiled
 from .image import IMAGE_FAMILIES
 from .video import VIDEO_FAMILIES
 
 FAMILIES: tuple[Family, ...] = IMAGE_FAMILIES + VIDEO_FAMILIES
+UNTOUCHED: tuple[Untouched, ...] = ()
 
-__all__ = ["FAMILIES", "Family", "class_name", "find_family", "unwrap_compiled"]
+__all__ = [
+    "FAMILIES",
+    "UNTOUCHED",
+    "Family",
+    "Untouched",
+    "class_name",
+    "find_family",
+    "find_untouched",
+    "unwrap_compiled",
+]
 
 
 def find_family(transformer: nn.Module) -> Family | None:
@@ -20,3 +30,9 @@ def find_family(transformer: nn.Module) -> Family | None:
         if name in family.classes and family.accepts(inner):
             return family
     return None
+
+
+def find_untouched(transformer: nn.Module) -> Untouched | None:
+    """The entry that says why a known model is left as it is, or None if there is none."""
+    name = class_name(transformer)
+    return next((entry for entry in UNTOUCHED if name in entry.classes), None)

@@ -20,7 +20,8 @@ class Family:
     lists: the block stack, in the order in which it runs. sides: blocks passed over on a skip.
     modulated_input, embed_timesteps: how the indicator of either kind is read; None where the
         family has none. profile: the default profile's name, given the transformer.
-    accepts: tells apart families that share a class.
+    accepts: tells apart families that share a class. tested: "run" on tiny instances of the
+        class, or "read" in the source of a newer ComfyUI than the oldest supported one.
     """
 
     id: str
@@ -32,6 +33,16 @@ class Family:
     embed_timesteps: EmbedTimesteps | None = None
     sides: tuple[SideList, ...] = ()
     accepts: Callable[[Any], bool] = lambda transformer: True
+    tested: str = "run"
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """A model that is known and left as it is, and why."""
+
+    name: str
+    classes: tuple[str, ...]
+    reason: str
 
 
 def class_name(transformer: nn.Module) -> str:
