@@ -135,7 +135,8 @@ def captions(report: dict[str, Any]) -> tuple[str, str]:
     cached = report["cached"]
     return (
         f"uncached\n{report['uncached']['seconds']:.2f} s",
-        f"{cached_name(report)}\n{cached['seconds']:.2f} s, {cached['skipped']} of {cached['steps']} skipped",
+        f"{cached_name(report)}\n{cached['seconds']:.2f} s, "
+        f"{cached['skipped']} of {cached['steps']} skipped",
     )
 
 

@@ -92,9 +92,9 @@ def execute(session: Session, graph: Graph, workflow: Path, report: Path | None)
     try:
         with Bars() as bars:
             result = session.run(graph, bars)
-    except (GraphFailed, KeyboardInterrupt) as stop:
+    except (GraphFailed, UserError, KeyboardInterrupt) as stop:
         if report:
-            failed = isinstance(stop, GraphFailed)
+            failed = not isinstance(stop, KeyboardInterrupt)
             error = (
                 {"status": "failed", "error": str(stop)} if failed else {"status": "interrupted"}
             )

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..errors import GraphFailed
+from ..config import ConfigError
+from ..errors import GraphFailed, UserError
 from ..graph import Graph, describe, title
 from .headless import Comfy, boot
 from .validation import check, input_types
@@ -156,6 +157,8 @@ class Session:
         node = data["node_id"]
         kind = data["exception_type"].rpartition(".")[2]
         message = " ".join(data["exception_message"].split())
+        if kind == ConfigError.__name__:
+            raise UserError(f"node {describe(graph, node)}: {message}")
         raise GraphFailed(
             f"node {describe(graph, node)} failed: {kind}: {message}", "".join(data["traceback"])
         )

@@ -39,10 +39,10 @@ def check(comfy: Comfy, graph: Graph) -> list[str]:
     for node in graph:
         kind = graph[node]["class_type"]
         if kind not in known:
-            hint = nearest(kind, known)
+            hint = nearest(kind, known) or "."
             raise UserError(
-                f"node {node}: no node type {kind!r} in this ComfyUI{hint} (other packs are "
-                "loaded with --custom-nodes)"
+                f"node {node}: no node type {kind!r} in this ComfyUI{hint} Other packs are "
+                "loaded with --custom-nodes"
             )
     for node in graph:
         check_values(comfy, graph, node)
@@ -91,8 +91,8 @@ def checks_itself(node_class: Any) -> bool:
 
 def choice_message(name: str, value: object, choices: list[Any]) -> str:
     names = [str(choice) for choice in choices]
-    hint = nearest(str(value), names)
-    return f"{name}: {str(value)!r} is not available{hint}. Available: {listing(names)}"
+    hint = nearest(str(value), names) or "."
+    return f"{name}: {str(value)!r} is not available{hint} Available: {listing(names)}"
 
 
 def node_message(comfy: Comfy, graph: Graph, node: str, error: dict[str, Any]) -> str:
