@@ -8,9 +8,9 @@ from typing import Any
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..teacache.config import CACHE_DEVICES, MAX_THRESHOLD, TeaCacheConfig
+from ..teacache.config import CACHE_DEVICES, MAX_THRESHOLD, ConfigError, TeaCacheConfig
 from ..teacache.hosts.comfyui import apply_teacache, cached_model, describe_unsupported
-from ..teacache.profiles import load_profiles
+from ..teacache.profiles import find_profile, load_profiles
 from ..teacache.run import Listener
 from .schema import advanced
 
@@ -105,6 +105,32 @@ class ApplyTeaCache(io.ComfyNode):
             outputs=[io.Model.Output(tooltip="The model, sampling with the cache.")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        rel_l1_thresh: float = UNTOUCHED_THRESHOLD,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        max_skip: int = 0,
+        cache_device: str = "auto",
+        profile: str = "auto",
+    ) -> bool | str:
+        """Refuses the prompt before anything of the graph runs; linked values come at execution."""
+        try:
+            TeaCacheConfig(
+                rel_l1_thresh=rel_l1_thresh,
+                start_percent=start_percent,
+                end_percent=end_percent,
+                max_skip=max_skip,
+                cache_device=cache_device,
+                profile=profile,
+            )
+            if profile != "auto":
+                find_profile(profile, load_profiles())
+        except ConfigError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(

@@ -102,16 +102,18 @@ def load_profiles() -> dict[str, Profile]:
     return found
 
 
+def find_profile(name: str, profiles: dict[str, Profile]) -> Profile:
+    """The profile `name`, or ConfigError naming the nearest one."""
+    if name in profiles:
+        return profiles[name]
+    near = difflib.get_close_matches(name, profiles, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise ConfigError(f"unknown profile {name!r}{hint} Known: auto, {', '.join(sorted(profiles))}")
+
+
 def get_profile(name: str, family: str, profiles: dict[str, Profile]) -> Profile:
-    """The profile `name`, refused with `ConfigError` when unknown or made for another family."""
-    if name not in profiles:
-        near = difflib.get_close_matches(name, profiles, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        own = sorted(p.name for p in profiles.values() if p.family == family)
-        raise ConfigError(
-            f"unknown profile {name!r}{hint} For this model: auto, {', '.join(own) or 'no other'}"
-        )
-    profile = profiles[name]
+    """The profile `name`, refused with ConfigError when unknown or made for another family."""
+    profile = find_profile(name, profiles)
     if profile.family != family:
         raise ConfigError(
             f"profile {name!r} is made for the family {profile.family!r}, "
