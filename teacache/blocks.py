@@ -28,13 +28,54 @@ class Role(Enum):
     IMAGE_TEXT = "image+text"
 
 
+class AdapterFailed(Exception):
+    """What the table says of a model does not hold for the model at hand; the cause is chained."""
+
+    def __str__(self) -> str:
+        return f"{type(self.__cause__).__name__}: {self.__cause__}"
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Errors of reading a model's insides come out as `AdapterFailed`."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise AdapterFailed from error
+
+
 @dataclass(frozen=True)
 class Stream:
-    """Where a block takes a stream: its role, position and parameter name."""
+    """Where a block takes a stream: its role, position and parameter name.
+
+    batch: the dimension along which the batch lies; None where there is none (a batch of one).
+    parts: the stream is a tuple of tensors, handled as one.
+    """
 
     role: Role
     position: int
     name: str
+    batch: int | None = 0
+    parts: bool = False
+
+    def pack(self, value: Any) -> torch.Tensor:
+        """`value` as one tensor, the batch first."""
+        if self.parts:
+            return torch.cat([part.flatten(1) for part in value], dim=1)
+        packed: torch.Tensor = (
+            value.unsqueeze(0) if self.batch is None else value.movedim(self.batch, 0)
+        )
+        return packed
+
+    def unpack(self, packed: torch.Tensor, like: Any) -> Any:
+        """`packed` in the form of `like`."""
+        if self.parts:
+            sizes = [part[0].numel() for part in like]
+            flat = torch.split(packed, sizes, dim=1)
+            return tuple(part.reshape(old.shape) for part, old in zip(flat, like, strict=True))
+        return packed.squeeze(0) if self.batch is None else packed.movedim(0, self.batch)
 
 
 class BlockArguments:
@@ -48,9 +89,8 @@ class BlockArguments:
         position, name = key
         return self.kwargs[name] if name in self.kwargs else self.args[position]
 
-    def stream(self, stream: Stream) -> torch.Tensor:
-        value: torch.Tensor = self[stream.position, stream.name]
-        return value
+    def stream(self, stream: Stream) -> Any:
+        return self[stream.position, stream.name]
 
 
 @dataclass(frozen=True)
@@ -69,17 +109,31 @@ class BlockList:
         return next(stream for stream in self.takes if stream.role is not Role.TEXT)
 
 
+class Passed(Enum):
+    """What a block beside the stack gives when it is passed over.
+
+    ZERO: nothing to add, in the shape of its first argument. ZERO_AND_STREAM: nothing to add,
+    and its own stream, which is its first argument.
+    """
+
+    ZERO = "zero"
+    ZERO_AND_STREAM = "zero and stream"
+
+
 @dataclass(frozen=True)
 class SideList:
-    """Blocks beside the stack whose output only feeds it, passed over on a skip.
+    """Blocks beside the stack whose output is only added to it, passed over on a skip.
 
-    Each is called with its own stream first and returns (what it adds to the stack, its stream).
-    `feeds_end` says whether the output of one of them is added after the last block of the
-    stack; then they run, because the residual does not contain it.
+    path: as in BlockList; a model without that list has none of them. feeds_end: whether the
+    output of one of them is added after the last block of the stack; then they run, because the
+    residual does not contain it. stream: name of their first parameter. gives: what a block
+    gives instead of running.
     """
 
     path: str
     feeds_end: Callable[[Any], bool]
+    stream: str
+    gives: Passed
 
 
 class StackCall(Protocol):
@@ -89,7 +143,7 @@ class StackCall(Protocol):
     def skipping(self) -> bool: ...
 
     def enter(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
-        """The first block is about to run on `image` [rows, tokens, width]: decide."""
+        """The first block is about to run on `image`, the batch first: decide."""
 
     def leave(self, image: torch.Tensor) -> None:
         """The last block has computed `image`."""
@@ -97,9 +151,13 @@ class StackCall(Protocol):
     def prediction(self) -> torch.Tensor:
         """What the last block returns for the image on a skip."""
 
+    def give_up(self, failure: AdapterFailed) -> None:
+        """The streams cannot be read: this call and the rest of the run are computed."""
+
     @property
     def image_tokens(self) -> int:
-        """Tokens of the image stream at the entry of the stack."""
+        """Length of the image's second dimension at the entry of the stack: its tokens, where
+        streams are joined. 0 before the entry and after `give_up`."""
 
 
 def _image_part(tensor: torch.Tensor, role: Role, tokens: int) -> torch.Tensor:
@@ -146,36 +204,64 @@ class _StackStandIn(_StandIn):
 
     @_outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        call, spec = self.stack.call, self.spec
-        if self.first:
-            arguments = BlockArguments(args, kwargs)
-            call.enter(self.block, arguments, arguments.stream(spec.image_stream()))
-        if not call.skipping:
-            out = self.block(*args, **kwargs)
-            if self.last and call.image_tokens:
+        call, arguments = self.stack.call, BlockArguments(args, kwargs)
+        try:
+            if self.first:
+                call.enter(self.block, arguments, self._entry(arguments))
+            if call.skipping:
+                return self._passed(arguments)
+        except AdapterFailed as failure:
+            call.give_up(failure)
+        out = self.block(*args, **kwargs)
+        if self.last and call.image_tokens:
+            try:
                 call.leave(self._image_of(out, call.image_tokens))
-            return out
-        arguments = BlockArguments(args, kwargs)
+            except AdapterFailed as failure:
+                call.give_up(failure)
+        return out
+
+    @reading()
+    def _entry(self, arguments: BlockArguments) -> torch.Tensor:
+        stream = self.spec.image_stream()
+        packed: torch.Tensor = stream.pack(arguments.stream(stream))
+        return packed
+
+    @reading()
+    def _passed(self, arguments: BlockArguments) -> Any:
+        spec = self.spec
         by_role = {stream.role: arguments.stream(stream) for stream in spec.takes}
+        stream = spec.image_stream()
         if self.last:
-            role = spec.image_stream().role
-            by_role[role] = _with_image(by_role[role], role, call.prediction())
+            value, image = by_role[stream.role], self.stack.call.prediction()
+            joined = _with_image(stream.pack(value), stream.role, image)
+            by_role[stream.role] = stream.unpack(joined, value)
+        elif self.first and self.stack.sides_run:
+            value = by_role[stream.role]
+            by_role[stream.role] = stream.unpack(stream.pack(value).clone(), value)
         passed = tuple(by_role[role] for role in spec.returns)
         return passed if len(passed) > 1 else passed[0]
 
+    @reading()
     def _image_of(self, out: Any, tokens: int) -> torch.Tensor:
-        role = self.spec.image_stream().role
+        stream = self.spec.image_stream()
         returns = self.spec.returns
-        tensor = out[returns.index(role)] if len(returns) > 1 else out
-        return _image_part(tensor, role, tokens)
+        value = out[returns.index(stream.role)] if len(returns) > 1 else out
+        return _image_part(stream.pack(value), stream.role, tokens)
 
 
 class _SideStandIn(_StandIn):
+    def __init__(self, stack: BlockStack, side: SideList) -> None:
+        super().__init__(stack)
+        self.__dict__["side"] = side
+
     @_outside_compiled_regions
-    def forward(self, stream: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self.stack.call.skipping:
-            return torch.zeros((), dtype=stream.dtype, device=stream.device), stream
-        return self.block(stream, *args, **kwargs)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.stack.call.skipping:
+            return self.block(*args, **kwargs)
+        stream = BlockArguments(args, kwargs)[0, self.side.stream]
+        if self.side.gives is Passed.ZERO:
+            return stream.new_zeros(()).expand(stream.shape)
+        return stream.new_zeros(()), stream
 
 
 class BlockStack:
@@ -188,6 +274,8 @@ class BlockStack:
         self, transformer: nn.Module, lists: tuple[BlockList, ...], sides: tuple[SideList, ...] = ()
     ) -> None:
         self.call: StackCall | None = None
+        self.sides_run = False
+        """Whether blocks beside the stack run on a skip, and may need the first input unchanged."""
         self._slots: list[tuple[nn.Module, str, _StandIn]] = []
         containers = [_container(transformer, blocks.path) for blocks in lists]
         counted = [
@@ -204,9 +292,13 @@ class BlockStack:
                 last = index == len(counted) - 1 and place == len(names) - 1
                 self._slots.append((box, name, _StackStandIn(self, blocks, first, last)))
         for side in sides:
-            if not side.feeds_end(transformer):
-                box = _container(transformer, side.path)
-                self._slots += [(box, name, _SideStandIn(self)) for name in box._modules]
+            if not _has(transformer, side.path):
+                continue
+            if side.feeds_end(transformer):
+                self.sides_run = True
+                continue
+            box = _container(transformer, side.path)
+            self._slots += [(box, name, _SideStandIn(self, side)) for name in box._modules]
 
     @contextmanager
     def installed(self, call: StackCall) -> Iterator[None]:
@@ -235,3 +327,10 @@ def _container(transformer: nn.Module, path: str) -> nn.Module:
     except AttributeError as error:
         raise LookupError(f"{type(transformer).__name__} has no {path}") from error
     return found
+
+
+def _has(transformer: nn.Module, path: str) -> bool:
+    part: nn.Module | None = transformer
+    for name in path.split("."):
+        part = None if part is None else part._modules.get(name)
+    return part is not None

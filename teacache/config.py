@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CACHE_DEVICES = ("auto", "device", "cpu")
-INDICATORS = ("auto", "modulated_input", "timestep", "stack_input")
+INDICATORS = ("auto", "modulated_input", "timestep", "timestep_projection", "stack_input")
 PREDICTORS = ("reuse",)
 MAX_THRESHOLD = 100.0
 

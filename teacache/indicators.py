@@ -21,6 +21,9 @@ ModulatedInput = Callable[[Any, "BlockArguments"], torch.Tensor]
 EmbedTimesteps = Callable[[Any, torch.Tensor], torch.Tensor]
 """(transformer, timesteps [n]) -> their embeddings, [n, width]."""
 
+TIMESTEP_INDICATORS = ("timestep", "timestep_projection")
+"""Indicators that follow from the noise level alone, read by `EmbedTimesteps`."""
+
 
 def relative_change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     """mean|now - before| / mean|before| for each row, [rows], in fp32, on the tensors' device."""

@@ -15,7 +15,8 @@ class AccumulatedDistance:
     the threshold; the first and last step of the run are always computed.
 
     threshold: above 0. steps: sampler steps of this run. start, end: share of the steps, 0 to 1.
-    max_skip: most evaluations skipped in a row, 0 for no limit.
+    max_skip: most evaluations skipped in a row, 0 for no limit. warmup: steps at the start that
+    are always computed.
     """
 
     threshold: float
@@ -23,6 +24,7 @@ class AccumulatedDistance:
     start: float = 0.0
     end: float = 1.0
     max_skip: int = 0
+    warmup: int = 0
 
     def must_compute(self, step: int) -> Reason | None:
         """Why `step` is computed whatever its distance, or None if the distance decides."""
@@ -30,6 +32,8 @@ class AccumulatedDistance:
             return Reason.FIRST
         if step >= self.steps - 1:
             return Reason.LAST
+        if step < self.warmup:
+            return Reason.WARMUP
         if step < self.start * self.steps:
             return Reason.BEFORE_RANGE
         if step >= self.end * self.steps:

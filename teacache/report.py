@@ -19,6 +19,7 @@ class Reason(str, Enum):
     OVER_THRESHOLD = "over threshold"
     FIRST = "first step"
     LAST = "last step"
+    WARMUP = "profile's warm-up"
     BEFORE_RANGE = "before start_percent"
     AFTER_RANGE = "after end_percent"
     CAPPED = "max_skip reached"

@@ -13,6 +13,7 @@ and join with free memory.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,15 +21,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .blocks import BlockArguments
+from .blocks import AdapterFailed, BlockArguments, reading
 from .config import TeaCacheConfig
 from .families import Family
-from .indicators import TimestepSchedule, relative_change
+from .indicators import TIMESTEP_INDICATORS, TimestepSchedule, relative_change
 from .policy import AccumulatedDistance, locate_step
 from .predictors import Predictor, make_predictor
 from .profiles import Profile
 from .report import Reason, RunReport, StepRecord
 from .timing import Clock, Mark
+
+log = logging.getLogger("teacache")
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Told of a run's events: ("start" | "step" | "end", plain data)."""
@@ -136,6 +139,11 @@ class ModelCall:
         self._entry: torch.Tensor | None = None
         self._prediction: torch.Tensor | None = None
 
+    def give_up(self, failure: AdapterFailed) -> None:
+        self.image_tokens, self.skipping, self._entry = 0, False, None
+        self._run.give_up(failure)
+        self._decision.demand(Reason.UNCACHED)
+
     def _split(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensor.chunk(len(self._keys))
 
@@ -198,7 +206,8 @@ class ModelCall:
     def leave(self, image: torch.Tensor) -> None:
         if self._entry is None:
             return
-        residual = torch.sub(image, self._entry, out=self._entry)
+        with reading():
+            residual = torch.sub(image, self._entry, out=self._entry)
         self._entry = None
         for key, part in zip(self._keys, self._split(residual), strict=True):
             state = self._decision.track.branches[key]
@@ -229,6 +238,8 @@ class Run:
         self.family = family
         self.profile = profile
         self.sigma = 0.0
+        self.gave_up = False
+        """Whether the model turned out not to be what the table says: it runs without the cache."""
         self._sigmas = list(sigmas)
         self._step = 0
         self._listener = listener
@@ -238,8 +249,9 @@ class Run:
             start=config.start_percent,
             end=config.end_percent,
             max_skip=config.max_skip,
+            warmup=profile.warmup_steps,
         )
-        self._indicator = profile.indicator if config.indicator == "auto" else config.indicator
+        self.indicator = profile.indicator if config.indicator == "auto" else config.indicator
         self._schedule: TimestepSchedule | None = None
         self._tracks: dict[Hashable, Track] = {}
         self._decisions: list[tuple[Hashable, Decision]] = []
@@ -253,7 +265,7 @@ class Run:
             family_name=family.name,
             profile=profile.name,
             calibrated=profile.calibrated,
-            indicator=self._indicator,
+            indicator=self.indicator,
             predictor=config.predictor,
             threshold=threshold,
             steps=len(sigmas) - 1,
@@ -316,21 +328,30 @@ class Run:
 
     # --- what a call of the model asks --------------------------------------------------------
 
+    @reading()
     def read_indicator(
         self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
     ) -> torch.Tensor | None:
         """The indicator's tensor, or None when it follows from the noise level alone."""
-        if self._indicator == "timestep":
+        if self.indicator in TIMESTEP_INDICATORS:
             return None
-        if self._indicator == "stack_input":
+        if self.indicator == "stack_input":
             return image.clone()
         assert self.family.modulated_input is not None
         return self.family.modulated_input(block, arguments)
 
     def plan(self, embed: Callable[[list[float]], torch.Tensor]) -> None:
         """Compute the timestep indicator of the whole schedule, where it is what decides."""
-        if self._indicator == "timestep" and self._schedule is None:
-            self._schedule = TimestepSchedule(embed, self._sigmas[:-1])
+        if self.indicator in TIMESTEP_INDICATORS and self._schedule is None:
+            with reading():
+                self._schedule = TimestepSchedule(embed, self._sigmas[:-1])
+
+    def give_up(self, failure: AdapterFailed) -> None:
+        """The rest of the run is computed without the cache."""
+        if not self.gave_up:
+            self.gave_up = True
+            self.report.warn(f"{self.family.name}: runs without the cache: {failure}")
+            log.warning("TeaCache: %s", self.report.warnings[-1])
 
     def scheduled_distance(self, before: float | None) -> float:
         assert self._schedule is not None

@@ -144,6 +144,10 @@ TINY: dict[str, TinyModel] = {
     ),
 }
 
+from tiny_video import VIDEO  # noqa: E402  (it needs what is defined above)
+
+TINY |= VIDEO
+
 
 def build(name: str, seed: int = 0) -> Any:
     """A `ModelPatcher` around the tiny model `name`, in fp32 on the CPU."""

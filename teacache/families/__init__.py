@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from torch import nn
 
-from .base import Family, Untouched, class_name, unwrap_compiled
+from .base import Family, Sampling, Untouched, class_name, unwrap_compiled
 from .image import IMAGE_FAMILIES
-from .video import VIDEO_FAMILIES
+from .video import VIDEO_FAMILIES, VIDEO_UNTOUCHED
 
 FAMILIES: tuple[Family, ...] = IMAGE_FAMILIES + VIDEO_FAMILIES
-UNTOUCHED: tuple[Untouched, ...] = ()
+UNTOUCHED: tuple[Untouched, ...] = VIDEO_UNTOUCHED
 
 __all__ = [
     "FAMILIES",
     "UNTOUCHED",
     "Family",
+    "Sampling",
     "Untouched",
     "class_name",
     "find_family",

@@ -13,13 +13,27 @@ from ..indicators import EmbedTimesteps, ModulatedInput
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """What a sampling run is about to do.
+
+    latent: shape of the latent, the batch first. whole: whether it goes from pure noise to none,
+    and not over a part of the noise levels.
+    """
+
+    latent: tuple[int, ...]
+    whole: bool
+
+
+@dataclass(frozen=True)
 class Family:
     """One model family.
 
     classes: full names of the transformer classes, matched exactly and never imported.
     lists: the block stack, in the order in which it runs. sides: blocks passed over on a skip.
-    modulated_input, embed_timesteps: how the indicator of either kind is read; None where the
-        family has none. profile: the default profile's name, given the transformer.
+    modulated_input, embed_timesteps, project_timesteps: how the indicators `modulated_input`,
+        `timestep` and `timestep_projection` are read; None where the family has none.
+    profile: the default profile's name, given the transformer. run_profile: the same where the
+        run decides as well; `profile` is then the one named before the run.
     accepts: tells apart families that share a class. tested: "run" on tiny instances of the
         class, or "read" in the source of a newer ComfyUI than the oldest supported one.
     """
@@ -31,6 +45,8 @@ class Family:
     profile: Callable[[Any], str]
     modulated_input: ModulatedInput | None = None
     embed_timesteps: EmbedTimesteps | None = None
+    project_timesteps: EmbedTimesteps | None = None
+    run_profile: Callable[[Any, Sampling], str] | None = None
     sides: tuple[SideList, ...] = ()
     accepts: Callable[[Any], bool] = lambda transformer: True
     tested: str = "run"

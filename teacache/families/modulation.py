@@ -1,7 +1,8 @@
 """How the first block's modulated input is read in each family, by calling the block's own layers.
 
 Each function takes (first block, its arguments) and returns the tokens that enter the first
-attention, [rows, tokens, width]: `m_t` of arXiv 2411.19108, section 3.3.
+attention, [rows, tokens, width]: `m_t` of arXiv 2411.19108, section 3.3. Reference images may
+have a modulation of their own (timestep zero); the indicator uses the one of this timestep.
 """
 
 from __future__ import annotations
@@ -32,16 +33,133 @@ def joint_block(block: Any, arguments: BlockArguments) -> Tensor:
 def flux_double_block(block: Any, arguments: BlockArguments) -> Tensor:
     """FLUX: `img_norm1` with the image modulation of `vec` (`flux/layers.py`).
 
-    FLUX.2 computes its modulation once for all blocks and hands it over in place of `vec`.
+    FLUX.2 computes its modulation once for all blocks and hands it over in place of `vec`;
+    Chroma does so for each block.
     """
     img, vec = arguments[0, "img"], arguments[2, "vec"]
     first = block.img_mod(vec)[0] if block.modulation else vec[0][0]
-    return _modulated(block.img_norm1(img), first.scale, first.shift)
+    return _modulated(block.img_norm1(img), first.scale[:, :1], first.shift[:, :1])
 
 
 def qwen_image_block(block: Any, arguments: BlockArguments) -> Tensor:
     """Qwen-Image: `img_norm1` with the first half of `img_mod(temb)` (`qwen_image/model.py`)."""
-    img, temb = arguments[0, "hidden_states"], arguments[3, "temb"]
-    first = block.img_mod(temb).chunk(2, dim=-1)[0].unsqueeze(1)
+    return _first_half_of_img_mod(
+        block, arguments[0, "hidden_states"], arguments[3, "temb"]
+    )
+
+
+def lens_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Lens: as Qwen-Image, with `temb` in third place (`lens/model.py`)."""
+    return _first_half_of_img_mod(
+        block, arguments[0, "hidden_states"], arguments[2, "temb"]
+    )
+
+
+def _first_half_of_img_mod(block: Any, img: Tensor, temb: Tensor) -> Tensor:
+    first = block.img_mod(temb[: img.shape[0]]).chunk(2, dim=-1)[0].unsqueeze(1)
     shift, scale, _ = first.chunk(3, dim=-1)
     return _modulated(block.img_norm1(img), scale, shift)
+
+
+def lumina_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Lumina 2, Z-Image: `attention_norm1` with the scale of the adaLN (`lumina/model.py`).
+
+    With reference images the rows of timestep zero come before those of this timestep.
+    """
+    x, adaln = arguments[0, "x"], arguments[3, "adaln_input"]
+    scale = block.adaLN_modulation(adaln[-x.shape[0] :]).chunk(4, dim=1)[0].unsqueeze(1)
+    return _modulated(block.attention_norm1(x), scale)
+
+
+def omnigen_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """OmniGen2: what `norm1(hidden_states, temb)` gives first (`omnigen/omnigen2.py`)."""
+    modulated: Tensor = block.norm1(arguments[0, "hidden_states"], arguments[3, "temb"])[0]
+    return modulated
+
+
+def boogu_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Boogu: what `img_norm1(img, temb)` gives first (`boogu/model.py`)."""
+    modulated: Tensor = block.img_norm1(arguments[0, "img_hidden_states"], arguments[4, "temb"])[0]
+    return modulated
+
+
+def aura_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """AuraFlow: `normX1` with the shift and scale of `modX` (`aura/mmdit.py`)."""
+    x, condition = arguments[1, "x"], arguments[2, "global_cond"]
+    shift, scale = block.modX(condition).unsqueeze(1).chunk(6, dim=-1)[:2]
+    return _modulated(block.normX1(x), scale, shift)
+
+
+def pixart_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """PixArt: `norm1` with the block's table plus `t` (`pixart/pixartms.py`)."""
+    return _by_table(block, block.norm1, arguments[0, "x"], arguments[2, "t"])
+
+
+def ace_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """ACE-Step: `norm1` with the block's table plus `temb` (`ace/attention.py`)."""
+    return _by_table(block, block.norm1, arguments[0, "hidden_states"], arguments[6, "temb"])
+
+
+def ace15_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """ACE-Step 1.5: `self_attn_norm` with the table plus `temb` (`ace/ace_step15.py`)."""
+    x, temb = arguments[0, "hidden_states"], arguments[1, "temb"]
+    return _by_table(block, block.self_attn_norm, x, temb)
+
+
+def _by_table(block: Any, norm: Any, x: Tensor, t: Tensor) -> Tensor:
+    table = block.scale_shift_table.reshape(1, 6, -1).to(t)
+    shift, scale = (table + t.reshape(x.shape[0], 6, -1)).chunk(6, dim=1)[:2]
+    return _modulated(norm(x), scale, shift)
+
+
+def hunyuan_dit_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """HunyuanDiT: `norm1` with the shift of `default_modulation` (`hydit/models.py`)."""
+    shift: Tensor = block.default_modulation(arguments[1, "c"]).unsqueeze(1)
+    modulated: Tensor = block.norm1(arguments[0, "x"]) + shift
+    return modulated
+
+
+def stable_audio_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Stable Audio: `pre_norm`; the timestep is a token of the sequence (`audio/dit.py`)."""
+    normed: Tensor = block.pre_norm(arguments[0, "x"])
+    return normed
+
+
+def kandinsky_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Kandinsky 5: `self_attention_norm` with a third of `visual_modulation`
+    (`kandinsky5/model.py`)."""
+    x, time_embed = arguments[0, "visual_embed"], arguments[2, "time_embed"]
+    shift, scale = block.visual_modulation(time_embed).unsqueeze(1).chunk(9, dim=-1)[:2]
+    return _modulated(block.self_attention_norm(x), scale, shift)
+
+
+def krea2_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Krea 2: `prenorm` with the first scale and shift of `mod(vec)` (`krea2/model.py`)."""
+    x, vec = arguments[0, "x"], arguments[1, "vec"]
+    scale, shift = block.mod(vec[: x.shape[0]])[:2]
+    return _modulated(block.prenorm(x), scale, shift)
+
+
+def ideogram_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Ideogram 4: `attention_norm1` with the first scale (`ideogram4/model.py`)."""
+    scale = block.adaln_modulation(arguments[3, "adaln_input"]).chunk(4, dim=-1)[0]
+    return _modulated(block.attention_norm1(arguments[0, "x"]), scale)
+
+
+def ernie_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """ERNIE-Image: `adaLN_sa_ln` with the shared shift and scale (`ernie/model.py`)."""
+    shift, scale = arguments[2, "temb"][:2]
+    return _modulated(block.adaLN_sa_ln(arguments[0, "x"]), scale, shift)
+
+
+def joy_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """JoyImage: `img_norm1` with the first shift and scale of `img_mod` (`joyimage/model.py`)."""
+    img, temb = arguments[0, "hidden_states"], arguments[2, "temb"]
+    shift, scale = block.img_mod(temb)[:2]
+    return _modulated(block.img_norm1(img), scale.unsqueeze(1), shift.unsqueeze(1))
+
+
+def pixeldit_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """PixelDiT: `norm_x1` with the first shift and scale (`pixeldit/model.py`)."""
+    shift, scale = block.adaLN_modulation_img(arguments[2, "c"]).chunk(6, dim=-1)[:2]
+    return _modulated(block.norm_x1(arguments[0, "x"]), scale, shift)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..blocks import BlockList, Role, SideList, Stream
-from .base import Family
+from ..blocks import BlockList, Passed, Role, SideList, Stream
+from .base import Family, Untouched
 
 WAN_14B_WIDTH = 5120
 
@@ -43,9 +43,10 @@ WAN21 = Family(
     name="Wan 2.1",
     classes=("comfy.ldm.wan.model.WanModel", "comfy.ldm.wan.model.VaceWanModel"),
     lists=(BlockList("blocks", takes=(Stream(Role.IMAGE, 0, "x"),), returns=(Role.IMAGE,)),),
-    sides=(SideList("vace_blocks", feeds_end=_vace_feeds_end),),
+    sides=(SideList("vace_blocks", _vace_feeds_end, stream="c", gives=Passed.ZERO_AND_STREAM),),
     embed_timesteps=_wan_time_embedding,
     profile=_wan_profile,
 )
 
 VIDEO_FAMILIES = (WAN21,)
+VIDEO_UNTOUCHED: tuple[Untouched, ...] = ()

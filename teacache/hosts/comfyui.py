@@ -18,11 +18,17 @@ import comfy.patcher_extension
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from torch import nn
 
-from ..blocks import BlockStack
+from ..blocks import AdapterFailed, BlockStack, reading
 from ..config import TeaCacheConfig
-from ..families import Family, class_name, find_family, unwrap_compiled
+from ..families import (
+    Family,
+    Sampling,
+    class_name,
+    find_family,
+    find_untouched,
+    unwrap_compiled,
+)
 from ..profiles import Profile, get_profile, load_profiles
 from ..report import RunReport
 from ..run import Listener, ModelCall, ReconsiderStep, Run
@@ -30,6 +36,8 @@ from ..run import Listener, ModelCall, ReconsiderStep, Run
 KEY = "teacache"
 KEPT_REPORTS = 8
 FINGERPRINT_VALUES = 1024
+PURE_NOISE = 0.95
+"""Share of the model's highest noise level from which on a run counts as starting from noise."""
 log = logging.getLogger("teacache")
 
 
@@ -37,17 +45,13 @@ class CachedModel:
     """What `apply_teacache` put on a patcher: the wrapper itself, and its last finished reports."""
 
     def __init__(
-        self,
-        config: TeaCacheConfig,
-        family: Family,
-        profile: Profile,
-        threshold: float,
-        listener: Listener | None,
+        self, config: TeaCacheConfig, family: Family, profile: Profile, listener: Listener | None
     ) -> None:
         self.config = config
         self.family = family
         self.profile = profile
-        self.threshold = threshold
+        self.threshold = _threshold(config, profile)
+        self._by_run = config.profile == "auto" and family.run_profile is not None
         self._reports: deque[tuple[bytes, RunReport]] = deque(maxlen=KEPT_REPORTS)
         self._listener = listener
 
@@ -63,16 +67,18 @@ class CachedModel:
     ) -> Any:
         """`OUTER_SAMPLE`: one sampling run."""
         levels: list[float] = sigmas.tolist()
+        profile = self._profile_for(executor.class_obj.model_patcher, latent_image, levels)
+        threshold = _threshold(self.config, profile)
         run = Run(
-            self.config,
+            _with_range(self.config, profile),
             self.family,
-            self.profile,
-            self.threshold,
+            profile,
+            threshold,
             levels,
             host="comfyui",
             listener=self._listener,
         )
-        if self.threshold > 0:
+        if threshold > 0:
             _SamplingRun(run).attach(executor.class_obj.model_options)
         outcome, mark = "failed", b""
         try:
@@ -87,11 +93,25 @@ class CachedModel:
             self._reports.append((mark, report))
             _log_report(report)
 
+    def _profile_for(
+        self, model: ModelPatcher, latent: torch.Tensor, levels: list[float]
+    ) -> Profile:
+        choose = self.family.run_profile
+        if not self._by_run or choose is None:
+            return self.profile
+        highest = float(model.get_model_object("model_sampling").sigma_max)
+        whole = levels[-1] == 0.0 and levels[0] >= PURE_NOISE * highest
+        transformer = unwrap_compiled(model.get_model_object("diffusion_model"))
+        name = choose(transformer, Sampling(tuple(latent.shape), whole))
+        return get_profile(name, self.family.id, load_profiles())
+
     def describe(self) -> str:
         """One line for the node: what was recognised, and what it will do."""
         source = "recommended" if self.config.rel_l1_thresh is None else "set"
         state = f"threshold {self.threshold:g} ({source})" if self.threshold else "off"
         label = "" if self.profile.calibrated else ", uncalibrated"
+        if self._by_run:
+            label += ", or by latent size and noise range"
         return f"{self.family.name} · {state} · profile {self.profile.name}{label}"
 
     def report_for(self, samples: torch.Tensor | None = None) -> RunReport | None:
@@ -109,7 +129,6 @@ class _SamplingRun:
         self._run = run
         self._stack: BlockStack | None = None
         self._decision: Any = None
-        self._broken = False
 
     def attach(self, model_options: dict[str, Any]) -> None:
         for kind, wrapper in (
@@ -171,29 +190,39 @@ class _SamplingRun:
         if self._decision is None or not branches or x.shape[0] % len(branches):
             return executor(*arguments, **kwargs)
         base_model = executor.class_obj
-        stack = self._stack_of(base_model.diffusion_model)
+        stack = self._prepare(base_model, x.device)
         if stack is None:
             return executor(*arguments, **kwargs)
-        self._run.plan(lambda levels: self._embed(base_model, levels, x.device))
         layout = (_layout((x, c_concat, c_crossattn, kwargs)), str(x.device), _control(control))
         with stack.installed(ModelCall(self._run, self._decision, branches, layout)):
             return executor(*arguments, **kwargs)
 
-    def _stack_of(self, transformer: nn.Module) -> BlockStack | None:
-        if self._stack is None and not self._broken:
-            family = self._run.family
-            try:
-                self._stack = BlockStack(unwrap_compiled(transformer), family.lists, family.sides)
-            except LookupError as error:
-                self._broken = True
-                self._run.report.warn(f"{family.name}: runs without the cache: {error}")
-                log.warning("TeaCache: %s: runs without the cache: %s", family.name, error)
+    def _prepare(self, model: Any, device: torch.device) -> BlockStack | None:
+        """The block stack, ready to decide; None where the model runs without the cache."""
+        run = self._run
+        if run.gave_up:
+            return None
+        try:
+            if self._stack is None:
+                transformer = unwrap_compiled(model.diffusion_model)
+                with reading():
+                    self._stack = BlockStack(transformer, run.family.lists, run.family.sides)
+            run.plan(lambda levels: self._embed(model, levels, device))
+        except AdapterFailed as failure:
+            run.give_up(failure)
+            return None
         return self._stack
 
     def _embed(self, model: Any, levels: list[float], device: torch.device) -> torch.Tensor:
-        assert self._run.family.embed_timesteps is not None
+        family = self._run.family
+        embed = (
+            family.project_timesteps
+            if self._run.indicator == "timestep_projection"
+            else family.embed_timesteps
+        )
+        assert embed is not None
         timesteps = model.model_sampling.timestep(torch.tensor(levels, device=device)).float()
-        return self._run.family.embed_timesteps(unwrap_compiled(model.diffusion_model), timesteps)
+        return embed(unwrap_compiled(model.diffusion_model), timesteps)
 
 
 def _track_key(options: dict[str, Any]) -> Hashable:
@@ -255,13 +284,16 @@ def recommended(model: ModelPatcher) -> tuple[Family, Profile] | None:
     family = find_family(transformer)
     if family is None:
         return None
-    profiles = load_profiles()
-    return family, get_profile(family.profile(transformer), family.id, profiles)
+    return family, get_profile(family.profile(transformer), family.id, load_profiles())
 
 
 def describe_unsupported(model: ModelPatcher) -> str:
     """Why a model is left as it is."""
-    name = class_name(model.get_model_object("diffusion_model")).rsplit(".", 1)[-1]
+    transformer = model.get_model_object("diffusion_model")
+    known = find_untouched(transformer)
+    if known is not None:
+        return f"{known.name}: {known.reason}: the model is left as it is."
+    name = class_name(transformer).rsplit(".", 1)[-1]
     return f"{name} is not a transformer that TeaCache knows: the model is left as it is."
 
 
@@ -281,16 +313,21 @@ def apply_teacache(
     family, profile = found
     if config.profile != "auto":
         profile = get_profile(config.profile, family.id, load_profiles())
-    if config.start_percent == 0.0 and config.end_percent == 1.0:
-        config = replace(
-            config, start_percent=profile.start_percent, end_percent=profile.end_percent
-        )
-    threshold = config.rel_l1_thresh
-    if threshold is None:
-        threshold = profile.default_threshold
-    cached = CachedModel(config, family, profile, threshold, listener)
+    cached = CachedModel(config, family, profile, listener)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, cached)
     return clone, cached
+
+
+def _threshold(config: TeaCacheConfig, profile: Profile) -> float:
+    chosen = config.rel_l1_thresh
+    return profile.default_threshold if chosen is None else chosen
+
+
+def _with_range(config: TeaCacheConfig, profile: Profile) -> TeaCacheConfig:
+    """`config` with the profile's range of steps, where the user has set none."""
+    if config.start_percent == 0.0 and config.end_percent == 1.0:
+        return replace(config, start_percent=profile.start_percent, end_percent=profile.end_percent)
+    return config
 
 
 def cached_model(model: ModelPatcher) -> CachedModel | None:

@@ -30,6 +30,7 @@ class Profile:
 
     coefficients: a4 … a0, highest power first as in `numpy.poly1d`; empty means the indicator's
         own change is the distance. x_range: indicator changes seen in calibration, if known.
+    warmup_steps: steps at the start that the source always computes.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Profile:
     x_range: tuple[float, float] | None = None
     start_percent: float = 0.0
     end_percent: float = 1.0
+    warmup_steps: int = 0
 
     def distance(self, change: float) -> float:
         """The distance that a relative L1 `change` of the indicator stands for.
@@ -89,6 +91,7 @@ def _parse(data: dict[str, Any], where: str) -> Profile:
         x_range=(float(x_range[0]), float(x_range[1])) if x_range else None,
         start_percent=float(data.get("start_percent", 0.0)),
         end_percent=float(data.get("end_percent", 1.0)),
+        warmup_steps=int(data.get("warmup_steps", 0)),
     )
 
 
