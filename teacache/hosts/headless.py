@@ -171,8 +171,23 @@ async def load_nodes(nodes: Any, folder_paths: Any, custom_nodes: bool) -> None:
         ]
         if PACK in packs:
             return
-    if not await nodes.load_custom_node(str(PACK), set(nodes.NODE_CLASS_MAPPINGS)):
-        raise UserError("this pack's own nodes cannot be loaded by ComfyUI; --verbose tells why")
+    problems = LastWarning()
+    logging.getLogger().addHandler(problems)
+    loaded = await nodes.load_custom_node(str(PACK), set(nodes.NODE_CLASS_MAPPINGS))
+    logging.getLogger().removeHandler(problems)
+    if not loaded:
+        raise UserError(f"this pack's own nodes cannot be loaded: {problems.message}")
+
+
+class LastWarning(logging.Handler):
+    """Remembers the last warning."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.message = "no reason given"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.message = record.getMessage()
 
 
 def progress_hook(comfy: Comfy) -> Callable[..., None]:
