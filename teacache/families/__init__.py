@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from torch import nn
 
+from .audio import AUDIO_FAMILIES, AUDIO_UNTOUCHED
 from .base import Family, Sampling, Untouched, class_name, unwrap_compiled
 from .image import IMAGE_FAMILIES
+from .image_recent import RECENT_IMAGE_FAMILIES, RECENT_IMAGE_UNTOUCHED
+from .three_d import THREE_D_FAMILIES, THREE_D_UNTOUCHED
 from .video import VIDEO_FAMILIES, VIDEO_UNTOUCHED
 
-FAMILIES: tuple[Family, ...] = IMAGE_FAMILIES + VIDEO_FAMILIES
-UNTOUCHED: tuple[Untouched, ...] = VIDEO_UNTOUCHED
+FAMILIES: tuple[Family, ...] = (
+    IMAGE_FAMILIES + RECENT_IMAGE_FAMILIES + AUDIO_FAMILIES + THREE_D_FAMILIES + VIDEO_FAMILIES
+)
+UNTOUCHED: tuple[Untouched, ...] = (
+    RECENT_IMAGE_UNTOUCHED + AUDIO_UNTOUCHED + THREE_D_UNTOUCHED + VIDEO_UNTOUCHED
+)
 
 __all__ = [
     "FAMILIES",

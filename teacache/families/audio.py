@@ -24,7 +24,7 @@ STABLE_AUDIO = Family(
     accepts=lambda transformer: transformer.global_cond_type == "prepend",
     lists=(tokens_in("transformer.layers", "x"),),
     modulated_input=stable_audio_block,
-    profile=lambda transformer: "stable-audio",
+    profile=lambda transformer: "stable-audio-uncalibrated",
 )
 
 STABLE_AUDIO_3 = Family(

@@ -43,16 +43,12 @@ def flux_double_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 def qwen_image_block(block: Any, arguments: BlockArguments) -> Tensor:
     """Qwen-Image: `img_norm1` with the first half of `img_mod(temb)` (`qwen_image/model.py`)."""
-    return _first_half_of_img_mod(
-        block, arguments[0, "hidden_states"], arguments[3, "temb"]
-    )
+    return _first_half_of_img_mod(block, arguments[0, "hidden_states"], arguments[3, "temb"])
 
 
 def lens_block(block: Any, arguments: BlockArguments) -> Tensor:
     """Lens: as Qwen-Image, with `temb` in third place (`lens/model.py`)."""
-    return _first_half_of_img_mod(
-        block, arguments[0, "hidden_states"], arguments[2, "temb"]
-    )
+    return _first_half_of_img_mod(block, arguments[0, "hidden_states"], arguments[2, "temb"])
 
 
 def _first_half_of_img_mod(block: Any, img: Tensor, temb: Tensor) -> Tensor:
