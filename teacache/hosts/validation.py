@@ -102,6 +102,8 @@ def node_message(comfy: Comfy, graph: Graph, node: str, error: dict[str, Any]) -
     name = error.get("extra_info", {}).get("input_name")
     if name is None:
         return f"{where}: {error['message']}: {details}"
+    if error["type"] == "custom_validation_failed" and " - " in details:
+        return f"{where}: {details.partition(' - ')[2]}"  # it may name any of the inputs
     where += ", input "
     kind, options = input_kinds(comfy, graph[node]["class_type"]).get(name, ("", {}))
     value = graph[node]["inputs"].get(name)
