@@ -114,7 +114,7 @@ def new_optimizers(model: nn.Module, name: str) -> list[torch.optim.Optimizer]:
 MUON_LR = 4e-3
 
 
-def rate(step: int, steps: int, warmup: int = 40, decay: float = 0.35) -> float:
+def rate(step: int, steps: int, warmup: int = 40, decay: float = 0.4) -> float:
     """Share of the peak learning rate at `step`."""
     left = (steps - step) / (decay * steps)
     return min(1.0, (step + 1) / warmup, max(left, 0.0))
