@@ -7,7 +7,7 @@ the blocks stay as they are, and no forward is copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -124,14 +124,14 @@ class Passed(Enum):
 class SideList:
     """Blocks beside the stack whose output is only added to it, passed over on a skip.
 
-    path: as in BlockList; a model without that list has none of them. feeds_end: whether the
-    output of one of them is added after the last block of the stack; then they run, because the
-    residual does not contain it. stream: name of their first parameter. gives: what a block
+    path: as in BlockList; a model without that list has none of them. runs: names of those which
+    run all the same, because what they give is added after the last block of the stack, where
+    the residual does not contain it. stream: name of their first parameter. gives: what a block
     gives instead of running.
     """
 
     path: str
-    feeds_end: Callable[[Any], bool]
+    runs: Callable[[Any], Collection[str]]
     stream: str
     gives: Passed
 
@@ -294,11 +294,11 @@ class BlockStack:
         for side in sides:
             if not _has(transformer, side.path):
                 continue
-            if side.feeds_end(transformer):
-                self.sides_run = True
-                continue
-            box = _container(transformer, side.path)
-            self._slots += [(box, name, _SideStandIn(self, side)) for name in box._modules]
+            box, runs = _container(transformer, side.path), side.runs(transformer)
+            self.sides_run = self.sides_run or bool(runs)
+            self._slots += [
+                (box, name, _SideStandIn(self, side)) for name in box._modules if name not in runs
+            ]
 
     @contextmanager
     def installed(self, call: StackCall) -> Iterator[None]:

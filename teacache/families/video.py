@@ -1,52 +1,224 @@
-"""Families that make video."""
+"""Families that make video, apart from Wan."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..blocks import BlockList, Passed, Role, SideList, Stream
+from ..blocks import BlockList, Role, Stream
 from .base import Family, Untouched
+from .modulation import kandinsky_block
+from .video_modulation import (
+    cosmos_block,
+    hunyuan_double_block,
+    ltx_av_block,
+    ltx_block,
+    minimax_block,
+    mochi_block,
+    predict2_block,
+)
+from .wan import WAN_FAMILIES, WAN_UNTOUCHED, for_layer, sinusoid
 
-WAN_14B_WIDTH = 5120
+CLIP_WIDTH = 768
 
 
-def _wan_time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
-    """Wan's `e`: `time_embedding` of the sinusoid of t (Wan2.1 `wan/modules/model.py`)."""
-    half = transformer.freq_dim // 2
-    exponents = torch.arange(half, dtype=torch.float64, device=timesteps.device) / half
-    angles = timesteps.double()[:, None] * torch.exp(-math.log(10000.0) * exponents)
-    sinusoid = torch.cat([angles.cos(), angles.sin()], dim=1)
-    weight = next(transformer.get_submodule("time_embedding").parameters())
-    dtype = weight.dtype if weight.dtype in (torch.float32, torch.bfloat16) else torch.float32
-    embedding: Tensor = transformer.time_embedding(sinusoid.to(dtype))
+def _image_first(transformer: Any) -> bool:
+    """Whether the joined stream is image, then text, as up to ComfyUI 0.3 (`flux/layers.py`)."""
+    block = transformer.double_blocks[0]
+    return hasattr(block, "flipped_img_txt") and block.flipped_img_txt
+
+
+def _hunyuan_profile(transformer: Any) -> str:
+    first_release = transformer.params.vec_in_dim == CLIP_WIDTH
+    return "hunyuan-video" if first_release else "hunyuan-uncalibrated"
+
+
+HUNYUAN_DOUBLE = BlockList(
+    "double_blocks",
+    takes=(Stream(Role.IMAGE, 0, "img"), Stream(Role.TEXT, 1, "txt")),
+    returns=(Role.IMAGE, Role.TEXT),
+)
+
+HUNYUAN_VIDEO = Family(
+    id="hunyuan_video",
+    name="HunyuanVideo 1 / 1.5, HunyuanImage 2.1",
+    classes=("comfy.ldm.hunyuan_video.model.HunyuanVideo",),
+    accepts=_image_first,
+    lists=(
+        HUNYUAN_DOUBLE,
+        BlockList(
+            "single_blocks",
+            takes=(Stream(Role.IMAGE_TEXT, 0, "x"),),
+            returns=(Role.IMAGE_TEXT,),
+        ),
+    ),
+    modulated_input=hunyuan_double_block,
+    profile=_hunyuan_profile,
+)
+
+HUNYUAN_VIDEO_TEXT_FIRST = replace(
+    HUNYUAN_VIDEO,
+    name="HunyuanVideo in newer ComfyUI",
+    accepts=lambda transformer: not _image_first(transformer),
+    lists=(
+        HUNYUAN_DOUBLE,
+        BlockList(
+            "single_blocks",
+            takes=(Stream(Role.TEXT_IMAGE, 0, "x"),),
+            returns=(Role.TEXT_IMAGE,),
+        ),
+    ),
+    tested="read",
+)
+
+LTX = Family(
+    id="ltx",
+    name="LTX-Video",
+    classes=("comfy.ldm.lightricks.model.LTXVModel",),
+    lists=(
+        BlockList("transformer_blocks", takes=(Stream(Role.IMAGE, 0, "x"),), returns=(Role.IMAGE,)),
+    ),
+    modulated_input=ltx_block,
+    profile=lambda transformer: "ltx-video",
+)
+
+LTX_AV = Family(
+    id="ltx_av",
+    name="LTX-AV (LTX-2)",
+    classes=("comfy.ldm.lightricks.av_model.LTXAVModel",),
+    lists=(
+        BlockList(
+            "transformer_blocks",
+            takes=(Stream(Role.IMAGE, 0, "x", parts=True),),
+            returns=(Role.IMAGE,),
+        ),
+    ),
+    modulated_input=ltx_av_block,
+    profile=lambda transformer: "ltx-av-uncalibrated",
+    tested="read",
+)
+
+MOCHI = Family(
+    id="mochi",
+    name="Mochi 1",
+    classes=("comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint",),
+    lists=(
+        BlockList(
+            "blocks",
+            takes=(Stream(Role.IMAGE, 0, "x"), Stream(Role.TEXT, 2, "y")),
+            returns=(Role.IMAGE, Role.TEXT),
+        ),
+    ),
+    modulated_input=mochi_block,
+    profile=lambda transformer: "mochi",
+)
+
+COSMOS1 = Family(
+    id="cosmos1",
+    name="Cosmos 1",
+    classes=("comfy.ldm.cosmos.model.GeneralDIT",),
+    lists=(
+        BlockList("blocks", takes=(Stream(Role.IMAGE, 0, "x", batch=3),), returns=(Role.IMAGE,)),
+    ),
+    modulated_input=cosmos_block,
+    profile=lambda transformer: "cosmos1",
+)
+
+COSMOS_PREDICT2 = Family(
+    id="cosmos_predict2",
+    name="Cosmos Predict2",
+    classes=("comfy.ldm.cosmos.predict2.MiniTrainDIT",),
+    lists=(
+        BlockList("blocks", takes=(Stream(Role.IMAGE, 0, "x_B_T_H_W_D"),), returns=(Role.IMAGE,)),
+    ),
+    modulated_input=predict2_block,
+    profile=lambda transformer: "cosmos-predict2-uncalibrated",
+)
+
+KANDINSKY5 = Family(
+    id="kandinsky5",
+    name="Kandinsky 5",
+    classes=("comfy.ldm.kandinsky5.model.Kandinsky5",),
+    lists=(
+        BlockList(
+            "visual_transformer_blocks",
+            takes=(Stream(Role.IMAGE, 0, "visual_embed"),),
+            returns=(Role.IMAGE,),
+        ),
+    ),
+    modulated_input=kandinsky_block,
+    profile=lambda transformer: "kandinsky5-uncalibrated",
+    tested="read",
+)
+
+
+def _cogvideox_time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
+    """CogVideoX's `emb`: two layers over the sinusoid of t (`cogvideo/model.py`)."""
+    first, second = transformer.time_embedding_linear_1, transformer.time_embedding_linear_2
+    waves = for_layer(sinusoid(timesteps, transformer.time_proj_dim), first)
+    embedding: Tensor = second(transformer.time_embedding_act(first(waves)))
     return embedding
 
 
-def _wan_profile(transformer: Any) -> str:
-    if transformer.dim < WAN_14B_WIDTH:
-        return "wan21-t2v-1.3b"
-    return "wan21-i2v-480p" if transformer.model_type == "i2v" else "wan21-t2v-14b"
+def _cogvideox_profile(transformer: Any) -> str:
+    if transformer.patch_size_t is not None:
+        from_image = transformer.in_channels > transformer.out_channels
+        return "cogvideox-1.5-5b-i2v" if from_image else "cogvideox-1.5-5b-t2v"
+    return "cogvideox-5b" if transformer.num_attention_heads >= 48 else "cogvideox-2b"
 
 
-def _vace_feeds_end(transformer: Any) -> bool:
-    if not hasattr(transformer, "vace_layers_mapping"):
-        return True
-    return len(transformer.blocks) - 1 in transformer.vace_layers_mapping
-
-
-WAN21 = Family(
-    id="wan21",
-    name="Wan 2.1",
-    classes=("comfy.ldm.wan.model.WanModel", "comfy.ldm.wan.model.VaceWanModel"),
-    lists=(BlockList("blocks", takes=(Stream(Role.IMAGE, 0, "x"),), returns=(Role.IMAGE,)),),
-    sides=(SideList("vace_blocks", _vace_feeds_end, stream="c", gives=Passed.ZERO_AND_STREAM),),
-    embed_timesteps=_wan_time_embedding,
-    profile=_wan_profile,
+COGVIDEOX = Family(
+    id="cogvideox",
+    name="CogVideoX",
+    classes=("comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel",),
+    lists=(
+        BlockList(
+            "blocks",
+            takes=(
+                Stream(Role.IMAGE, 0, "hidden_states"),
+                Stream(Role.TEXT, 1, "encoder_hidden_states"),
+            ),
+            returns=(Role.IMAGE, Role.TEXT),
+        ),
+    ),
+    embed_timesteps=_cogvideox_time_embedding,
+    profile=_cogvideox_profile,
+    tested="read",
 )
 
-VIDEO_FAMILIES = (WAN21,)
-VIDEO_UNTOUCHED: tuple[Untouched, ...] = ()
+MINIMAX_H3 = Family(
+    id="minimax_h3",
+    name="MiniMax-H3",
+    classes=("comfy.ldm.minimax.model.MiniMaxH3Model",),
+    lists=(
+        BlockList("blocks", takes=(Stream(Role.IMAGE, 0, "x", batch=None),), returns=(Role.IMAGE,)),
+    ),
+    modulated_input=minimax_block,
+    profile=lambda transformer: "minimax-h3-uncalibrated",
+    tested="read",
+)
+
+VIDEO_FAMILIES = (
+    *WAN_FAMILIES,
+    HUNYUAN_VIDEO,
+    HUNYUAN_VIDEO_TEXT_FIRST,
+    LTX,
+    LTX_AV,
+    COSMOS1,
+    COSMOS_PREDICT2,
+    MOCHI,
+    KANDINSKY5,
+    COGVIDEOX,
+    MINIMAX_H3,
+)
+
+VIDEO_UNTOUCHED = (
+    *WAN_UNTOUCHED,
+    Untouched(
+        "SeedVR2",
+        ("comfy.ldm.seedvr.model.NaDiT",),
+        "it restores video in a single step, so that there is no step to skip",
+    ),
+)

@@ -1,0 +1,97 @@
+"""As `modulation`, for the video families."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import rms_norm, silu
+
+from ..blocks import BlockArguments
+
+EPS = 1e-6
+
+
+def _rms(x: Tensor) -> Tensor:
+    return rms_norm(x, x.shape[-1:], eps=EPS)
+
+
+def hunyuan_double_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """HunyuanVideo: `img_norm1` with the image modulation of `vec` (`flux/layers.py`).
+
+    With a guiding frame there are two rows of modulation, each for its span of tokens.
+    """
+    first = block.img_mod(arguments[2, "vec"])[0]
+    normed: Tensor = block.img_norm1(arguments[0, "img"])
+    spans = arguments[5, "modulation_dims_img"]
+    if spans is None:
+        return torch.addcmul(first.shift, normed, 1 + first.scale)
+    parts = [
+        torch.addcmul(
+            first.shift[:, row, None], normed[:, start:end], 1 + first.scale[:, row, None]
+        )
+        for start, end, row in spans
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def ltx_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """LTX-Video: RMS norm with the table's first shift and scale (`lightricks/model.py`)."""
+    x, timestep = arguments[0, "x"], arguments[3, "timestep"]
+    table = block.scale_shift_table.to(device=x.device, dtype=x.dtype)
+    rows = timestep.reshape(x.shape[0], timestep.shape[1], table.shape[0], -1)
+    shift, scale = (table[:2] + rows[:, :, :2]).unbind(dim=2)
+    return torch.addcmul(shift, _rms(x), 1 + scale)
+
+
+def ltx_av_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """LTX-AV: the same for the video of the pair (`lightricks/av_model.py`)."""
+    video = arguments[0, "x"][0]
+    shift, scale = block.get_ada_values(
+        block.scale_shift_table, video.shape[0], arguments[4, "v_timestep"], slice(0, 2)
+    )
+    return torch.addcmul(shift, _rms(video), 1 + scale)
+
+
+def mochi_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Mochi: RMS norm with the first part of `mod_x` (`asymm_models_joint.py`)."""
+    scale = block.mod_x(silu(arguments[1, "c"])).chunk(4, dim=1)[0]
+    modulated: Tensor = _rms(arguments[0, "x"]) * (1 + scale.unsqueeze(1))
+    return modulated
+
+
+def cosmos_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Cosmos 1: norm and adaLN of the block's first part; [T, H, W, B, D] (`cosmos/blocks.py`)."""
+    x, embedding = arguments[0, "x"], arguments[1, "emb_B_D"]
+    part = block.blocks[0]
+    modulation = part.adaLN_modulation(embedding)
+    if part.use_adaln_lora:
+        modulation = modulation + arguments[5, "adaln_lora_B_3D"]
+    shift, scale, _ = modulation.chunk(3, dim=1)
+    return torch.addcmul(shift, part.norm_state(x), 1 + scale).movedim(3, 0)
+
+
+def predict2_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Cosmos Predict2: norm and adaLN of the self-attention; [B, T, H, W, D] (`predict2.py`).
+
+    The stream may be fp32 where the layers compute in fp16.
+    """
+    x, embedding = arguments[0, "x_B_T_H_W_D"], arguments[1, "emb_B_T_D"]
+    modulation = block.adaln_modulation_self_attn(embedding)
+    if block.use_adaln_lora:
+        modulation = modulation + arguments[4, "adaln_lora_B_T_3D"]
+    shift, scale, _ = modulation[:, :, None, None].chunk(3, dim=-1)
+    modulated: Tensor = block.layer_norm_self_attn(x) * (1 + scale) + shift
+    return modulated
+
+
+def minimax_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """MiniMax-H3: `norm1` with shift and scale for each span of tokens (`minimax/model.py`)."""
+    normed: Tensor = block.norm1(arguments[0, "x"])
+    shift, scale = block.adaln_proj(arguments[1, "t_emb"])[:2]
+    parts = [
+        normed[start:end] * (1 + scale[row].to(normed.dtype)) + shift[row].to(normed.dtype)
+        for start, end, row in arguments[2, "mod_segments"]
+    ]
+    return torch.cat(parts).unsqueeze(0)
