@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verbose:
             print(error.details, file=sys.stderr)
         return fail(str(error), 1)
+    except OSError as error:
+        return fail(f"{error}", 1)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -30,6 +31,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes `data` as indented JSON; NaN and infinities are refused with `ValueError`."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    """Writes `data` as indented JSON; NaN and infinities, which JSON lacks, become null."""
+    text = json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+
+
+def finite(data: Any) -> Any:
+    """JSON-like `data` with None for every float that is not finite."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

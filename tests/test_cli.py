@@ -14,6 +14,7 @@ from teacache import cli
 from teacache.errors import UserError
 from teacache.files import write_atomically, write_json
 from teacache.graph import Assignment, as_graph, assign, find_node, parse_assignment, parse_value
+from teacache.hosts import headless
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
@@ -112,6 +113,32 @@ def test_too_old_comfyui(tmp_path, capsys):
     assert_refused(["run", str(QUICKSTART), "--comfyui", str(tmp_path)], told, capsys)
 
 
+def fake_comfyui(folder):
+    folder.mkdir(parents=True)
+    (folder / "comfyui_version.py").write_text('__version__ = "0.3.75"\n')
+    (folder / "execution.py").touch()
+    return folder
+
+
+def test_where_comfyui_is_looked_for(tmp_path, monkeypatch):
+    given, named = fake_comfyui(tmp_path / "given"), fake_comfyui(tmp_path / "named")
+    host = fake_comfyui(tmp_path / "host")
+    pack = host / "custom_nodes" / "any-name"
+    monkeypatch.setattr(headless, "PACK", pack)
+    monkeypatch.setattr(headless, "__file__", str(pack / "teacache" / "hosts" / "headless.py"))
+    monkeypatch.setenv("COMFYUI_DIR", str(named))
+    assert headless.find_comfyui(given) == given
+    assert headless.find_comfyui(None) == named
+    monkeypatch.delenv("COMFYUI_DIR")
+    assert headless.find_comfyui(None) == host
+    inside = fake_comfyui(pack / ".comfyui")
+    assert headless.find_comfyui(None) == inside
+    monkeypatch.setattr(headless, "PACK", tmp_path)
+    monkeypatch.setattr(headless, "__file__", str(tmp_path / "a" / "b" / "headless.py"))
+    with pytest.raises(UserError, match="--comfyui DIR"):
+        headless.find_comfyui(None)
+
+
 def test_out_that_is_a_file(tmp_path, capsys, comfy_dir):
     file = tmp_path / "file"
     file.touch()
@@ -207,7 +234,11 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, fail_half_way)
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_no_infinities(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [float("inf"), 1.5, {"b": float("nan")}], "c": True})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"a": [None, 1.5, {"b": None}], "c": True}

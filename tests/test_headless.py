@@ -189,7 +189,11 @@ BAD = [
     ("7", {"inputs": {"sampler_name": "eulr"}}, "did you mean 'euler'?"),
     ("7", {"inputs": {"model": ["3", 0]}}, "input model: needs MODEL, but node 3 gives CLIP"),
     ("9", {"inputs": {"vae": ["8", 4]}}, "node 9"),
-    ("2", {"inputs": {"rel_l1_thresh": -1}}, "node 2 (ApplyTeaCache, 'Apply TeaCache'), input rel"),
+    (
+        "2",
+        {"inputs": {"rel_l1_thresh": -1}},
+        "node 2 (ApplyTeaCache, 'Apply TeaCache'): rel_l1_thresh must be a number from 0",
+    ),
     ("2", {"inputs": {"start_percent": 0.8, "end_percent": 0.2}}, "start_percent must be below"),
     (
         "2",

@@ -64,8 +64,9 @@ def run(args: argparse.Namespace) -> int:
         session = Session(comfyui, Path(folder), verbose=args.verbose)
         sides = {"uncached": Side(uncached), "cached": Side(cached)}
         warm_up(session, cached)
-        for _ in range(args.repeats):
-            for name, side in sides.items():
+        for repeat in range(args.repeats):
+            order = list(sides.items())
+            for name, side in reversed(order) if repeat % 2 else order:
                 sample(session, name, side)
         report = write_results(out, sides["uncached"], sides["cached"])
     print_table(report, out)

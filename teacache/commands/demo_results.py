@@ -14,6 +14,8 @@ from ..graph import Graph, find_node
 from ..report import RunReport
 
 REPORT_VERSION = 1
+SIDES = ("uncached", "cached")
+STEADY = 1.3  # slowest over fastest of equal runs, above which the figures need a caveat
 TIMED = (
     "the sampler node's own time: models loaded, without text encoding, decoding and saving; "
     "median of {repeats}, uncached and cached in turn after a warm-up"
@@ -170,6 +172,12 @@ def print_table(report: dict[str, Any], out: Path) -> None:
     print(f"Prompt {report['prompt']!r}, seed {report['seed']}. Timed: {report['timed']}.")
     for sentence in filter(None, [report["run"]["advice"], *report["run"]["warnings"]]):
         print(sentence)
+    spread = max(max(s) / min(s) for s in (report[k]["all_seconds"] for k in SIDES))
+    if spread > STEADY:
+        print(
+            f"Equal runs differed by {spread:.1f}x in time, as when other programs are busy: "
+            f"the cached run's own steps say {report['run']['estimated_speedup']:.2f}x."
+        )
     if not report["repeatable"]:
         print("Repeats of the same run differ on this machine: part of the difference is noise.")
     print(f"Pictures and report: {out}")

@@ -87,7 +87,9 @@ class HeadlessServer:
 
 
 def has_accelerator(torch: ModuleType) -> bool:
-    return bool(torch.accelerator.is_available())
+    if hasattr(torch, "accelerator"):  # PyTorch 2.6 and newer
+        return bool(torch.accelerator.is_available())
+    return bool(torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def quiet(verbose: bool) -> None:
