@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .commands import demo, run
+from .commands import demo, families, run
 from .config import ConfigError
 from .errors import GraphFailed, UserError
 
-COMMANDS = (run, demo)
+COMMANDS = (run, demo, families)
 
 
 class Parser(argparse.ArgumentParser):

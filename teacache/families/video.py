@@ -137,6 +137,15 @@ COSMOS_PREDICT2 = Family(
     profile=lambda transformer: "cosmos-predict2-uncalibrated",
 )
 
+ANIMA = replace(
+    COSMOS_PREDICT2,
+    id="anima",
+    name="Anima",
+    classes=("comfy.ldm.anima.model.Anima",),
+    profile=lambda transformer: "anima-uncalibrated",
+    tested="read",
+)
+
 KANDINSKY5 = Family(
     id="kandinsky5",
     name="Kandinsky 5",
@@ -208,6 +217,7 @@ VIDEO_FAMILIES = (
     LTX_AV,
     COSMOS1,
     COSMOS_PREDICT2,
+    ANIMA,
     MOCHI,
     KANDINSKY5,
     COGVIDEOX,
