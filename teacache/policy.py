@@ -60,7 +60,7 @@ def locate_step(sigma: float, sigmas: Sequence[float], current: int) -> int:
     last: int = len(sigmas) - 2
     order: list[int] = [*range(current, last + 1), *range(current)]
     for step in order:
-        if math.isclose(sigma, sigmas[step], rel_tol=1e-4, abs_tol=1e-6):
+        if math.isclose(sigma, sigmas[step], rel_tol=1e-5, abs_tol=1e-6):
             return step
     for step in order:
         low, high = sorted((sigmas[step], sigmas[step + 1]))

@@ -73,7 +73,6 @@ class Decision:
         self.reason = policy.must_compute(step)
         self._policy = policy
         self._skipped_a_call = False
-        self._pending: dict[Hashable, tuple[Hashable, torch.Tensor]] = {}
 
     @property
     def skipping(self) -> bool:
