@@ -156,14 +156,17 @@ class ApplyTeaCache(io.ComfyNode):
         node_id = str(cls.hidden.unique_id)
         replaced = cached_model(model) is not None
         cached, handle = apply_teacache(model, config, _listener(node_id))
+        notes: list[str] = []
         if handle is None:
-            line = describe_unsupported(model)
-            log.warning("TeaCache: %s", line)
-        else:
-            line = handle.describe()
+            notes.append(describe_unsupported(model))
+            log.warning("TeaCache: %s", notes[0])
         if replaced:
-            line += " It replaces an earlier Apply TeaCache on this model."
-        PromptServer.instance.send_progress_text(line, node_id)
+            notes.append("It replaces an earlier Apply TeaCache on this model.")
+        line = "" if handle is None else handle.describe()
+        server = PromptServer.instance
+        server.send_progress_text(" ".join(filter(None, [line, *notes])), node_id)
+        ready = {"node": node_id, "cached": handle is not None, "line": line, "notes": notes}
+        server.send_sync("teacache.ready", ready, server.client_id)
         return io.NodeOutput(cached)
 
 

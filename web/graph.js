@@ -1,0 +1,38 @@
+/**
+ * Finding nodes by the ids that the server uses: "7", or "12:5" for node 5 of the subgraph that
+ * node 12 stands for.
+ *
+ * @typedef {{id: string | number, comfyClass?: string, subgraph?: Graph}} GraphNode
+ * @typedef {{id?: string, nodes: GraphNode[], getNodeById(id: string): GraphNode | null}} Graph
+ */
+
+/**
+ * @param {Graph} graph
+ * @param {string} executionId
+ * @returns {GraphNode | undefined}
+ */
+export function findNode(graph, executionId) {
+  const [id, ...rest] = executionId.split(":");
+  const node = graph.getNodeById(id) ?? undefined;
+  if (!rest.length) return node;
+  return node?.subgraph && findNode(node.subgraph, rest.join(":"));
+}
+
+/**
+ * Every node of a class in the graph and its subgraphs, with its execution id. A node in a
+ * subgraph that is used twice comes twice.
+ *
+ * @param {Graph} graph
+ * @param {string} comfyClass
+ * @param {string} prefix
+ * @returns {[string, GraphNode][]}
+ */
+export function nodesOf(graph, comfyClass, prefix = "") {
+  return graph.nodes.flatMap((node) => {
+    const id = `${prefix}${node.id}`;
+    const own = /** @type {[string, GraphNode][]} */ (
+      node.comfyClass === comfyClass ? [[id, node]] : []
+    );
+    return node.subgraph ? [...own, ...nodesOf(node.subgraph, comfyClass, `${id}:`)] : own;
+  });
+}

@@ -1,0 +1,166 @@
+/**
+ * TeaCache in the editor: a live strip on every Apply TeaCache node.
+ *
+ * @import { Run, Texts } from "./run.js"
+ * @import { Strip } from "./strip.js"
+ */
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { findNode, nodesOf } from "./graph.js";
+import { keep, keyOf, recall } from "./memory.js";
+import { advance } from "./run.js";
+import { makeStrip } from "./strip.js";
+
+const NODE = "ApplyTeaCache";
+const WIDGET = "teacache_strip";
+const SHOW = "TeaCache.ShowStrip";
+const THRESHOLD = "TeaCache.DefaultThreshold";
+const MARGIN = 10; // around a widget, in the canvas
+
+class Strips {
+  /** @type {Map<string, Run>} in the order in which they ended */
+  runs = recall(localStorage);
+  /** @type {WeakMap<object, Strip>} */
+  strips = new WeakMap();
+  /** @type {Texts} */
+  texts = {};
+  /** Whose prompt is running: its graph's id, as far as it is known. */
+  origin = /** @type {Promise<string | undefined>} */ (Promise.resolve(undefined));
+
+  get graph() {
+    return app.rootGraph ?? app.graph;
+  }
+
+  /** Adds the strip to a node, or takes it off, as the setting says. */
+  fit(node) {
+    const wanted = app.extensionManager.setting.get(SHOW) !== false;
+    const present = this.strips.get(node);
+    if (wanted && !present) this.add(node);
+    if (!wanted && present) this.remove(node);
+  }
+
+  add(node) {
+    const strip = makeStrip(this.texts, () => grow(node));
+    const widget = node.addDOMWidget(WIDGET, "teacache", strip.element, {
+      serialize: false,
+      hideOnZoom: false,
+      getMinHeight: () => strip.height() + 2 * MARGIN,
+      getMaxHeight: () => strip.height() + 2 * MARGIN,
+    });
+    widget.serialize = false;
+    this.strips.set(node, strip);
+    const onRemoved = node.onRemoved;
+    node.onRemoved = function (...args) {
+      strip.dispose();
+      return onRemoved?.apply(this, args);
+    };
+  }
+
+  remove(node) {
+    this.strips.get(node)?.dispose();
+    this.strips.delete(node);
+    const widget = node.widgets?.find(({ name }) => name === WIDGET);
+    if (widget) node.removeWidget(widget);
+    node.setSize([node.size[0], node.computeSize()[1]]);
+    node.setDirtyCanvas(true, true);
+  }
+
+  /** Brings every node of the graph in line with the setting and with its last run. */
+  refresh() {
+    for (const [, node] of nodesOf(this.graph, NODE)) this.fit(node);
+    const places = new Map(
+      nodesOf(this.graph, NODE).map(([id, node]) => [keyOf(this.graph.id, id), node]),
+    );
+    for (const [key, run] of this.runs) this.strips.get(places.get(key) ?? {})?.show(run);
+  }
+
+  /** @param {"ready" | "start" | "step" | "end"} event */
+  hear(event, { node: executionId, ...data }) {
+    this.origin.then((graphId = this.graph.id) => {
+      const key = keyOf(graphId, executionId);
+      const run = advance(this.runs.get(key), event, data);
+      this.runs.delete(key);
+      this.runs.set(key, run);
+      if (event === "end") keep(localStorage, this.runs);
+      if (graphId !== this.graph.id) return; // another workflow is on the screen
+      this.strips.get(findNode(this.graph, executionId) ?? {})?.show(run);
+    });
+  }
+}
+
+/** Makes room on the node for what the strip shows. */
+function grow(node) {
+  if (!node.graph || node.flags?.collapsed) return;
+  const [, height] = node.computeSize();
+  if (node.size[1] < height) node.setSize([node.size[0], height]);
+  node.setDirtyCanvas(true, true);
+}
+
+/** The id of the graph that a prompt came from. */
+async function graphOf(promptId) {
+  const answer = await api.fetchApi("/queue");
+  const { queue_running: running } = await answer.json();
+  const entry = running.find(([, id]) => id === promptId);
+  return entry?.[3]?.extra_pnginfo?.workflow?.id;
+}
+
+/** The strip's phrases in the editor's language, as `locales/` has them. @returns {Texts} */
+async function loadTexts() {
+  const answer = await api.fetchApi("/i18n");
+  const languages = await answer.json();
+  const wanted = app.extensionManager.setting.get("Comfy.Locale");
+  return { ...languages.en?.teacache, ...languages[wanted]?.teacache };
+}
+
+function addStyle() {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = new URL("./teacache.css", import.meta.url).href;
+  document.head.append(link);
+}
+
+const strips = new Strips();
+
+app.registerExtension({
+  name: "TeaCache.Strip",
+  settings: [
+    {
+      id: SHOW,
+      category: ["TeaCache", "Apply TeaCache", "Strip"],
+      name: "Show the strip on Apply TeaCache",
+      tooltip: "One cell per step: computed or skipped, and why.",
+      type: "boolean",
+      defaultValue: true,
+      onChange: () => app.graph && strips.refresh(),
+    },
+    {
+      id: THRESHOLD,
+      category: ["TeaCache", "Apply TeaCache", "Threshold"],
+      name: "Threshold of new Apply TeaCache nodes",
+      tooltip: "At 0.2, a node uses the value recommended for the model.",
+      type: "slider",
+      attrs: { min: 0, max: 1, step: 0.01 },
+      defaultValue: 0.2,
+    },
+  ],
+  async init() {
+    addStyle();
+    strips.texts = await loadTexts();
+    api.addEventListener("execution_start", ({ detail }) => {
+      strips.origin = graphOf(detail.prompt_id);
+    });
+    for (const event of /** @type {const} */ (["ready", "start", "step", "end"])) {
+      api.addEventListener(`teacache.${event}`, ({ detail }) => strips.hear(event, detail));
+    }
+  },
+  nodeCreated(node) {
+    if (node.comfyClass !== NODE) return;
+    const threshold = node.widgets.find(({ name }) => name === "rel_l1_thresh");
+    threshold.value = app.extensionManager.setting.get(THRESHOLD); // a loaded node brings its own
+    strips.fit(node);
+  },
+  afterConfigureGraph() {
+    strips.refresh();
+  },
+});
