@@ -138,7 +138,7 @@ def draw_curve(
     before = (columns.middle(0), float(bottom))
     for index, (record, value) in enumerate(zip(records, values, strict=True)):
         here = (columns.middle(index), y(value))
-        if index:
+        if index and value > 0:
             canvas.line([before, here], COMPUTED, min(1.6, max(0.4, columns.pitch * 0.2)))
         if not record["skipped"]:
             canvas.line([here, (here[0], bottom)], FORCED, 1.0)
