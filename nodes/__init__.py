@@ -5,14 +5,18 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, demo, report
+from . import apply, compare, demo, report
+from .schema import offer_replacements
 
 MODELS = Path(__file__).parent.parent / "models"
 
 
 class TeaCacheExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        await offer_replacements()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*apply.NODES, *report.NODES, *demo.NODES]
+        return [*apply.NODES, *report.NODES, *compare.NODES, *demo.NODES]
 
 
 def comfy_entrypoint() -> TeaCacheExtension:

@@ -12,9 +12,8 @@ from ..teacache.config import CACHE_DEVICES, MAX_THRESHOLD, ConfigError, TeaCach
 from ..teacache.hosts.comfyui import apply_teacache, cached_model, describe_unsupported
 from ..teacache.profiles import find_profile, load_profiles
 from ..teacache.run import Listener
-from .schema import advanced
+from .schema import CATEGORY, advanced, schema
 
-CATEGORY = "TeaCache"
 UNTOUCHED_THRESHOLD = 0.2
 log = logging.getLogger("teacache")
 
@@ -22,7 +21,8 @@ log = logging.getLogger("teacache")
 class ApplyTeaCache(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
+            search_aliases=["teacache", "step cache", "first block cache", "faster sampling"],
             node_id="ApplyTeaCache",
             display_name="Apply TeaCache",
             category=CATEGORY,

@@ -14,6 +14,7 @@ from comfy import model_management
 from comfy_api.latest import io
 
 from ..teacache.demo_model import MAX_TOKENS, PAD, START, DemoText, TextEncoder, Tokenizer
+from .schema import CATEGORY, schema
 
 KEY = "teacache_demo"
 WeightedTokens = dict[str, list[list[tuple[Any, ...]]]]
@@ -89,10 +90,11 @@ def load_clip(path: str) -> comfy.sd.CLIP:
 class LoadDemoTextEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
+            search_aliases=["demo CLIP loader"],
             node_id="LoadDemoTextEncoder",
             display_name="Load Demo Text Encoder",
-            category="TeaCache/demo",
+            category=f"{CATEGORY}/demo",
             description="Loads the text encoder of the TeaCache demo model, for CLIP Text Encode.",
             inputs=[
                 io.Combo.Input(
@@ -101,7 +103,7 @@ class LoadDemoTextEncoder(io.ComfyNode):
                     tooltip="teacache_demo_text.safetensors, which comes with this pack.",
                 )
             ],
-            outputs=[io.Clip.Output()],
+            outputs=[io.Clip.Output(tooltip="For CLIP Text Encode.")],
         )
 
     @classmethod

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
-import torch
 from comfy_api.latest import io
 
 from ..teacache.hosts.comfyui import cached_model
 from ..teacache.pictures import timeline
-from .apply import CATEGORY
+from .schema import CATEGORY, schema, to_image
 
 
 class TeaCacheReport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
+            search_aliases=["skipped steps", "cache statistics", "timeline"],
             node_id="TeaCacheReport",
             display_name="TeaCache Report",
             category=CATEGORY,
@@ -45,8 +44,7 @@ class TeaCacheReport(io.ComfyNode):
                 "uses it"
             )
         data = report.to_json()
-        picture = np.asarray(timeline(data).convert("RGB"), dtype=np.float32) / 255.0
-        return io.NodeOutput(torch.from_numpy(picture)[None], json.dumps(data, indent=2))
+        return io.NodeOutput(to_image(timeline(data)), json.dumps(data, indent=2))
 
 
 NODES: list[type[io.ComfyNode]] = [TeaCacheReport]

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
-from comfy_api.latest import io
+import numpy as np
+import torch
+from comfy_api.latest import ComfyAPI, io
+from PIL import Image
 
+CATEGORY = "TeaCache"
 AnyInput = TypeVar("AnyInput", bound=io.Input)
+
+
+def schema(*, search_aliases: Sequence[str], **fields: Any) -> io.Schema:
+    """A schema with the words that also find the node, where the version has a place for them."""
+    if any(field.name == "search_aliases" for field in dataclasses.fields(io.Schema)):
+        fields["search_aliases"] = list(search_aliases)
+    return io.Schema(**fields)
 
 
 def advanced(widget: AnyInput) -> AnyInput:
@@ -16,3 +29,38 @@ def advanced(widget: AnyInput) -> AnyInput:
     """
     widget.extra_dict["advanced"] = True
     return widget
+
+
+async def offer_replacements() -> None:
+    """Where the version can replace missing nodes: Apply TeaCache for the other pack's TeaCache.
+
+    What that pack calls model_type is recognised here, and its devices have other names.
+    """
+    if not hasattr(io, "NodeReplace"):
+        return
+    kept = ["model", "rel_l1_thresh", "start_percent", "end_percent"]
+    fixed = {"auto_threshold": True, "max_skip": 0, "cache_device": "auto", "profile": "auto"}
+    await ComfyAPI().node_replacement.register(
+        io.NodeReplace(
+            new_node_id="ApplyTeaCache",
+            old_node_id="TeaCache",
+            old_widget_ids=[
+                "model_type",
+                "rel_l1_thresh",
+                "start_percent",
+                "end_percent",
+                "cache_device",
+            ],
+            input_mapping=[
+                *({"new_id": name, "old_id": name} for name in kept),
+                *({"new_id": name, "set_value": value} for name, value in fixed.items()),
+            ],
+            output_mapping=[{"new_idx": 0, "old_idx": 0}],
+        )
+    )
+
+
+def to_image(picture: Image.Image) -> torch.Tensor:
+    """`picture` as a batch of one, as ComfyUI passes images between nodes."""
+    values = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
+    return torch.from_numpy(values)[None]

@@ -13,6 +13,7 @@ import { advance } from "./run.js";
 import { makeStrip } from "./strip.js";
 
 const NODE = "ApplyTeaCache";
+const COMPARE = "TeaCacheCompareImages";
 const WIDGET = "teacache_strip";
 const SHOW = "TeaCache.ShowStrip";
 const THRESHOLD = "TeaCache.DefaultThreshold";
@@ -89,6 +90,26 @@ class Strips {
   }
 }
 
+/** Shows on Compare Images what it measured. */
+function showMetrics(node) {
+  const element = document.createElement("div");
+  element.className = "teacache-strip teacache-metrics";
+  const height = () => element.scrollHeight + 2 * MARGIN;
+  const widget = node.addDOMWidget("teacache_metrics", "teacache", element, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: height,
+    getMaxHeight: height,
+  });
+  widget.serialize = false;
+  const onExecuted = node.onExecuted;
+  node.onExecuted = function (output) {
+    onExecuted?.call(this, output);
+    element.textContent = output.text?.join("") ?? "";
+    grow(node);
+  };
+}
+
 /** Makes room on the node for what the strip shows. */
 function grow(node) {
   if (!node.graph || node.flags?.collapsed) return;
@@ -155,6 +176,7 @@ app.registerExtension({
     }
   },
   nodeCreated(node) {
+    if (node.comfyClass === COMPARE) showMetrics(node);
     if (node.comfyClass !== NODE) return;
     const threshold = node.widgets.find(({ name }) => name === "rel_l1_thresh");
     threshold.value = app.extensionManager.setting.get(THRESHOLD); // a loaded node brings its own
