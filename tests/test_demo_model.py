@@ -211,7 +211,7 @@ def test_diffusers_pipeline_draws(exported):
     assert corners.min() > 0.9, "the paper is white"
     red, green = pictures[:, :, 50:110, 30:100].mean((2, 3))
     assert red[0] > red[1] + 0.15, "a red apple is red"
-    assert green[1] > green[0] + 0.15, "a green apple is green"
+    assert green[1] > green[0] + 0.1, "a green apple is green"
 
 
 # The loader node

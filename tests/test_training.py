@@ -35,7 +35,7 @@ def small_transformer(monkeypatch):
 
 def new_trainer() -> Trainer:
     torch.manual_seed(0)
-    args = argparse.Namespace(device="cpu", compile=False, optimizer="muon", steps=4)
+    args = argparse.Namespace(device="cpu", compile=False, optimizer="muon", steps=4, decay=0.4)
     return Trainer(TOKENIZER, args)
 
 
@@ -62,7 +62,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
 
 def test_a_checkpoint_with_other_captions_is_refused(tmp_path):
     new_trainer().save(tmp_path / "checkpoint.pt")
-    args = argparse.Namespace(device="cpu", compile=False, optimizer="muon", steps=4)
+    args = argparse.Namespace(device="cpu", compile=False, optimizer="muon", steps=4, decay=0.4)
     with pytest.raises(SystemExit, match="other captions"):
         Trainer(Tokenizer(["other"]), args).load(tmp_path / "checkpoint.pt")
 

@@ -114,7 +114,7 @@ def new_optimizers(model: nn.Module, name: str) -> list[torch.optim.Optimizer]:
 MUON_LR = 4e-3
 
 
-def rate(step: int, steps: int, warmup: int = 40, decay: float = 0.4) -> float:
+def rate(step: int, steps: int, decay: float = 0.4, warmup: int = 40) -> float:
     """Share of the peak learning rate at `step`."""
     left = (steps - step) / (decay * steps)
     return min(1.0, (step + 1) / warmup, max(left, 0.0))
@@ -174,7 +174,7 @@ class Trainer:
         loss = (velocity.float() - (noise - latents)).square().mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        share = rate(self.step, self.args.steps)
+        share = rate(self.step, self.args.steps, self.args.decay)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
@@ -190,6 +190,7 @@ class Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--decay", type=float, default=0.4, help="share of --steps at the end")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     parser.add_argument("--compile", action="store_true", help="about a third faster on a CPU")
