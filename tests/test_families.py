@@ -56,9 +56,11 @@ def test_a_skip_calls_no_block_and_the_report_agrees_with_the_spy(name: str, mod
     with spying(model) as spy:
         sample(clone, name, steps=6)
     report = report_of(handle)
-    assert [record.skipped for record in report.records] == [False, True, True, True, True, False]
+    start = handle.profile.start_percent * 6
+    eligible = [0 < step < 5 and step >= start for step in range(6)]
+    assert [record.skipped for record in report.records] == eligible
     calls_per_evaluation = len(spy.per_call) // 6
-    assert spy.skipped_calls == 4 * calls_per_evaluation
+    assert spy.skipped_calls == sum(eligible) * calls_per_evaluation
     blocks = len(stack_blocks(model))
     assert set(spy.per_call) == {0, blocks}
 
@@ -72,6 +74,8 @@ def test_a_skip_equals_arithmetic_by_hand(name: str, model: Any) -> None:
 def test_batched_and_split_branches_agree_and_stay_apart(
     name: str, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not tiny_models.TINY[name].splits:
+        pytest.skip("this model runs its branches together only")
     clone, handle = cached(model, SKIP_ALL)
     batched = sample(clone, name)
     decisions = [record.skipped for record in report_of(handle).records]
@@ -80,9 +84,10 @@ def test_batched_and_split_branches_agree_and_stay_apart(
         split = sample(clone, name)
     assert len(spy.per_call) == 12, "the branches were not split"
     assert [record.skipped for record in report_of(handle).records] == decisions
-    torch.testing.assert_close(split, batched, rtol=1e-4, atol=1e-4)
+    scale = batched.abs().max()
+    assert (split - batched).abs().max() <= 1e-5 * scale
     alone = sample(clone, name, cfg=1.0)
-    assert (alone - batched).abs().max() > 1e-3, "guidance has no effect: the branches mix"
+    assert (alone - batched).abs().max() > 5e-5 * scale, "guidance has no effect: the branches mix"
 
 
 @every_family

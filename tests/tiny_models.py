@@ -28,7 +28,9 @@ class TinyModel:
     extra: further conditioning entries. prepare: changes the transformer after its weights are
     set. family: id in the table, if not the model's own name.
     patches_replace: whether the forward offers `patches_replace["dit"]`. control: a
-    ControlNet-style residual for a latent batch, None where the family takes none.
+    ControlNet-style residual for a latent batch, None where the family takes none. weights:
+    what the checkpoint must hold for the class to be built. trim: makes the transformer smaller
+    before its weights are set. splits: whether ComfyUI can run its branches one by one.
     """
 
     config: str
@@ -41,6 +43,9 @@ class TinyModel:
     family: str | None = None
     patches_replace: bool = True
     control: Callable[[torch.Tensor], dict[str, list[torch.Tensor | None]]] | None = None
+    weights: Callable[[], dict[str, torch.Tensor]] = field(default=dict)
+    trim: Callable[[Any], None] | None = None
+    splits: bool = True
 
     def family_id(self, name: str) -> str:
         return self.family or name
@@ -144,9 +149,13 @@ TINY: dict[str, TinyModel] = {
     ),
 }
 
-from tiny_video import VIDEO  # noqa: E402  (it needs what is defined above)
+BASIC = dict(TINY)
+"""The families that others are variants of."""
 
-TINY |= VIDEO
+from tiny_image import IMAGE  # noqa: E402  (they need what is defined above)
+from tiny_video import VIDEO  # noqa: E402
+
+TINY |= IMAGE | VIDEO
 
 
 def build(name: str, seed: int = 0) -> Any:
@@ -160,8 +169,10 @@ def build(name: str, seed: int = 0) -> Any:
     config.set_inference_dtype(torch.float32, None)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = config.get_model({}, "")
+        model = config.get_model(tiny.weights(), "")
         transformer = model.diffusion_model
+        if tiny.trim is not None:
+            tiny.trim(transformer)
         for parameter in transformer.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.6 / parameter[0].numel() ** 0.5)
