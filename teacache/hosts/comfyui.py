@@ -284,7 +284,13 @@ def recommended(model: ModelPatcher) -> tuple[Family, Profile] | None:
     family = find_family(transformer)
     if family is None:
         return None
-    return family, get_profile(family.profile(transformer), family.id, load_profiles())
+    try:
+        with reading():
+            name = family.profile(transformer)
+    except AdapterFailed as failure:
+        log.warning("TeaCache: %s: runs without the cache: %s", family.name, failure)
+        return None
+    return family, get_profile(name, family.id, load_profiles())
 
 
 def describe_unsupported(model: ModelPatcher) -> str:
