@@ -99,11 +99,14 @@ class BlockList:
 
     path: dotted name of the list in the transformer. takes: the streams a block is given.
     returns: the roles it returns, in order; a single one is returned bare, several as a tuple.
+    checked: whether that a block returns its image stream, bare and in the same shape, is only
+    supposed: each block's output is looked at before anything is skipped.
     """
 
     path: str
     takes: tuple[Stream, ...]
     returns: tuple[Role, ...]
+    checked: bool = False
 
     def image_stream(self) -> Stream:
         return next(stream for stream in self.takes if stream.role is not Role.TEXT)
@@ -213,15 +216,27 @@ class _StackStandIn(_StandIn):
         except AdapterFailed as failure:
             call.give_up(failure)
         out = self.block(*args, **kwargs)
-        if self.last and call.image_tokens:
+        if call.image_tokens:
             try:
-                call.leave(self._image_of(out, call.image_tokens))
+                if self.spec.checked:
+                    self._check(arguments, out)
+                if self.last:
+                    call.leave(self._image_of(out, call.image_tokens))
             except AdapterFailed as failure:
                 call.give_up(failure)
         return out
 
     @reading()
+    def _check(self, arguments: BlockArguments, out: Any) -> None:
+        given = arguments.stream(self.spec.image_stream())
+        if not isinstance(out, torch.Tensor) or out.shape != given.shape:
+            kind = type(self.block).__name__
+            raise TypeError(f"{kind} does not return one tensor in the shape of its input")
+
+    @reading()
     def _entry(self, arguments: BlockArguments) -> torch.Tensor:
+        if self.stack.call.image_tokens:
+            raise RuntimeError("its blocks run more than once within one call")
         stream = self.spec.image_stream()
         packed: torch.Tensor = stream.pack(arguments.stream(stream))
         return packed

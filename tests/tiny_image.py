@@ -39,6 +39,12 @@ def _as_from_a_checkpoint(transformer: Any) -> None:
             parameter.data.fill_(1.0)
 
 
+def as_unknown(transformer: Any) -> None:
+    """Takes the transformer's class out of the table."""
+    kind = type(transformer)
+    transformer.__class__ = type(f"Unknown{kind.__name__}", (kind,), {})
+
+
 def _seconds_embedders() -> dict[str, torch.Tensor]:
     """What a Stable Audio checkpoint holds beside the transformer."""
     from comfy.ldm.audio.embedders import NumberConditioner
@@ -330,5 +336,15 @@ IMAGE: dict[str, TinyModel] = {
         text=TEXT,
         patches_replace=False,
         splits=False,
+    ),
+}
+
+IMAGE |= {
+    "generic": replace(IMAGE["pixart_sigma"], prepare=as_unknown, family="generic"),
+    "generic_joined": replace(
+        BASIC["flux1"],
+        kwargs={**FLUX, "depth_single_blocks": 4},
+        prepare=as_unknown,
+        family="generic",
     ),
 }

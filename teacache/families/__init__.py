@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import nn
 
+from ..blocks import AdapterFailed, reading
 from .audio import AUDIO_FAMILIES, AUDIO_UNTOUCHED
 from .base import Family, Sampling, Untouched, class_name, unwrap_compiled
+from .generic import generic_family
 from .image import IMAGE_FAMILIES
 from .image_recent import RECENT_IMAGE_FAMILIES, RECENT_IMAGE_UNTOUCHED
 from .three_d import THREE_D_FAMILIES, THREE_D_UNTOUCHED
 from .video import VIDEO_FAMILIES, VIDEO_UNTOUCHED
+
+log = logging.getLogger("teacache")
 
 FAMILIES: tuple[Family, ...] = (
     IMAGE_FAMILIES + RECENT_IMAGE_FAMILIES + AUDIO_FAMILIES + THREE_D_FAMILIES + VIDEO_FAMILIES
@@ -32,12 +38,23 @@ __all__ = [
 
 
 def find_family(transformer: nn.Module) -> Family | None:
-    """The family that `transformer` belongs to, or None if the table has none."""
+    """The family that `transformer` belongs to; None for one that is left as it is.
+
+    One that the table does not know gets a generic entry where its blocks allow it.
+    """
     name, inner = class_name(transformer), unwrap_compiled(transformer)
     for family in FAMILIES:
-        if name in family.classes and family.accepts(inner):
+        if name not in family.classes:
+            continue
+        try:
+            with reading():
+                accepted = family.accepts(inner)
+        except AdapterFailed as failure:
+            log.warning("TeaCache: %s: runs without the cache: %s", family.name, failure)
+            return None
+        if accepted:
             return family
-    return None
+    return None if find_untouched(transformer) else generic_family(inner)
 
 
 def find_untouched(transformer: nn.Module) -> Untouched | None:
