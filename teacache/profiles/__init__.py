@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from ..config import ConfigError
+from ..config import INDICATORS, MAX_THRESHOLD, ConfigError, TeaCacheConfig
 
 PROFILE_VERSION = 1
 UNSURE = 1000.0
@@ -66,32 +66,106 @@ class Profile:
         return min(abs(value), UNSURE)
 
 
-def _parse(data: dict[str, Any], where: str) -> Profile:
+class _Fields:
+    """The fields of one file; what is unusable is refused, saying in one line what is allowed."""
+
+    def __init__(self, data: dict[str, Any], where: str) -> None:
+        self._data = data
+        self._where = where
+
+    def refuse(self, told: str) -> ConfigError:
+        return ConfigError(f"{self._where}: {told}")
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._data:
+            raise self.refuse(f"{name} is missing")
+        return self._data[name]
+
+    def get(self, name: str, default: Any) -> Any:
+        return self._data.get(name, default)
+
+    def text(self, name: str) -> str:
+        value = self[name]
+        if not isinstance(value, str) or not value:
+            raise self.refuse(f"{name} must be a text, not {value!r}")
+        return value
+
+    def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
+        value = self[name] if default is None else self.get(name, default)
+        if not _finite(value) or not low <= value <= high:
+            raise self.refuse(f"{name} must be a number from {low:g} to {high:g}, not {value!r}")
+        return float(value)
+
+    def coefficients(self) -> tuple[float, ...]:
+        values = self["coefficients"]
+        if (
+            not isinstance(values, list)
+            or len(values) not in (0, 5)
+            or not all(map(_finite, values))
+        ):
+            raise self.refuse("coefficients must be none or 5 finite numbers, a4 to a0")
+        return tuple(map(float, values))
+
+    def thresholds(self) -> tuple[Threshold, ...]:
+        values = self["thresholds"]
+        if not isinstance(values, list) or not all(
+            isinstance(value, dict) and _finite(value.get("value")) for value in values
+        ):
+            raise self.refuse('thresholds must be a list of {"value": number, "effect": text}')
+        return tuple(Threshold(float(t["value"]), t.get("effect")) for t in values)
+
+    def x_range(self) -> tuple[float, float] | None:
+        values = self.get("x_range", None)
+        if values is None:
+            return None
+        if (
+            not isinstance(values, list)
+            or len(values) != 2
+            or not all(map(_finite, values))
+            or not values[0] < values[1]
+        ):
+            raise self.refuse(f"x_range must be two rising numbers, not {values!r}")
+        return float(values[0]), float(values[1])
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def parse_profile(text: str, where: str) -> Profile:
+    """The profile that `text` holds; ConfigError, in one line that begins with `where`, if none."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: a profile must be a JSON object")
+    fields = _Fields(data, where)
     if data.get("version") != PROFILE_VERSION:
-        raise ConfigError(
-            f"{where}: version must be {PROFILE_VERSION}, not {data.get('version')!r}"
-        )
-    coefficients = data["coefficients"]
-    if len(coefficients) not in (0, 5) or not all(
-        isinstance(c, (int, float)) and math.isfinite(c) for c in coefficients
-    ):
-        raise ConfigError(f"{where}: coefficients must be none or 5 finite numbers, a4 to a0")
-    x_range = data.get("x_range")
+        raise fields.refuse(f"version must be {PROFILE_VERSION}, not {data.get('version')!r}")
+    indicator = fields.text("indicator")
+    if indicator not in INDICATORS[1:]:
+        raise fields.refuse(f"indicator must be one of {', '.join(INDICATORS[1:])}")
+    start = fields.number("start_percent", 0.0, 1.0, 0.0)
+    end = fields.number("end_percent", 0.0, 1.0, 1.0)
+    if start >= end:
+        raise fields.refuse(f"start_percent must be below end_percent, not {start:g} and {end:g}")
+    r2 = fields.get("r2", None)
     return Profile(
-        name=data["name"],
-        family=data["family"],
-        indicator=data["indicator"],
-        coefficients=tuple(float(c) for c in coefficients),
-        thresholds=tuple(Threshold(t["value"], t.get("effect")) for t in data["thresholds"]),
-        default_threshold=float(data["default_threshold"]),
-        calibrated=bool(data["calibrated"]),
-        source=data["source"],
-        calibrated_on=data.get("calibrated_on", ""),
-        r2=data.get("r2"),
-        x_range=(float(x_range[0]), float(x_range[1])) if x_range else None,
-        start_percent=float(data.get("start_percent", 0.0)),
-        end_percent=float(data.get("end_percent", 1.0)),
-        warmup_steps=int(data.get("warmup_steps", 0)),
+        name=fields.text("name"),
+        family=fields.text("family"),
+        indicator=indicator,
+        coefficients=fields.coefficients(),
+        thresholds=fields.thresholds(),
+        default_threshold=fields.number("default_threshold", 0.0, MAX_THRESHOLD),
+        calibrated=fields["calibrated"] is True,
+        source=fields.text("source"),
+        calibrated_on=str(fields.get("calibrated_on", "")),
+        r2=None if r2 is None else fields.number("r2", -math.inf, 1.0),
+        x_range=fields.x_range(),
+        start_percent=start,
+        end_percent=end,
+        warmup_steps=int(fields.number("warmup_steps", 0, 1000, 0)),
     )
 
 
@@ -100,7 +174,7 @@ def load_profiles() -> dict[str, Profile]:
     found: dict[str, Profile] = {}
     for entry in sorted(resources.files(__name__).iterdir(), key=lambda item: item.name):
         if entry.name.endswith(".json"):
-            profile = _parse(json.loads(entry.read_text(encoding="utf-8")), entry.name)
+            profile = parse_profile(entry.read_text(encoding="utf-8"), entry.name)
             found[profile.name] = profile
     return found
 
@@ -123,3 +197,16 @@ def get_profile(name: str, family: str, profiles: dict[str, Profile]) -> Profile
             f"but this model is {family!r}; choose auto"
         )
     return profile
+
+
+def threshold_of(config: TeaCacheConfig, profile: Profile) -> float:
+    """The threshold of `config`, or the profile's default where it leaves that open."""
+    chosen = config.rel_l1_thresh
+    return profile.default_threshold if chosen is None else chosen
+
+
+def with_range(config: TeaCacheConfig, profile: Profile) -> TeaCacheConfig:
+    """`config` with the profile's range of steps, where the user has set none."""
+    if config.start_percent == 0.0 and config.end_percent == 1.0:
+        return replace(config, start_percent=profile.start_percent, end_percent=profile.end_percent)
+    return config
