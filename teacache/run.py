@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,10 +22,11 @@ from torch import nn
 
 from .blocks import AdapterFailed, BlockArguments, reading
 from .config import TeaCacheConfig
+from .decision import MIXED, BranchState, Decision, Track
 from .families import Family
 from .indicators import TIMESTEP_INDICATORS, TimestepSchedule, relative_change
 from .policy import AccumulatedDistance, locate_step
-from .predictors import Predictor, make_predictor
+from .predictors import make_predictor
 from .profiles import Profile
 from .report import Reason, RunReport, StepRecord
 from .timing import Clock, Mark
@@ -37,97 +37,20 @@ Listener = Callable[[str, dict[str, Any]], None]
 """Told of a run's events: ("start" | "step" | "end", plain data)."""
 
 
-class ReconsiderStep(Exception):
-    """A branch demands computing after another of the same decision was already skipped.
-
-    Raised out of the model's call; the host evaluates the whole decision again, computed.
-    """
-
-
-@dataclass
-class BranchState:
-    """What is remembered of one branch: layout of its inputs, last indicator, residuals."""
-
-    layout: Hashable
-    predictor: Predictor
-    indicator: torch.Tensor | None = None
-
-
-@dataclass
-class Track:
-    """One window of one pass: its branches and its accumulated distance."""
-
-    branches: dict[Hashable, BranchState] = field(default_factory=dict)
-    accumulated: float = 0.0
-    skipped_in_a_row: int = 0
-    sigma: float | None = None
-
-
-class Decision:
-    """One decision for all branches of a track: the largest distance decides."""
-
-    def __init__(self, track: Track, policy: AccumulatedDistance, step: int) -> None:
-        self.track = track
-        self.distance: float | None = None
-        self.accumulated = track.accumulated
-        self.reason = policy.must_compute(step)
-        self._policy = policy
-        self._skipped_a_call = False
-
-    @property
-    def skipping(self) -> bool:
-        return self.reason is Reason.UNDER_THRESHOLD
-
-    @property
-    def measures(self) -> bool:
-        """Whether distances are still needed."""
-        return self.reason is None or self.skipping
-
-    def demand(self, reason: Reason) -> None:
-        """Compute, because of `reason`; raises ReconsiderStep if a call was skipped already."""
-        if self.measures:
-            self.reason = reason
-        if self._skipped_a_call:
-            raise ReconsiderStep
-
-    def consider(self, distance: float) -> None:
-        """Take the largest `distance` of some branches into the decision."""
-        if not self.measures:
-            return
-        self.distance = max(distance, self.distance or 0.0)
-        self.accumulated = self.track.accumulated + self.distance
-        reason = self._policy.judge(self.accumulated, self.track.skipped_in_a_row)
-        if reason is Reason.UNDER_THRESHOLD:
-            self.reason = reason
-        else:
-            self.demand(reason)
-
-    def skipped_a_call(self) -> None:
-        self._skipped_a_call = True
-
-    def restart(self) -> None:
-        """Forget the calls made so far; the reason to compute stays."""
-        self._skipped_a_call = False
-
-    def settle(self, sigma: float) -> None:
-        """The evaluation is over: bring the track up to date."""
-        if self.skipping:
-            self.track.accumulated = self.accumulated
-            self.track.skipped_in_a_row += 1
-        else:
-            self.track.accumulated = 0.0
-            self.track.skipped_in_a_row = 0
-        self.track.sigma = sigma
-
-
 class ModelCall:
     """One call of the transformer: `rows` consecutive rows of the batch for each branch.
 
+    peeking: only the indicator is wanted; blocks pass their inputs through, nothing is remembered.
     Serves the block stack (`blocks.StackCall`).
     """
 
     def __init__(
-        self, run: Run, decision: Decision, branches: Sequence[Hashable], layout: Hashable
+        self,
+        run: Run,
+        decision: Decision,
+        branches: Sequence[Hashable],
+        layout: Hashable,
+        peeking: bool = False,
     ) -> None:
         self.image_tokens = 0
         self.skipping = False
@@ -135,6 +58,7 @@ class ModelCall:
         self._decision = decision
         self._keys = branches
         self._layout = layout
+        self._peeking = peeking
         self._entry: torch.Tensor | None = None
         self._prediction: torch.Tensor | None = None
 
@@ -149,6 +73,9 @@ class ModelCall:
     def enter(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
         self.image_tokens = image.shape[1]
         self._measure(block, arguments, image)
+        if self._peeking:
+            self.skipping, self._prediction = True, image
+            return
         decision = self._decision
         self.skipping = decision.skipping
         if self.skipping:
@@ -175,6 +102,8 @@ class ModelCall:
             ]
             values = torch.cat(changes).tolist()
             self._decision.consider(max(self._run.profile.distance(value) for value in values))
+        if self._peeking:
+            return
         for state, part in zip(states, parts, strict=True):
             self._run.after_evaluation(state, part)
 
@@ -273,36 +202,44 @@ class Run:
 
     # --- one evaluation ---------------------------------------------------------------------
 
-    def begin_evaluation(self, sigma: float, device: torch.device) -> None:
-        """The sampler calls the denoiser at noise level `sigma`."""
+    def begin_evaluation(self, sigma: float, device: torch.device, step: int | None = None) -> None:
+        """The sampler calls the denoiser at noise level `sigma`, in `step` where it is known."""
         if self._clock is None:
             self._clock = Clock(device)
             self._tell("start", {"report": self.report.to_json()})
         self.sigma = sigma
-        self._step = locate_step(sigma, self._sigmas, self._step)
+        self._step = locate_step(sigma, self._sigmas, self._step) if step is None else step
         self._decisions = []
         self._evaluation_start = self._clock.mark()
 
-    def decide(self, track: Hashable) -> Decision:
+    def decide(self, track: Hashable, reconsiders: bool = True) -> Decision:
         """A fresh decision for the branches of `track` (a window of a pass).
 
-        The same track asked for again in one evaluation is another pass, with its own memory.
+        reconsiders: whether the host can evaluate a decision again (`ReconsiderStep`). The same
+        track asked for again in one evaluation is another pass, with its own memory.
         """
         occurrence = sum(known == track for known, _ in self._decisions)
         state = self._tracks.setdefault((track, occurrence), Track())
-        decision = Decision(state, self._policy, self._step)
+        decision = Decision(state, self._policy, self._step, reconsiders)
         self._decisions.append((track, decision))
         return decision
 
-    def end_evaluation(self) -> None:
-        """The denoiser has answered: settle its decisions and record them."""
+    def mark(self) -> Mark:
+        """This moment, as an end for `end_evaluation`."""
+        assert self._clock is not None
+        return self._clock.mark()
+
+    def end_evaluation(self, end: Mark | None = None) -> None:
+        """The denoiser has answered, now or at `end`: settle its decisions and record them."""
         assert self._clock is not None and self._evaluation_start is not None
         for state, indicator in self._updates:
             state.indicator = indicator
         self._updates = []
         for _, decision in self._decisions:
             decision.settle(self.sigma)
-        span = (self._evaluation_start, self._clock.mark())
+            if decision.mixed:
+                self.report.warn(MIXED)
+        span = (self._evaluation_start, end or self._clock.mark())
         self._marks.append(span)
         self.report.bytes_held = max(self.report.bytes_held, self._bytes_held())
         record = self._record(self._clock.seconds_now(*span))
@@ -339,11 +276,14 @@ class Run:
         assert self.family.modulated_input is not None
         return self.family.modulated_input(block, arguments)
 
-    def plan(self, embed: Callable[[list[float]], torch.Tensor]) -> None:
-        """Compute the timestep indicator of the whole schedule, where it is what decides."""
+    def plan(self, embed: Callable[[list[float]], torch.Tensor], ahead: bool = True) -> None:
+        """Compute the timestep indicator of the whole schedule, where it is what decides.
+
+        ahead: whether all levels can be embedded at once, or each only when it is reached.
+        """
         if self.indicator in TIMESTEP_INDICATORS and self._schedule is None:
             with reading():
-                self._schedule = TimestepSchedule(embed, self._sigmas[:-1])
+                self._schedule = TimestepSchedule(embed, self._sigmas[:-1] if ahead else ())
 
     def give_up(self, failure: AdapterFailed) -> None:
         """The rest of the run is computed without the cache."""

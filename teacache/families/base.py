@@ -34,6 +34,7 @@ class Family:
         `timestep` and `timestep_projection` are read; None where the family has none.
     profile: the default profile's name, given the transformer. run_profile: the same where the
         run decides as well; `profile` is then the one named before the run.
+    sees_text: whether the modulated input differs between branches of guidance.
     accepts: tells apart families that share a class. tested: "run" on tiny instances of the
         class, or "read" in the source of a newer ComfyUI than the oldest supported one.
     """
@@ -49,6 +50,7 @@ class Family:
     run_profile: Callable[[Any, Sampling], str] | None = None
     sides: tuple[SideList, ...] = ()
     accepts: Callable[[Any], bool] = lambda transformer: True
+    sees_text: bool = True
     tested: str = "run"
 
 

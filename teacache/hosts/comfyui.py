@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -21,6 +20,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..blocks import AdapterFailed, BlockStack, reading
 from ..config import TeaCacheConfig
+from ..decision import ReconsiderStep
 from ..families import (
     Family,
     Sampling,
@@ -29,9 +29,9 @@ from ..families import (
     find_untouched,
     unwrap_compiled,
 )
-from ..profiles import Profile, get_profile, load_profiles
+from ..profiles import Profile, get_profile, load_profiles, threshold_of, with_range
 from ..report import RunReport
-from ..run import Listener, ModelCall, ReconsiderStep, Run
+from ..run import Listener, ModelCall, Run
 
 KEY = "teacache"
 KEPT_REPORTS = 8
@@ -50,7 +50,7 @@ class CachedModel:
         self.config = config
         self.family = family
         self.profile = profile
-        self.threshold = _threshold(config, profile)
+        self.threshold = threshold_of(config, profile)
         self._by_run = config.profile == "auto" and family.run_profile is not None
         self._reports: deque[tuple[bytes, RunReport]] = deque(maxlen=KEPT_REPORTS)
         self._listener = listener
@@ -68,9 +68,9 @@ class CachedModel:
         """`OUTER_SAMPLE`: one sampling run."""
         levels: list[float] = sigmas.tolist()
         profile = self._profile_for(executor.class_obj.model_patcher, latent_image, levels)
-        threshold = _threshold(self.config, profile)
+        threshold = threshold_of(self.config, profile)
         run = Run(
-            _with_range(self.config, profile),
+            with_range(self.config, profile),
             self.family,
             profile,
             threshold,
@@ -322,18 +322,6 @@ def apply_teacache(
     cached = CachedModel(config, family, profile, listener)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, cached)
     return clone, cached
-
-
-def _threshold(config: TeaCacheConfig, profile: Profile) -> float:
-    chosen = config.rel_l1_thresh
-    return profile.default_threshold if chosen is None else chosen
-
-
-def _with_range(config: TeaCacheConfig, profile: Profile) -> TeaCacheConfig:
-    """`config` with the profile's range of steps, where the user has set none."""
-    if config.start_percent == 0.0 and config.end_percent == 1.0:
-        return replace(config, start_percent=profile.start_percent, end_percent=profile.end_percent)
-    return config
 
 
 def cached_model(model: ModelPatcher) -> CachedModel | None:
