@@ -90,6 +90,23 @@ def test_batched_and_split_branches_agree_and_stay_apart(
     assert (alone - batched).abs().max() > 5e-5 * scale, "guidance has no effect: the branches mix"
 
 
+@pytest.mark.parametrize("name", list(tiny_models.BASIC))
+def test_three_conds_agree_batched_and_split(
+    name: str, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    positive = tiny_models.cond(name, 1) + tiny_models.cond(name, 3)
+    clone, handle = cached(model, SKIP_ALL)
+    batched = sample(clone, name, positive=positive)
+    with spying(model) as spy:
+        monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: 1e30)
+        split = sample(clone, name, positive=positive)
+    assert len(spy.per_call) == 18, "the branches were not split"
+    assert spy.skipped_calls == 12 and report_of(handle).skipped == 4
+    scale = batched.abs().max()
+    assert (split - batched).abs().max() <= 1e-5 * scale
+    assert (sample(clone, name) - batched).abs().max() > 5e-5 * scale, "the third has no effect"
+
+
 @every_family
 def test_the_second_run_equals_the_first(name: str, model: Any) -> None:
     clone, _ = cached(model, SKIP_ALL)
@@ -115,6 +132,24 @@ def test_patches_of_other_nodes_are_kept(name: str, model: Any) -> None:
         sample(clone, name)
     assert report_of(handle).skipped == 4
     assert spy.skipped_calls == 4 * len(spy.per_call) // 6
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "qwen_image_edit"])
+def test_what_a_model_patch_adds_between_blocks_is_not_counted_twice(name: str, model: Any) -> None:
+    """Qwen-Image's ControlNet-like model patches add to the image after each block, in place."""
+
+    def add(args: dict[str, Any]) -> dict[str, Any]:
+        part = args["img"][:, :8]
+        part += 0.1 * (1 + args["block_index"]) * torch.tanh(part)
+        return args
+
+    patched = model.clone()
+    patched.set_model_patch(add, "double_block")
+    native = sample(patched, name)
+    assert not torch.equal(native, sample(model, name)), "the patch has no effect"
+    clone, _ = cached(patched, NEVER)
+    assert torch.equal(sample(clone, name), native)
+    assert_skips_equal_arithmetic_by_hand(name, patched)
 
 
 @pytest.mark.parametrize(
