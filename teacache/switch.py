@@ -1,0 +1,67 @@
+"""The one switch: which cache the user asked for, by argument or by environment variable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .config import ConfigError, TeaCacheConfig
+from .errors import UserError, nearest
+
+BACKEND_VARIABLE = "DIFFUSION_CACHE_BACKEND"
+CONFIG_VARIABLE = "DIFFUSION_CACHE_CONFIG"
+TEACACHE, NONE = "tea_cache", "none"
+BACKENDS = (TEACACHE, NONE)
+
+
+def chosen_config(
+    environment: Mapping[str, str],
+    backend: str | None = None,
+    config: str | None = None,
+    threshold: float | None = None,
+) -> TeaCacheConfig | None:
+    """The settings of the cache that is on, or None for no cache; an argument wins.
+
+    backend, config (JSON), threshold: the arguments, None where not given; else the environment's
+    DIFFUSION_CACHE_BACKEND and DIFFUSION_CACHE_CONFIG. A threshold that stands nowhere is None
+    in the settings: the model family's recommended one. Raises `UserError` naming the source.
+    """
+    source = "--cache-backend" if backend is not None else BACKEND_VARIABLE
+    name = backend if backend is not None else environment.get(BACKEND_VARIABLE, "") or NONE
+    if name not in BACKENDS:
+        hint = nearest(name, BACKENDS) or ";"
+        raise UserError(f"{source}: unknown backend {name!r}{hint} known: {', '.join(BACKENDS)}")
+    if name == NONE:
+        for option, value in (
+            ("--cache-config", config),
+            ("--tea-cache-rel-l1-thresh", threshold),
+        ):
+            if value is not None:
+                raise UserError(f"{option}: no cache is on; add --cache-backend {TEACACHE}")
+        return None
+    values: dict[str, Any] = {"rel_l1_thresh": None}
+    where = "--cache-config" if config is not None else CONFIG_VARIABLE
+    text = config if config is not None else environment.get(CONFIG_VARIABLE, "")
+    if text.strip() or config is not None:
+        values |= parse_config(text, where)
+    if threshold is not None:
+        values["rel_l1_thresh"] = threshold
+        where = "--tea-cache-rel-l1-thresh"
+    try:
+        return TeaCacheConfig.from_mapping(values)
+    except ConfigError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def parse_config(text: str, source: str) -> dict[str, Any]:
+    """The JSON object in `text`."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f'{source}: not JSON ({error}); write it like {{"rel_l1_thresh": 0.2}}'
+        ) from None
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: must be a JSON object, not {type(values).__name__}")
+    return values
