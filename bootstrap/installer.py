@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from bootstrap.console import SetupError, progress
-from bootstrap.processes import stop
+from bootstrap.processes import stop_group
 from bootstrap.venv import Venv
 
 REMEDIES = (
@@ -67,7 +67,7 @@ class Log:
                 progress.live(f"{self.title}: {doing}; {installed} installed")
             return process.returncode == 0
         finally:
-            stop(process)
+            stop_group(process)
 
     def must_run(self, *command: str | Path) -> None:
         if not self.run(*command):

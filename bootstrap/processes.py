@@ -1,6 +1,7 @@
 """Running other programs, and ending them with this one."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,14 @@ def stop(process: Process, grace: float = 15) -> None:
         ask(process)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace)
+
+
+def stop_group(process: Process) -> None:
+    """Stops a process that leads a group of its own, and what it has started."""
+    stop(process)
+    if sys.platform != "win32":
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def interrupt(process: Process) -> None:

@@ -21,6 +21,7 @@ from bootstrap.editor import editor_directory, free_port
 from bootstrap.installer import Log, condense
 from bootstrap.packages import host_requirements, torchvision_candidates, venv_stages
 from bootstrap.prepare import Setup
+from bootstrap.processes import stop_group
 from bootstrap.stages import Stage, set_up, setup_lock, stage_done, try_lock
 from bootstrap.venv import Venv
 
@@ -351,6 +352,22 @@ def test_a_failing_installer_is_reported_with_a_remedy(tmp_path):
 )
 def test_pips_output_is_condensed(line, shown):
     assert condense(line) == shown
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX")
+def test_what_an_installer_has_started_ends_with_it():
+    inner = "import time; time.sleep(5); print('outlived')"
+    code = f"""
+        import subprocess, sys
+        inner = subprocess.Popen([sys.executable, "-c", {inner!r}])
+        print("started", flush=True)
+        inner.wait()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout.readline() == b"started\n"
+        stop_group(process)
+        assert process.stdout.read() == b""
 
 
 # One set-up at a time
