@@ -54,6 +54,8 @@ def weights(config: str, kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
     import comfy.supported_models
 
     config_class = getattr(comfy.supported_models, config)
+    newer = hasattr(comfy.supported_models, "Kandinsky5") and config == "HunyuanVideo"
+    kwargs = kwargs | (dict(meanflow_sum=False) if newer else {})
     built = config_class({**config_class.unet_config, **kwargs})
     built.set_inference_dtype(torch.float32, None)
     found: dict[str, torch.Tensor] = built.get_model({}, "").diffusion_model.state_dict()

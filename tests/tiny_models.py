@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 
 WIDTH = 256
@@ -31,6 +32,7 @@ class TinyModel:
     ControlNet-style residual for a latent batch, None where the family takes none. weights:
     what the checkpoint must hold for the class to be built. trim: makes the transformer smaller
     before its weights are set. splits: whether ComfyUI can run its branches one by one.
+    newer: further arguments that the class wants in ComfyUI 0.30 and later.
     """
 
     config: str
@@ -46,6 +48,7 @@ class TinyModel:
     weights: Callable[[], dict[str, torch.Tensor]] = field(default=dict)
     trim: Callable[[Any], None] | None = None
     splits: bool = True
+    newer: dict[str, Any] = field(default_factory=dict)
 
     def family_id(self, name: str) -> str:
         return self.family or name
@@ -130,6 +133,7 @@ TINY: dict[str, TinyModel] = {
             **control_residual("input", 16, WIDTH, 2)(x),
             **control_residual("output", 16, WIDTH, 3)(x),
         },
+        newer=dict(txt_ids_dims=[]),
     ),
     "qwen_image": TinyModel(
         "QwenImage",
@@ -164,8 +168,11 @@ def build(name: str, seed: int = 0) -> Any:
     import comfy.supported_models
 
     tiny = TINY[name]
+    if not hasattr(comfy.supported_models, tiny.config):
+        pytest.skip(f"this ComfyUI has no {tiny.config}")
     config_class = getattr(comfy.supported_models, tiny.config)
-    config = config_class({**config_class.unet_config, **tiny.kwargs})
+    newer = tiny.newer if hasattr(comfy.supported_models, "Kandinsky5") else {}
+    config = config_class({**config_class.unet_config, **tiny.kwargs, **newer})
     config.set_inference_dtype(torch.float32, None)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -35,6 +35,14 @@ def clip_vision() -> dict[str, Any]:
     return {"clip_vision_output": SimpleNamespace(penultimate_hidden_states=hidden)}
 
 
+def without_adapter(transformer: Any) -> None:
+    transformer.llm_adapter = nn.Identity()
+
+
+def calm_cogvideox(transformer: Any) -> None:
+    transformer.time_embedding_linear_2.bias.data += 10.0
+
+
 class MeanColour(nn.Module):
     """In place of Wan Animate's motion encoder, which has one size and is slow."""
 
@@ -98,6 +106,7 @@ HUNYUAN = dict(
     use_cond_type_embedding=False,
     vision_in_dim=None,
 )
+SUM = dict(meanflow_sum=False)
 LATER_HUNYUAN = HUNYUAN | dict(vec_in_dim=None, guidance_embed=False, byt5=True)
 
 
@@ -166,7 +175,13 @@ VIDEO: dict[str, TinyModel] = {
     "wan22_i2v": wan("WAN21_T2V", dict(in_dim=36)),
     "wan22_5b": wan("WAN22_T2V", dict(in_dim=48, out_dim=48), latent=(48, FRAMES, 8, 8)),
     "hunyuan_video": TinyModel(
-        "HunyuanVideo", HUNYUAN, latent=LATENT, text=64, pooled=768, control=hunyuan_control
+        "HunyuanVideo",
+        HUNYUAN,
+        latent=LATENT,
+        text=64,
+        pooled=768,
+        control=hunyuan_control,
+        newer=SUM,
     ),
     "hunyuan_video_15": TinyModel(
         "HunyuanVideo15",
@@ -186,6 +201,7 @@ VIDEO: dict[str, TinyModel] = {
             **small_letters(),
         },
         family="hunyuan_video",
+        newer=SUM,
     ),
     "hunyuan_image": TinyModel(
         "HunyuanImage21",
@@ -197,6 +213,7 @@ VIDEO: dict[str, TinyModel] = {
         text=64,
         extra=small_letters,
         family="hunyuan_video",
+        newer=SUM,
     ),
     "hunyuan_image_refiner": TinyModel(
         "HunyuanImage21Refiner",
@@ -204,6 +221,7 @@ VIDEO: dict[str, TinyModel] = {
         latent=(64, FRAMES, 4, 4),
         text=64,
         family="hunyuan_video",
+        newer=SUM,
     ),
     "ltx": TinyModel(
         "LTXV",
@@ -287,5 +305,67 @@ VIDEO: dict[str, TinyModel] = {
         latent=(12, FRAMES, 8, 8),
         text=64,
         extra=mask,
+    ),
+}
+
+VIDEO |= {  # in ComfyUI 0.30 and later
+    "wan_scail": wan(
+        "WAN21_SCAIL",
+        dict(model_type="scail", in_dim=20),
+        extra=lambda: {
+            "reference_latents": [values(1, 16, 1, 8, 8)],
+            "pose_video_latent": values(1, 16, FRAMES, 8, 8),
+            **clip_vision(),
+        },
+        family="wan_variants",
+    ),
+    "wan_dancer": wan(
+        "WAN22_WanDancer",
+        dict(model_type="wandancer", in_dim=36, audio_inject_layers=[0, DEPTH - 1]),
+        extra=lambda: {"audio_embed": values(1, 16, 35), **clip_vision()},
+        family="wan_variants",
+    ),
+    "anima": TinyModel(
+        "Anima",
+        VIDEO["cosmos_predict2"].kwargs,
+        latent=(16, 1, 8, 8),
+        text=64,
+        patches_replace=False,
+        trim=without_adapter,
+    ),
+    "kandinsky5": TinyModel(
+        "Kandinsky5",
+        dict(
+            in_visual_dim=16,
+            out_visual_dim=16,
+            in_text_dim=64,
+            in_text_dim2=768,
+            time_dim=64,
+            model_dim=WIDTH,
+            ff_dim=2 * WIDTH,
+            visual_embed_dim=132,
+            num_text_blocks=1,
+            num_visual_blocks=DEPTH,
+        ),
+        latent=LATENT,
+        text=64,
+        pooled=768,
+        patches_replace=False,
+    ),
+    "cogvideox": TinyModel(
+        "CogVideoX_T2V",
+        dict(
+            num_attention_heads=4,
+            attention_head_dim=64,
+            time_embed_dim=64,
+            text_embed_dim=64,
+            num_layers=DEPTH,
+            max_text_seq_length=CONTEXT,
+            use_rotary_positional_embeddings=True,
+        ),
+        latent=LATENT,
+        text=64,
+        patches_replace=False,
+        prepare=calm_cogvideox,
     ),
 }

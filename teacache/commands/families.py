@@ -12,7 +12,7 @@ from ..profiles import Profile, load_profiles
 if TYPE_CHECKING:
     from ..families import Family, Untouched
 
-TESTED = {"run": "run", "read": "read only"}
+TESTED = {"run": "run", "newer": "run on 0.33", "read": "read only"}
 
 PAGE = """# Model families
 
@@ -30,7 +30,8 @@ into the distance that is added up until it reaches the threshold.
   adds up the indicator's own change, or is a set whose origin is unknown.
 - **Published**: thresholds that the source of the profile names, with the speed-up it states.
 - **Tested**: *run* on a small instance of ComfyUI's own class, with blocks counted and results
-  compared; *read only* in the source of a ComfyUI newer than the oldest supported one.
+  compared; *run on 0.33* where the class exists only in newer ComfyUI than the oldest supported
+  one; *read only* in the source of a newer ComfyUI.
 
 {table}
 

@@ -36,7 +36,8 @@ class Family:
         run decides as well; `profile` is then the one named before the run.
     sees_text: whether the modulated input differs between branches of guidance.
     accepts: tells apart families that share a class. tested: "run" on tiny instances of the
-        class, or "read" in the source of a newer ComfyUI than the oldest supported one.
+        class; "newer", the same in a newer ComfyUI than the oldest supported one; or "read" in
+        the source of a newer one.
     """
 
     id: str

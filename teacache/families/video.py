@@ -70,7 +70,7 @@ HUNYUAN_VIDEO_TEXT_FIRST = replace(
             returns=(Role.TEXT_IMAGE,),
         ),
     ),
-    tested="read",
+    tested="newer",
 )
 
 LTX = Family(
@@ -97,7 +97,7 @@ LTX_AV = Family(
     ),
     modulated_input=ltx_av_block,
     profile=lambda transformer: "ltx-av-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 MOCHI = Family(
@@ -143,7 +143,7 @@ ANIMA = replace(
     name="Anima",
     classes=("comfy.ldm.anima.model.Anima",),
     profile=lambda transformer: "anima-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 KANDINSKY5 = Family(
@@ -159,7 +159,7 @@ KANDINSKY5 = Family(
     ),
     modulated_input=kandinsky_block,
     profile=lambda transformer: "kandinsky5-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 
@@ -194,7 +194,7 @@ COGVIDEOX = Family(
     ),
     embed_timesteps=_cogvideox_time_embedding,
     profile=_cogvideox_profile,
-    tested="read",
+    tested="newer",
 )
 
 MINIMAX_H3 = Family(
@@ -206,7 +206,7 @@ MINIMAX_H3 = Family(
     ),
     modulated_input=minimax_block,
     profile=lambda transformer: "minimax-h3-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 VIDEO_FAMILIES = (

@@ -137,7 +137,7 @@ WAN_VARIANTS = Family(
     embed_timesteps=_time_embedding,
     project_timesteps=_time_projection,
     profile=lambda transformer: "wan-variants-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 WAN_FAMILIES = (WAN21, WAN_VARIANTS)
