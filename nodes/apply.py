@@ -18,93 +18,91 @@ UNTOUCHED_THRESHOLD = 0.2
 log = logging.getLogger("teacache")
 
 
-class ApplyTeaCache(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            search_aliases=["teacache", "step cache", "first block cache", "faster sampling"],
-            node_id="ApplyTeaCache",
-            display_name="Apply TeaCache",
-            category=CATEGORY,
-            description=(
-                "Samples faster by not computing the steps that come out nearly the same. "
-                "Put it between the model loader and the sampler; the model family is recognised."
+def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Schema:
+    """The schema of a node that puts the cache on what `source` brings."""
+    return schema(
+        search_aliases=["teacache", "step cache", "first block cache", "faster sampling"],
+        category=CATEGORY,
+        inputs=[
+            source,
+            io.Float.Input(
+                "rel_l1_thresh",
+                default=UNTOUCHED_THRESHOLD,
+                min=0.0,
+                max=MAX_THRESHOLD,
+                step=0.01,
+                tooltip=(
+                    "How much change may add up before a step is computed again. Higher is "
+                    "faster and less exact; 0 turns the cache off. Useful: 0.1 to 0.8. Left "
+                    "at 0.2, the model family's recommended value is used and shown."
+                ),
             ),
-            inputs=[
-                io.Model.Input("model", tooltip="The diffusion model to speed up."),
-                io.Float.Input(
-                    "rel_l1_thresh",
-                    default=UNTOUCHED_THRESHOLD,
-                    min=0.0,
-                    max=MAX_THRESHOLD,
-                    step=0.01,
+            io.Float.Input(
+                "start_percent",
+                default=0.0,
+                min=0.0,
+                max=1.0,
+                step=0.01,
+                tooltip="Share of the run's steps that are always computed at the start.",
+            ),
+            io.Float.Input(
+                "end_percent",
+                default=1.0,
+                min=0.0,
+                max=1.0,
+                step=0.01,
+                tooltip="Share of the run's steps after which every step is computed.",
+            ),
+            advanced(
+                io.Boolean.Input(
+                    "auto_threshold",
+                    default=True,
                     tooltip=(
-                        "How much change may add up before a step is computed again. Higher is "
-                        "faster and less exact; 0 turns the cache off. Useful: 0.1 to 0.8. Left "
-                        "at 0.2, the model family's recommended value is used and shown."
+                        "While rel_l1_thresh stands at 0.2, use the model family's recommended "
+                        "value instead. Off: 0.2 means 0.2."
                     ),
-                ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the run's steps that are always computed at the start.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the run's steps after which every step is computed.",
-                ),
-                advanced(
-                    io.Boolean.Input(
-                        "auto_threshold",
-                        default=True,
-                        tooltip=(
-                            "While rel_l1_thresh stands at 0.2, use the model family's recommended "
-                            "value instead. Off: 0.2 means 0.2."
-                        ),
-                    )
-                ),
-                advanced(
-                    io.Int.Input(
-                        "max_skip",
-                        default=0,
-                        min=0,
-                        max=1000,
-                        tooltip="Most steps skipped in a row. 0: no limit, as published.",
-                    )
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "cache_device",
-                        options=list(CACHE_DEVICES),
-                        default="auto",
-                        tooltip=(
-                            "Where the stored residuals wait: beside the model (auto, device), or "
-                            "in main memory (cpu), slower but without graphics memory."
-                        ),
-                    )
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "profile",
-                        options=["auto", *load_profiles()],
-                        default="auto",
-                        tooltip=(
-                            "The coefficients that turn measured change into distance. auto: the "
-                            "model family's own."
-                        ),
-                    )
-                ),
-            ],
-            outputs=[io.Model.Output(tooltip="The model, sampling with the cache.")],
-            hidden=[io.Hidden.unique_id],
-        )
+                )
+            ),
+            advanced(
+                io.Int.Input(
+                    "max_skip",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Most steps skipped in a row. 0: no limit, as published.",
+                )
+            ),
+            advanced(
+                io.Combo.Input(
+                    "cache_device",
+                    options=list(CACHE_DEVICES),
+                    default="auto",
+                    tooltip=(
+                        "Where the stored residuals wait: beside the model (auto, device), or "
+                        "in main memory (cpu), slower but without graphics memory."
+                    ),
+                )
+            ),
+            advanced(
+                io.Combo.Input(
+                    "profile",
+                    options=["auto", *load_profiles()],
+                    default="auto",
+                    tooltip=(
+                        "The coefficients that turn measured change into distance. auto: the "
+                        "model family's own."
+                    ),
+                )
+            ),
+        ],
+        outputs=[output],
+        hidden=[io.Hidden.unique_id],
+        **fields,
+    )
+
+
+class CacheSettings:
+    """The check of the widgets, which both nodes share."""
 
     @classmethod
     def validate_inputs(
@@ -132,6 +130,21 @@ class ApplyTeaCache(io.ComfyNode):
             return str(error)
         return True
 
+
+class ApplyTeaCache(CacheSettings, io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return apply_schema(
+            node_id="ApplyTeaCache",
+            display_name="Apply TeaCache",
+            description=(
+                "Samples faster by not computing the steps that come out nearly the same. "
+                "Put it between the model loader and the sampler; the model family is recognised."
+            ),
+            source=io.Model.Input("model", tooltip="The diffusion model to speed up."),
+            output=io.Model.Output(tooltip="The model, sampling with the cache."),
+        )
+
     @classmethod
     def execute(
         cls,
@@ -144,33 +157,58 @@ class ApplyTeaCache(io.ComfyNode):
         cache_device: str = "auto",
         profile: str = "auto",
     ) -> io.NodeOutput:
-        use_recommended = auto_threshold and rel_l1_thresh == UNTOUCHED_THRESHOLD
-        config = TeaCacheConfig(
-            rel_l1_thresh=None if use_recommended else rel_l1_thresh,
-            start_percent=start_percent,
-            end_percent=end_percent,
-            max_skip=max_skip,
-            cache_device=cache_device,
-            profile=profile,
+        config = chosen_settings(
+            rel_l1_thresh,
+            start_percent,
+            end_percent,
+            auto_threshold,
+            max_skip,
+            cache_device,
+            profile,
         )
         node_id = str(cls.hidden.unique_id)
         replaced = cached_model(model) is not None
-        cached, handle = apply_teacache(model, config, _listener(node_id))
+        cached, handle = apply_teacache(model, config, event_listener(node_id))
         notes: list[str] = []
         if handle is None:
             notes.append(describe_unsupported(model))
             log.warning("TeaCache: %s", notes[0])
         if replaced:
             notes.append("It replaces an earlier Apply TeaCache on this model.")
-        line = "" if handle is None else handle.describe()
-        server = PromptServer.instance
-        server.send_progress_text(" ".join(filter(None, [line, *notes])), node_id)
-        ready = {"node": node_id, "cached": handle is not None, "line": line, "notes": notes}
-        server.send_sync("teacache.ready", ready, server.client_id)
+        tell_ready(node_id, "" if handle is None else handle.describe(), notes)
         return io.NodeOutput(cached)
 
 
-def _listener(node_id: str) -> Listener:
+def chosen_settings(
+    rel_l1_thresh: float,
+    start_percent: float,
+    end_percent: float,
+    auto_threshold: bool,
+    max_skip: int,
+    cache_device: str,
+    profile: str,
+) -> TeaCacheConfig:
+    """What the widgets ask for."""
+    use_recommended = auto_threshold and rel_l1_thresh == UNTOUCHED_THRESHOLD
+    return TeaCacheConfig(
+        rel_l1_thresh=None if use_recommended else rel_l1_thresh,
+        start_percent=start_percent,
+        end_percent=end_percent,
+        max_skip=max_skip,
+        cache_device=cache_device,
+        profile=profile,
+    )
+
+
+def tell_ready(node_id: str, line: str, notes: list[str]) -> None:
+    """Shows on the node what was recognised (`line`, empty where nothing was) and `notes`."""
+    server = PromptServer.instance
+    server.send_progress_text(" ".join(filter(None, [line, *notes])), node_id)
+    ready = {"node": node_id, "cached": bool(line), "line": line, "notes": notes}
+    server.send_sync("teacache.ready", ready, server.client_id)
+
+
+def event_listener(node_id: str) -> Listener:
     """Sends a run's events to the editor (and to whoever else listens to the server)."""
 
     def tell(event: str, data: dict[str, Any]) -> None:
