@@ -127,7 +127,29 @@ LTX_AV = TinyModel(
     text=128,
     extra=lambda: {"attention_mask": torch.ones(1, CONTEXT, dtype=torch.long)},
 )
-AUDIO = {"ltx_av": (8, 6, 16)}
+
+
+def with_rope(transformer: Any) -> None:
+    transformer.rope.inv_freq.copy_(torch.linspace(1.0, 0.1, 16))
+
+
+MINIMAX_H3 = TinyModel(
+    "MiniMaxH3",
+    dict(
+        hidden_size=WIDTH,
+        num_layers=DEPTH,
+        token_refiner_num_layers=1,
+        num_attention_heads=2,
+        ffn_hidden_size=2 * WIDTH,
+        text_dim=64,
+        time_embed_hidden_size=64,
+        time_embed_dim=64,
+    ),
+    latent=(24, 2, 4, 4),
+    text=64,
+    prepare=with_rope,
+)
+AUDIO = {"ltx_av": (8, 6, 16), "minimax_h3": (32, 2, 6)}
 
 
 @pytest.fixture
@@ -145,7 +167,7 @@ def pair(monkeypatch: pytest.MonkeyPatch, comfy: Any) -> Any:
     return make
 
 
-@pytest.mark.parametrize(("name", "tiny"), [("ltx_av", LTX_AV)])
+@pytest.mark.parametrize(("name", "tiny"), [("ltx_av", LTX_AV), ("minimax_h3", MINIMAX_H3)])
 def test_video_and_sound_are_skipped_together(name: str, tiny: TinyModel, pair: Any) -> None:
     model, latent = pair(name, tiny)
     native = sample(model, name, latent=latent).unbind()
