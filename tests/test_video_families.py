@@ -105,23 +105,27 @@ def test_the_same_watch_sees_an_indicator_that_is_read_every_step(
 
 
 @pytest.mark.parametrize(
-    ("profile", "layers"),
-    [("wan21-t2v-1.3b", "time_embedding"), ("wan21-t2v-1.3b-ret", "time_projection")],
+    ("name", "profile", "layers"),
+    [
+        (WAN, "wan21-t2v-1.3b", "time_embedding"),
+        (WAN, "wan21-t2v-1.3b-ret", "time_projection"),
+        ("cogvideox", "cogvideox-2b", "time_embedding_linear_2"),
+    ],
 )
 def test_the_planned_distances_are_those_of_the_models_own_embedding(
-    profile: str, layers: str
+    name: str, profile: str, layers: str
 ) -> None:
-    model = tiny_models.build(WAN)
+    model = tiny_models.build(name)
     seen: list[torch.Tensor] = []
     hook = model.model.diffusion_model.get_submodule(layers).register_forward_hook(
         lambda module, args, out: seen.append(out[:1].flatten(1).clone())
     )
-    sample(model, WAN, steps=10)
+    sample(model, name, steps=10)
     hook.remove()
     changes = [relative_change(b, a).item() for a, b in pairwise(seen)]
     chosen = load_profiles()[profile]
     clone, handle = cached(model, NEVER, profile=profile)
-    sample(clone, WAN, steps=10)
+    sample(clone, name, steps=10)
     records = report_of(handle).records[1:-1]
     told = {record.step: record.distance for record in records if record.distance is not None}
     assert len(told) >= 4
@@ -146,6 +150,8 @@ ATTENTION = {
     "mochi": ("blocks.0", "attn.qkv_x"),
     "cosmos1": ("blocks.block0", "blocks.0.block"),
     "cosmos_predict2": ("blocks.0", "self_attn"),
+    "anima": ("blocks.0", "self_attn"),
+    "kandinsky5": ("visual_transformer_blocks.0", "self_attention"),
 }
 
 
