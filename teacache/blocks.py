@@ -180,7 +180,7 @@ def _with_image(joined: torch.Tensor, role: Role, image: torch.Tensor) -> torch.
     return image
 
 
-def _outside_compiled_regions(forward: _Forward) -> _Forward:
+def outside_compiled_regions(forward: _Forward) -> _Forward:
     """The decision stays out of torch.compile; the blocks called from it are still compiled."""
     wrapped: _Forward = torch.compiler.disable(forward, recursive=False)  # type: ignore[no-untyped-call]
     return wrapped
@@ -205,7 +205,7 @@ class _StackStandIn(_StandIn):
         self.__dict__["first"] = first
         self.__dict__["last"] = last
 
-    @_outside_compiled_regions
+    @outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         call, arguments = self.stack.call, BlockArguments(args, kwargs)
         try:
@@ -269,7 +269,7 @@ class _SideStandIn(_StandIn):
         super().__init__(stack)
         self.__dict__["side"] = side
 
-    @_outside_compiled_regions
+    @outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not self.stack.call.skipping:
             return self.block(*args, **kwargs)

@@ -9,6 +9,8 @@ from torch import nn
 from ..blocks import AdapterFailed, reading
 from .audio import AUDIO_FAMILIES, AUDIO_UNTOUCHED
 from .base import Family, Sampling, Untouched, class_name, unwrap_compiled
+from .diffusers_image import DIFFUSERS_IMAGE_FAMILIES
+from .diffusers_video import DIFFUSERS_VIDEO_FAMILIES
 from .generic import generic_family
 from .image import IMAGE_FAMILIES
 from .image_recent import RECENT_IMAGE_FAMILIES, RECENT_IMAGE_UNTOUCHED
@@ -20,11 +22,14 @@ log = logging.getLogger("teacache")
 FAMILIES: tuple[Family, ...] = (
     IMAGE_FAMILIES + RECENT_IMAGE_FAMILIES + AUDIO_FAMILIES + THREE_D_FAMILIES + VIDEO_FAMILIES
 )
+DIFFUSERS_FAMILIES: tuple[Family, ...] = DIFFUSERS_IMAGE_FAMILIES + DIFFUSERS_VIDEO_FAMILIES
+"""The same families, by id, as diffusers' classes lay them out."""
 UNTOUCHED: tuple[Untouched, ...] = (
     RECENT_IMAGE_UNTOUCHED + AUDIO_UNTOUCHED + THREE_D_UNTOUCHED + VIDEO_UNTOUCHED
 )
 
 __all__ = [
+    "DIFFUSERS_FAMILIES",
     "FAMILIES",
     "UNTOUCHED",
     "Family",
@@ -43,7 +48,7 @@ def find_family(transformer: nn.Module) -> Family | None:
     One that the table does not know gets a generic entry where its blocks allow it.
     """
     name, inner = class_name(transformer), unwrap_compiled(transformer)
-    for family in FAMILIES:
+    for family in FAMILIES + DIFFUSERS_FAMILIES:
         if name not in family.classes:
             continue
         try:
