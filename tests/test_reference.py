@@ -102,7 +102,7 @@ def hook_wan(model: torch.nn.Module, ref: Reference) -> list[Any]:
 
 
 CASES: dict[str, tuple[Callable[..., list[Any]], list[float], str, list[float]]] = {
-    "sd3": (hook_sd3, [1, 0], "sd3-uncalibrated", [0.02, 0.05, 0.1, 0.3, 0.6, 2.0]),
+    "sd3": (hook_sd3, [4, 0], "sd3-uncalibrated", [0.08, 0.2, 0.4, 1.2, 2.4, 8.0]),
     "flux1": (hook_flux, FLUX_DEV, "flux1-dev", [0.19, 0.3, 0.45, 0.7, 1.5, 4.0]),
     "qwen_image": (hook_qwen, QWEN_IMAGE, "qwen-image-mlx", [0.002, 0.02, 0.1, 0.3, 1.0, 4.0]),
     "wan21": (hook_wan, WAN_1_3B, "wan21-t2v-1.3b", [0.08, 0.12, 0.15, 0.2, 0.3, 0.5]),

@@ -27,7 +27,8 @@ into the distance that is added up until it reaches the threshold.
   the whole run before its first step. `stack_input`: the tokens that enter the first block.
 - **Threshold**: the value used while the node's threshold stands at its default.
 - **Calibrated**: whether somebody fitted the polynomial to this model. An uncalibrated profile
-  adds up the indicator's own change, or is a set whose origin is unknown.
+  adds up four times the indicator's own change, a slope set by hand so that 0.2 skips about half
+  of 50 steps on the demo model, or is a set whose origin is unknown.
 - **Published**: thresholds that the source of the profile names, with the speed-up it states.
 - **Tested**: *run* on a small instance of ComfyUI's own class, with blocks counted and results
   compared; *run on 0.33* where the class exists only in newer ComfyUI than the oldest supported
