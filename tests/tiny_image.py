@@ -58,6 +58,7 @@ def _seconds_embedders() -> dict[str, torch.Tensor]:
     }
 
 
+NEWER_CHROMA = dict(txt_ids_dims=[], vec_in_dim=None)
 CHROMA = dict(
     in_channels=64,
     out_channels=64,
@@ -116,9 +117,16 @@ IMAGE: dict[str, TinyModel] = {
         text=TEXT,
         pooled=8,
         control=BASIC["flux1"].control,
+        newer=dict(txt_ids_dims=[3]),
     ),
     "chroma": TinyModel(
-        "Chroma", CHROMA, latent=(16, 8, 8), text=TEXT, pooled=8, control=BASIC["flux1"].control
+        "Chroma",
+        CHROMA,
+        latent=(16, 8, 8),
+        text=TEXT,
+        pooled=8,
+        control=BASIC["flux1"].control,
+        newer=NEWER_CHROMA,
     ),
     "chroma_radiance": TinyModel(
         "ChromaRadiance",
@@ -138,6 +146,7 @@ IMAGE: dict[str, TinyModel] = {
         prepare=_loud_pixels,
         family="chroma",
         control=BASIC["flux1"].control,
+        newer=NEWER_CHROMA | dict(use_x0=False, use_sequential_txt_ids=False),
     ),
     "qwen_image_edit": replace(
         BASIC["qwen_image"],
