@@ -120,6 +120,12 @@ def run(args: argparse.Namespace) -> int:
     from ..hosts.generation import Request, for_image
 
     pipe = for_image(pipe, image is not None)
+    if cache is not None:
+        line, problem = pipelines.recognise(pipe, cache)
+        if problem and args.compare:
+            raise UserError(f"--compare: {problem}")
+        say(line or f"{problem} It runs without.")
+        cache = cache if line else None
     request = Request(
         prompt=args.prompt,
         negative=args.negative,

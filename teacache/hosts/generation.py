@@ -26,7 +26,7 @@ BATCHES = ("num_images_per_prompt", "num_videos_per_prompt")
 class Request:
     """What to draw. None leaves a value to the pipeline.
 
-    image: what to edit or start from. strength: how far to go from it, 0 to 1.
+    image: what to edit or start from, one or several. strength: how far to go from it, 0 to 1.
     """
 
     prompt: str
@@ -37,7 +37,7 @@ class Request:
     guidance: float | None = None
     seed: int = 0
     batch: int = 1
-    image: Image.Image | None = None
+    image: Image.Image | list[Image.Image] | None = None
     strength: float | None = None
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,6 @@ def load_pipeline(
 
             return load_demo().to(dtype)
         folder = check_folder(find_pipeline(str(name), source, online), source)
-        if folder.is_demo:
-            from .demo_pipeline import load_demo
-
-            return load_demo(folder.path).to(dtype)
         return _load(folder, source, dtype)
 
 
@@ -111,11 +108,16 @@ def _load(folder: PipelineFolder, source: str, dtype: torch.dtype) -> Any:
 
     name = folder.class_name
     kind: Any = getattr(diffusers, name) if hasattr(diffusers, name) else None
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+    known = inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline)
+    if not known:
         raise UserError(
             f"{source}: {folder.path}: diffusers {diffusers.__version__} has no pipeline {name!r}"
         )
     try:
+        if folder.is_demo:
+            from .demo_pipeline import load_demo
+
+            return load_demo(folder.path).to(dtype)
         return kind.from_pretrained(
             folder.path,
             torch_dtype=dtype,
@@ -126,6 +128,20 @@ def _load(folder: PipelineFolder, source: str, dtype: torch.dtype) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{source}: {folder.path} cannot be loaded: {reason[:300]}") from error
+
+
+def recognise(pipe: Any, cache: TeaCacheConfig) -> tuple[str, str]:
+    """What the cache makes of `pipe`, and empty; or empty, and why the pipeline is left as it is.
+
+    Raises `ConfigError` for settings that do not suit the model.
+    """
+    from .diffusers import UnsupportedModel, teacache
+
+    try:
+        with teacache(pipe, **asdict(cache)) as handle:
+            return handle.describe(), ""
+    except UnsupportedModel as problem:
+        return "", f"{problem}."
 
 
 @contextlib.contextmanager
