@@ -49,6 +49,30 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--custom-nodes", action="store_true", help="load the other packs of that ComfyUI as well"
     )
+    remote = parser.add_argument_group("running servers")
+    remote.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        dest="servers",
+        metavar="URL",
+        help="run there instead of in this process; repeated: the servers share the variations",
+    )
+    remote.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=A|B|C",
+        help="run once for each value; repeated: for each combination (needs --server)",
+    )
+    remote.add_argument(
+        "--upload",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="put a picture into the servers' input folder first (needs --server)",
+    )
     add_host_options(parser, out="output")
     parser.set_defaults(run=run)
 
@@ -61,6 +85,13 @@ def run(args: argparse.Namespace) -> int:
         graph = as_graph(data, source)
         for text in args.settings:
             parse_assignment(graph, text)
+    if args.servers:
+        from .run_remote import run_remote
+
+        return run_remote(args, data)
+    for option, given in (("--vary", args.vary), ("--upload", args.upload)):
+        if given:
+            raise UserError(f"{option}: needs --server URL")
     comfyui = find_comfyui(args.comfyui)
     out = usable_folder(args.out, "--out")
     if args.report:

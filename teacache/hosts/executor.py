@@ -157,7 +157,7 @@ class Session:
         node = data["node_id"]
         kind = data["exception_type"].rpartition(".")[2]
         message = " ".join(data["exception_message"].split())
-        if kind == ConfigError.__name__:
+        if kind in (ConfigError.__name__, UserError.__name__):
             raise UserError(f"node {describe(graph, node)}: {message}")
         raise GraphFailed(
             f"node {describe(graph, node)} failed: {kind}: {message}", "".join(data["traceback"])
