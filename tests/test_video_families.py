@@ -325,7 +325,18 @@ def test_the_published_sizes(size: tuple[int, int], whole: bool, expected: str) 
     assert wan.WAN21.run_profile(transformer, Sampling((1, 16, 21, *size), whole)) == expected
 
 
-@pytest.mark.parametrize("name", ["wan22_i2v", "wan22_5b", "wan22_s2v", "wan22_animate"])
-def test_wan_22_is_said_to_be_uncalibrated(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [
+        ("wan22_i2v", "wan22-uncalibrated"),
+        ("wan22_5b", "wan22-uncalibrated"),
+        ("wan22_s2v", "wan22-uncalibrated"),
+        ("wan22_animate", "wan22-uncalibrated"),
+        ("wan21_humo", "wan21-uncalibrated"),
+    ],
+)
+def test_what_has_no_published_coefficients_is_said_to_be_uncalibrated(
+    name: str, profile: str
+) -> None:
     _, handle = cached(tiny_models.build(name), 0.2)
-    assert "wan22-uncalibrated, uncalibrated" in handle.describe()
+    assert f"{profile}, uncalibrated" in handle.describe()

@@ -54,10 +54,10 @@ def _is_wan22(transformer: Any) -> bool:
 
 def _profile(transformer: Any) -> str:
     kind = type(transformer).__name__
-    if kind in ("WanModel_S2V", "AnimateWanModel") or _is_wan22(transformer):
-        return "wan22-uncalibrated"
     if kind == "HumoWanModel":
         return "wan21-uncalibrated"
+    if kind in ("WanModel_S2V", "AnimateWanModel") or _is_wan22(transformer):
+        return "wan22-uncalibrated"
     if transformer.dim < WIDTH_14B:
         return "wan21-t2v-1.3b"
     return "wan21-i2v-480p" if transformer.model_type == "i2v" else "wan21-t2v-14b"
