@@ -97,6 +97,7 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
         ],
         outputs=[output],
         hidden=[io.Hidden.unique_id],
+        not_idempotent=True,  # its listener knows its node: equal nodes must not share an output
         **fields,
     )
 

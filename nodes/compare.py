@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image
-from server import PromptServer
 
 from ..teacache.metrics import WINDOW, lpips, psnr, ssim
 from ..teacache.pictures import comparison
@@ -51,7 +50,6 @@ class CompareImages(io.ComfyNode):
                 ),
                 io.String.Output("metrics", tooltip="PSNR, SSIM and LPIPS, a line per picture."),
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -84,7 +82,6 @@ class CompareImages(io.ComfyNode):
             )
             lines.append(_line(noise, likeness, _lpips(a, b)))
         text = "\n".join(lines)
-        PromptServer.instance.send_progress_text(text, str(cls.hidden.unique_id))
         image = torch.cat([to_image(picture) for picture in pictures])
         shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(image, text, ui=shown)
