@@ -11,7 +11,7 @@ from tiny_models import BASIC, CONTEXT, DEPTH, FLUX, HEADS, WIDTH, TinyModel
 TEXT = 64
 
 
-def _random(*shape: int) -> torch.Tensor:
+def random(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
 
 
@@ -50,7 +50,7 @@ def _seconds_embedders() -> dict[str, torch.Tensor]:
     from comfy.ldm.audio.embedders import NumberConditioner
 
     shapes = NumberConditioner(768, min_val=0, max_val=512).state_dict()
-    weights = {name: _random(*value.shape) * 0.1 for name, value in shapes.items()}
+    weights = {name: random(*value.shape) * 0.1 for name, value in shapes.items()}
     return {
         f"conditioner.conditioners.seconds_{part}.{name}": value
         for part in ("start", "total")
@@ -150,7 +150,7 @@ IMAGE: dict[str, TinyModel] = {
     ),
     "qwen_image_edit": replace(
         BASIC["qwen_image"],
-        extra=lambda: {"reference_latents": [_random(1, 16, 1, 4, 8)]},
+        extra=lambda: {"reference_latents": [random(1, 16, 1, 4, 8)]},
         family="qwen_image",
     ),
     "lumina2": TinyModel(
@@ -195,7 +195,7 @@ IMAGE: dict[str, TinyModel] = {
         latent=(16, 8, 8),
         text=TEXT,
         pooled=TEXT,
-        extra=lambda: {"conditioning_llama3": _random(1, 3, CONTEXT, TEXT)},
+        extra=lambda: {"conditioning_llama3": random(1, 3, CONTEXT, TEXT)},
         prepare=_calm_hidream,
         patches_replace=False,
     ),
@@ -265,7 +265,7 @@ IMAGE: dict[str, TinyModel] = {
         text=TEXT,
         extra=lambda: {
             "attention_mask": torch.ones(1, CONTEXT),
-            "conditioning_mt5xl": _random(1, 8, TEXT),
+            "conditioning_mt5xl": random(1, 8, TEXT),
             "attention_mask_mt5xl": torch.ones(1, 8),
         },
     ),
@@ -285,7 +285,7 @@ IMAGE: dict[str, TinyModel] = {
         text=TEXT,
         extra=lambda: {
             "attention_mask": torch.ones(1, CONTEXT, dtype=torch.long),
-            "reference_latents": [_random(1, 16, 4, 8)],
+            "reference_latents": [random(1, 16, 4, 8)],
         },
         patches_replace=False,
     ),

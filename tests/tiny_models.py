@@ -157,9 +157,10 @@ BASIC = dict(TINY)
 """The families that others are variants of."""
 
 from tiny_image import IMAGE  # noqa: E402  (they need what is defined above)
+from tiny_recent import PRESENT, RECENT  # noqa: E402
 from tiny_video import VIDEO  # noqa: E402
 
-TINY |= IMAGE | VIDEO
+TINY |= IMAGE | VIDEO | (RECENT if PRESENT else {})
 
 
 def build(name: str, seed: int = 0) -> Any:

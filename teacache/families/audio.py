@@ -44,7 +44,7 @@ ACE_STEP_15 = Family(
     lists=(tokens_in("decoder.layers", "hidden_states"),),
     modulated_input=ace15_block,
     profile=lambda transformer: "ace-step15-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 AUDIO_FAMILIES = (ACE_STEP, STABLE_AUDIO, STABLE_AUDIO_3, ACE_STEP_15)

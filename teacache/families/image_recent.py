@@ -1,7 +1,6 @@
 """Families that make still images, present only in newer versions of ComfyUI.
 
-Checked by reading ComfyUI 0.33's sources, which each name's class and the modulation functions
-point to; recognised by class name alone, so that nothing here depends on their being there.
+Recognised by class name alone, so that nothing here depends on their being there.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ LONGCAT_IMAGE = Family(
     lists=(FLUX_DOUBLE, FLUX_SINGLE),
     modulated_input=flux_double_block,
     profile=lambda transformer: "longcat-image",
-    tested="read",
+    tested="newer",
 )
 
 OVIS_IMAGE = Family(
@@ -62,7 +61,7 @@ OVIS_IMAGE = Family(
     lists=(FLUX_DOUBLE, FLUX_SINGLE),
     modulated_input=flux_double_block,
     profile=lambda transformer: "ovis-image-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 NEWBIE = Family(
@@ -75,7 +74,7 @@ NEWBIE = Family(
     lists=(LUMINA_LAYERS,),
     modulated_input=lumina_block,
     profile=lambda transformer: "newbie-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 Z_IMAGE_PIXEL = Family(
@@ -85,7 +84,7 @@ Z_IMAGE_PIXEL = Family(
     lists=(LUMINA_LAYERS,),
     modulated_input=lumina_block,
     profile=lambda transformer: "z-image-pixel-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 KANDINSKY5_IMAGE = Family(
@@ -96,7 +95,7 @@ KANDINSKY5_IMAGE = Family(
     lists=(tokens_in("visual_transformer_blocks", "visual_embed"),),
     modulated_input=kandinsky_block,
     profile=lambda transformer: "kandinsky5-image-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 KREA2 = Family(
@@ -106,7 +105,7 @@ KREA2 = Family(
     lists=(tokens_in("blocks", "x"),),
     modulated_input=krea2_block,
     profile=lambda transformer: "krea2-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 IDEOGRAM4 = Family(
@@ -116,7 +115,7 @@ IDEOGRAM4 = Family(
     lists=(tokens_in("layers", "x"),),
     modulated_input=ideogram_block,
     profile=lambda transformer: "ideogram4-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 ERNIE_IMAGE = Family(
@@ -126,7 +125,7 @@ ERNIE_IMAGE = Family(
     lists=(tokens_in("layers", "x"),),
     modulated_input=ernie_block,
     profile=lambda transformer: "ernie-image-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 BOOGU = Family(
@@ -150,7 +149,7 @@ BOOGU = Family(
     ),
     modulated_input=boogu_block,
     profile=lambda transformer: "boogu-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 JOY_IMAGE = Family(
@@ -169,7 +168,7 @@ JOY_IMAGE = Family(
     ),
     modulated_input=joy_block,
     profile=lambda transformer: "joy-image-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 LENS = Family(
@@ -179,7 +178,7 @@ LENS = Family(
     lists=(QWEN_DOUBLE,),
     modulated_input=lens_block,
     profile=lambda transformer: "lens-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 MAGE_FLOW = Family(
@@ -189,7 +188,7 @@ MAGE_FLOW = Family(
     lists=(QWEN_DOUBLE,),
     modulated_input=qwen_image_block,
     profile=lambda transformer: "mage-flow-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 PIXELDIT = Family(
@@ -205,7 +204,7 @@ PIXELDIT = Family(
     ),
     modulated_input=pixeldit_block,
     profile=lambda transformer: "pixeldit-uncalibrated",
-    tested="read",
+    tested="newer",
 )
 
 RECENT_IMAGE_FAMILIES = (
