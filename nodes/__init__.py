@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, compare, demo, report
+from . import apply, apply_pipeline, compare, demo, pipeline, report
 from .schema import offer_replacements
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -16,7 +16,8 @@ class TeaCacheExtension(ComfyExtension):
         await offer_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*apply.NODES, *report.NODES, *compare.NODES, *demo.NODES]
+        modules = (apply, report, compare, demo, pipeline, apply_pipeline)
+        return [node for module in modules for node in module.NODES]
 
 
 def comfy_entrypoint() -> TeaCacheExtension:

@@ -73,13 +73,20 @@ class DemoImagePipeline(_DemoPrompts, diffusers.StableDiffusion3Img2ImgPipeline)
     """Image to image."""
 
 
-def load_demo(folder: Path | None = None) -> DemoPipeline:
-    """The demo model in float32, as shipped, or from a folder made by `export_diffusers`."""
-    if folder is not None:
-        exported, text = load_diffusers(folder)
-        pipe = DemoPipeline(**exported.components)
-        pipe.demo_text = text
-        return pipe
+def load_demo(dtype: torch.dtype, folder: Path | None = None) -> DemoPipeline:
+    """The demo model as shipped, or from a folder made by `export_diffusers`."""
+    pipe = _exported(folder) if folder is not None else _shipped()
+    return pipe if dtype is torch.float32 else pipe.to(dtype)
+
+
+def _exported(folder: Path) -> DemoPipeline:
+    exported, text = load_diffusers(folder)
+    pipe = DemoPipeline(**exported.components)
+    pipe.demo_text = text
+    return pipe
+
+
+def _shipped() -> DemoPipeline:
     weights = load_file(str(MODELS / TRANSFORMER_FILE))
     parts = {
         "transformer": (diffusers.SD3Transformer2DModel, transformer_config(weights), weights),

@@ -110,6 +110,8 @@ def arguments(pipe: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
         put("batch", known[0] if known else BATCHES[0], request.batch)
     if request.image is not None:
         put("image", "image", request.image)
+        if isinstance(request.image, list) and "strength" in taken:  # one prompt for each start
+            values["prompt"] = [request.prompt] * len(request.image)
         if request.strength is not None:
             put("strength", "strength", request.strength)
     elif request.strength is not None:

@@ -98,7 +98,7 @@ def load_pipeline(
         if name == DEMO:
             from .demo_pipeline import load_demo
 
-            return load_demo().to(dtype)
+            return load_demo(dtype)
         folder = check_folder(find_pipeline(str(name), source, online), source)
         return _load(folder, source, dtype)
 
@@ -117,7 +117,7 @@ def _load(folder: PipelineFolder, source: str, dtype: torch.dtype) -> Any:
         if folder.is_demo:
             from .demo_pipeline import load_demo
 
-            return load_demo(folder.path).to(dtype)
+            return load_demo(dtype, folder.path)
         return kind.from_pretrained(
             folder.path,
             torch_dtype=dtype,

@@ -1,0 +1,77 @@
+"""Apply TeaCache on diffusers pipelines: the same widgets, another socket.
+
+A node of its own: the editor of ComfyUI 0.3.75 does not carry an output that takes the type of
+its input (its server joins the types without a comma, and does not name the output's template).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..teacache.hosts.pipelines import Pipeline, recognise
+from .apply import (
+    UNTOUCHED_THRESHOLD,
+    CacheSettings,
+    apply_schema,
+    chosen_settings,
+    event_listener,
+    tell_ready,
+)
+
+PipelineSocket = io.Custom("DIFFUSION_PIPELINE")
+log = logging.getLogger("teacache")
+
+
+class ApplyTeaCacheDiffusers(CacheSettings, io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return apply_schema(
+            node_id="ApplyTeaCacheDiffusers",
+            display_name="Apply TeaCache (diffusers)",
+            description=(
+                "Samples faster by not computing the steps that come out nearly the same. Put it "
+                "between Load Diffusion Model (diffusers) and Sampler (diffusers)."
+            ),
+            source=PipelineSocket.Input("pipeline", tooltip="The pipeline to speed up."),
+            output=PipelineSocket.Output(
+                display_name="pipeline", tooltip="The pipeline, sampling with the cache."
+            ),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        pipeline: Pipeline,
+        rel_l1_thresh: float = UNTOUCHED_THRESHOLD,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        auto_threshold: bool = True,
+        max_skip: int = 0,
+        cache_device: str = "auto",
+        profile: str = "auto",
+    ) -> io.NodeOutput:
+        config = chosen_settings(
+            rel_l1_thresh,
+            start_percent,
+            end_percent,
+            auto_threshold,
+            max_skip,
+            cache_device,
+            profile,
+        )
+        node_id = str(cls.hidden.unique_id)
+        line, problem = recognise(pipeline.pipe, config)
+        notes = [problem] if problem else []
+        if pipeline.cache is not None:
+            notes.append("It replaces the cache that was on this pipeline.")
+        if problem:
+            log.warning("TeaCache: %s", problem)
+        tell_ready(node_id, line, notes)
+        cache = config if line else None
+        return io.NodeOutput(replace(pipeline, cache=cache, listener=event_listener(node_id)))
+
+
+NODES: list[type[io.ComfyNode]] = [ApplyTeaCacheDiffusers]

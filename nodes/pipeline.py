@@ -1,0 +1,273 @@
+"""Load Diffusion Model (diffusers) and Sampler (diffusers): whole pipelines in the graph."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import comfy.utils
+import folder_paths
+import torch
+from comfy import model_management
+from comfy_api.latest import io
+from PIL import Image
+from server import PromptServer
+
+from ..teacache.hosts import pipelines
+from ..teacache.hosts.pipeline_folder import DEMO, list_folders
+from ..teacache.hosts.pipelines import Pipeline
+from ..teacache.switch import BACKEND_VARIABLE, chosen_config
+from .apply import event_listener
+from .apply_pipeline import PipelineSocket
+from .schema import CATEGORY, advanced, schema
+
+DEMO_NAME = "TeaCache demo model"
+PREVIEW_SIZE = 512
+
+
+class LoadDiffusionPipeline(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            search_aliases=["diffusers loader", "Hugging Face", "pipeline", "model_index.json"],
+            node_id="LoadDiffusionPipeline",
+            display_name="Load Diffusion Model (diffusers)",
+            category=f"{CATEGORY}/diffusers",
+            description=(
+                "Loads a model in diffusers' format: a folder with model_index.json in "
+                "models/diffusers. Only safetensors are loaded."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "pipeline",
+                    options=[DEMO_NAME, *list_folders(pipeline_roots())],
+                    tooltip="A folder in models/diffusers, or the demo model of this pack.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(pipelines.PRECISIONS),
+                    default="auto",
+                    tooltip="Of the weights. auto: bf16 where the device has it, fp32 on the CPU.",
+                ),
+                io.Combo.Input(
+                    "placement",
+                    options=list(pipelines.PLACEMENTS),
+                    default="auto",
+                    tooltip=(
+                        "device: the whole model on the graphics card while it samples. offload: "
+                        "its parts in turn, slower. auto: whole if it fits."
+                    ),
+                ),
+                advanced(
+                    io.String.Input(
+                        "repository",
+                        default="",
+                        tooltip=(
+                            "A Hugging Face repository instead of a folder, such as "
+                            "Qwen/Qwen-Image; taken from the local cache."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "allow_network",
+                        default=False,
+                        tooltip="Fetch what the local cache lacks of the repository.",
+                    )
+                ),
+            ],
+            outputs=[
+                PipelineSocket.Output(
+                    display_name="pipeline",
+                    tooltip="For Apply TeaCache (diffusers) and Sampler (diffusers).",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        pipeline: str,
+        precision: str = "auto",
+        placement: str = "auto",
+        repository: str = "",
+        allow_network: bool = False,
+    ) -> io.NodeOutput:
+        cache = chosen_config(os.environ)
+        pipe = pipelines.load_pipeline(
+            repository.strip() or chosen_folder(pipeline),
+            source="repository" if repository.strip() else "pipeline",
+            precision=precision,
+            device=model_management.get_torch_device(),
+            online=allow_network,
+        )
+        node_id = str(cls.hidden.unique_id)
+        if cache is not None:
+            line, problem = pipelines.recognise(pipe, cache)
+            cache = cache if line else None
+            note = problem or f"{line} (by {BACKEND_VARIABLE})"
+            PromptServer.instance.send_progress_text(note, node_id)
+        return io.NodeOutput(Pipeline(pipe, placement, cache, event_listener(node_id)))
+
+
+def pipeline_roots() -> list[Path]:
+    return [Path(folder) for folder in folder_paths.get_folder_paths("diffusers")]
+
+
+def chosen_folder(name: str) -> str:
+    """The folder that the list calls `name`; one that is gone is told by the loader."""
+    if name == DEMO_NAME:
+        return DEMO
+    found = [root / name for root in pipeline_roots() if (root / name).is_dir()]
+    return str(found[0] if found else pipeline_roots()[0] / name)
+
+
+class DiffusionPipelineSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            search_aliases=["diffusers sampler", "image edit", "image to image", "pipeline"],
+            node_id="DiffusionPipelineSampler",
+            display_name="Sampler (diffusers)",
+            category=f"{CATEGORY}/diffusers",
+            description="Makes pictures with a diffusers pipeline, from a prompt or an image.",
+            inputs=[
+                PipelineSocket.Input("pipeline", tooltip="The pipeline, with a cache or without."),
+                io.String.Input(
+                    "prompt", multiline=True, default="", tooltip="What to draw, or how to edit."
+                ),
+                io.String.Input(
+                    "negative_prompt", multiline=True, default="", tooltip="What to keep away from."
+                ),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    step=16,
+                    tooltip="In pixels. 0: the pipeline's own.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    step=16,
+                    tooltip="In pixels. 0: the pipeline's own.",
+                ),
+                io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Sampling steps."),
+                io.Float.Input(
+                    "guidance",
+                    default=-1.0,
+                    min=-1.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How closely to follow the prompt. -1: the pipeline's own.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="Of the noise.",
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Pictures to make."),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="What to edit (edit pipelines) or to start from (image to image).",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=0.6,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How far to go from the image; edit pipelines do not take it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The pictures."),
+                io.String.Output(display_name="report", tooltip="What the cache did, as JSON."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        pipeline: Pipeline,
+        prompt: str,
+        negative_prompt: str = "",
+        width: int = 0,
+        height: int = 0,
+        steps: int = 50,
+        guidance: float = -1.0,
+        seed: int = 0,
+        batch_size: int = 1,
+        image: torch.Tensor | None = None,
+        strength: float = 0.6,
+    ) -> io.NodeOutput:
+        from ..teacache.hosts import generation
+
+        node_id = str(cls.hidden.unique_id)
+        request = generation.Request(
+            prompt=prompt,
+            negative=negative_prompt,
+            width=width or None,
+            height=height or None,
+            steps=steps,
+            guidance=None if guidance < 0 else guidance,
+            seed=seed,
+            batch=batch_size,
+            image=None if image is None else pictures(image),
+            strength=None if image is None else strength,
+        )
+        bar = comfy.utils.ProgressBar(steps, node_id=node_id)
+
+        def advance(step: generation.Step) -> None:
+            if model_management.processing_interrupted():
+                raise KeyboardInterrupt  # the cache's report tells it from a failure
+            picture = step.preview()
+            preview = None if picture is None else ("JPEG", picture, PREVIEW_SIZE)
+            bar.update_absolute(step.done, step.total, preview)
+
+        device = model_management.get_torch_device()
+        pipe = generation.for_image(pipeline.pipe, image is not None)
+        if device.type != "cpu":
+            needed = pipelines.size(pipe) * pipelines.HEADROOM
+            model_management.free_memory(needed, device)
+        free = model_management.get_free_memory(device)
+        try:
+            with pipelines.placed(pipe, pipeline.placement, device, free):
+                result = generation.generate(
+                    pipe,
+                    request,
+                    cache=pipeline.cache,
+                    listener=pipeline.listener,
+                    on_step=advance,
+                )
+        except KeyboardInterrupt:
+            model_management.interrupt_current_processing(False)
+            raise model_management.InterruptProcessingException from None
+        finally:
+            model_management.soft_empty_cache()
+        report = {} if result.report is None else result.report.to_json()
+        lines = [report["summary"]] if report else ["No cache on this pipeline."]
+        PromptServer.instance.send_progress_text(" ".join([*lines, *result.unused]), node_id)
+        return io.NodeOutput(result.pictures, json.dumps(report, indent=2))
+
+
+def pictures(images: torch.Tensor) -> Image.Image | list[Image.Image]:
+    """A batch of images as pipelines take them: one as itself."""
+    from ..teacache.hosts.generation import to_image
+
+    found = [to_image(each) for each in images]
+    return found[0] if len(found) == 1 else found
+
+
+NODES: list[type[io.ComfyNode]] = [LoadDiffusionPipeline, DiffusionPipelineSampler]
