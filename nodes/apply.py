@@ -202,9 +202,8 @@ def chosen_settings(
 
 
 def tell_ready(node_id: str, line: str, notes: list[str]) -> None:
-    """Shows on the node what was recognised (`line`, empty where nothing was) and `notes`."""
+    """Shows on the node's strip what was recognised (`line`, empty for nothing) and `notes`."""
     server = PromptServer.instance
-    server.send_progress_text(" ".join(filter(None, [line, *notes])), node_id)
     ready = {"node": node_id, "cached": bool(line), "line": line, "notes": notes}
     server.send_sync("teacache.ready", ready, server.client_id)
 

@@ -67,6 +67,9 @@ class RecordingServer:
 
     def send_sync(self, event: str, data: dict, sid: str | None = None) -> None:
         self.sent.append((event, data))
+        if event == "teacache.ready":  # the strip shows it
+            shown = filter(None, [data["line"], *data["notes"]])
+            self.sent.append(("text", {"node": data["node"], "text": " ".join(shown)}))
 
     def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
         self.sent.append(("text", {"node": node_id, "text": text}))
