@@ -31,7 +31,8 @@ class TinyModel:
     patches_replace: whether the forward offers `patches_replace["dit"]`. control: a
     ControlNet-style residual for a latent batch, None where the family takes none. weights:
     what the checkpoint must hold for the class to be built. trim: makes the transformer smaller
-    before its weights are set. splits: whether ComfyUI can run its branches one by one.
+    before its weights are set. splits: whether ComfyUI runs its branches one by one with the same
+    results.
     newer: further arguments that the class wants in ComfyUI 0.30 and later.
     """
 
