@@ -19,20 +19,20 @@ export function findNode(graph, executionId) {
 }
 
 /**
- * Every node of a class in the graph and its subgraphs, with its execution id. A node in a
+ * Every node of some classes in the graph and its subgraphs, with its execution id. A node in a
  * subgraph that is used twice comes twice.
  *
  * @param {Graph} graph
- * @param {string} comfyClass
+ * @param {string[]} classes
  * @param {string} prefix
  * @returns {[string, GraphNode][]}
  */
-export function nodesOf(graph, comfyClass, prefix = "") {
+export function nodesOf(graph, classes, prefix = "") {
   return graph.nodes.flatMap((node) => {
     const id = `${prefix}${node.id}`;
     const own = /** @type {[string, GraphNode][]} */ (
-      node.comfyClass === comfyClass ? [[id, node]] : []
+      classes.includes(node.comfyClass ?? "") ? [[id, node]] : []
     );
-    return node.subgraph ? [...own, ...nodesOf(node.subgraph, comfyClass, `${id}:`)] : own;
+    return node.subgraph ? [...own, ...nodesOf(node.subgraph, classes, `${id}:`)] : own;
   });
 }

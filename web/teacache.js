@@ -9,10 +9,10 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { findNode, nodesOf } from "./graph.js";
 import { keep, keyOf, recall } from "./memory.js";
-import { advance } from "./run.js";
+import { advance, IDLE } from "./run.js";
 import { makeStrip } from "./strip.js";
 
-const NODE = "ApplyTeaCache";
+const NODES = ["ApplyTeaCache", "ApplyTeaCacheDiffusers"];
 const COMPARE = "TeaCacheCompareImages";
 const WIDGET = "teacache_strip";
 const SHOW = "TeaCache.ShowStrip";
@@ -27,18 +27,26 @@ class Strips {
   /** @type {Texts} */
   texts = {};
   /** Whose prompt is running: its graph's id, as far as it is known. */
-  origin = /** @type {Promise<string | undefined>} */ (Promise.resolve(undefined));
+  origin = /** @type {string | undefined} */ (undefined);
 
   get graph() {
     return app.rootGraph ?? app.graph;
   }
 
+  /** Whether the user wants strips. */
+  wanted = true;
+
   /** Adds the strip to a node, or takes it off, as the setting says. */
   fit(node) {
-    const wanted = app.extensionManager.setting.get(SHOW) !== false;
-    const present = this.strips.get(node);
-    if (wanted && !present) this.add(node);
-    if (!wanted && present) this.remove(node);
+    const present = this.strips.has(node);
+    if (this.wanted && !present) this.add(node);
+    if (!this.wanted && present) this.remove(node);
+  }
+
+  /** @param {boolean} wanted */
+  want(wanted) {
+    this.wanted = wanted;
+    if (app.canvas) this.refresh();
   }
 
   add(node) {
@@ -51,6 +59,7 @@ class Strips {
     });
     widget.serialize = false;
     this.strips.set(node, strip);
+    requestAnimationFrame(() => this.mount());
     const onRemoved = node.onRemoved;
     node.onRemoved = function (...args) {
       strip.dispose();
@@ -69,24 +78,50 @@ class Strips {
 
   /** Brings every node of the graph in line with the setting and with its last run. */
   refresh() {
-    for (const [, node] of nodesOf(this.graph, NODE)) this.fit(node);
-    const places = new Map(
-      nodesOf(this.graph, NODE).map(([id, node]) => [keyOf(this.graph.id, id), node]),
-    );
-    for (const [key, run] of this.runs) this.strips.get(places.get(key) ?? {})?.show(run);
+    const places = nodesOf(this.graph, NODES);
+    for (const [, node] of places) this.fit(node);
+    if (!this.wanted) return;
+    const keys = new Map(places.map(([id, node]) => [keyOf(this.graph.id, id), node]));
+    for (const [, node] of places) this.strips.get(node).show(IDLE);
+    for (const [key, run] of this.runs) this.strips.get(keys.get(key) ?? {})?.show(run);
+    requestAnimationFrame(() => this.mount());
+  }
+
+  /** Nodes 2.0 keeps the elements of a node that had the same id in the graph shown before. */
+  mount() {
+    for (const node of app.canvas.graph?.nodes ?? []) {
+      const element = this.strips.get(node)?.element;
+      if (!element || element.isConnected) continue;
+      document.querySelector(`[data-node-id="${node.id}"] .teacache-strip`)?.replaceWith(element);
+    }
+  }
+
+  /** A prompt of this page starts: most likely of the graph on the screen. */
+  async begin(promptId) {
+    const assumed = this.graph.id;
+    this.origin = assumed;
+    const actual = await graphOf(promptId);
+    if (!actual || actual === assumed) return;
+    this.origin = actual;
+    for (const [key, run] of [...this.runs]) {
+      if (!run.live || !key.startsWith(keyOf(assumed, ""))) continue;
+      this.runs.delete(key);
+      this.runs.set(key.replace(assumed, actual), run);
+    }
+    this.refresh();
   }
 
   /** @param {"ready" | "start" | "step" | "end"} event */
   hear(event, { node: executionId, ...data }) {
-    this.origin.then((graphId = this.graph.id) => {
-      const key = keyOf(graphId, executionId);
-      const run = advance(this.runs.get(key), event, data);
-      this.runs.delete(key);
-      this.runs.set(key, run);
-      if (event === "end") keep(localStorage, this.runs);
-      if (graphId !== this.graph.id) return; // another workflow is on the screen
-      this.strips.get(findNode(this.graph, executionId) ?? {})?.show(run);
-    });
+    const graphId = this.origin ?? this.graph.id;
+    const key = keyOf(graphId, executionId);
+    const run = advance(this.runs.get(key), event, data);
+    this.runs.delete(key);
+    this.runs.set(key, run);
+    if (event === "end") keep(localStorage, this.runs);
+    if (graphId !== this.graph.id) return; // another workflow is on the screen
+    this.strips.get(findNode(this.graph, executionId) ?? {})?.show(run);
+    this.mount();
   }
 }
 
@@ -153,7 +188,7 @@ app.registerExtension({
       tooltip: "One cell per step: computed or skipped, and why.",
       type: "boolean",
       defaultValue: true,
-      onChange: () => app.graph && strips.refresh(),
+      onChange: (wanted) => strips.want(wanted),
     },
     {
       id: THRESHOLD,
@@ -168,16 +203,14 @@ app.registerExtension({
   async init() {
     addStyle();
     strips.texts = await loadTexts();
-    api.addEventListener("execution_start", ({ detail }) => {
-      strips.origin = graphOf(detail.prompt_id);
-    });
+    api.addEventListener("execution_start", ({ detail }) => strips.begin(detail.prompt_id));
     for (const event of /** @type {const} */ (["ready", "start", "step", "end"])) {
       api.addEventListener(`teacache.${event}`, ({ detail }) => strips.hear(event, detail));
     }
   },
   nodeCreated(node) {
     if (node.comfyClass === COMPARE) showMetrics(node);
-    if (node.comfyClass !== NODE) return;
+    if (!NODES.includes(node.comfyClass)) return;
     const threshold = node.widgets.find(({ name }) => name === "rel_l1_thresh");
     threshold.value = app.extensionManager.setting.get(THRESHOLD); // a loaded node brings its own
     strips.fit(node);

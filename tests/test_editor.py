@@ -1,0 +1,430 @@
+"""The real editor in a real Chromium, against the real server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from comfy_server import ROOT, Server, serving
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MISSING = "no Chromium here; on Debian and Ubuntu: apt-get install chromium"
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage",
+]  # fmt: skip
+ARTIFACTS = ROOT / "tests" / "artifacts"
+TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
+OLD = sorted((ROOT / "tests" / "workflows_old").glob("*/*.json"))
+SEEDS = itertools.count(1000)
+FILLED = '.teacache-cells rect:not([data-kind="open"])'
+STEPS = 40
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM and os.environ.get("CI") != "true", reason=MISSING),
+]
+
+
+@dataclass
+class Editor:
+    """A page with the editor open in it."""
+
+    mode: str
+    url: str
+    page: Page
+    errors: list[str] = field(default_factory=list)
+
+    def open(self) -> None:
+        self.page.goto(self.url)
+        self.page.wait_for_function("() => window.app?.graph && window.app.extensionManager")
+        self.page.wait_for_selector('[data-testid="queue-button"]')
+
+    def load(self, graph: dict[str, Any]) -> None:
+        self.page.evaluate("graph => app.loadGraphData(graph)", graph)
+        self.page.wait_for_function(
+            "count => app.graph.nodes.length === count", arg=len(graph["nodes"])
+        )
+
+    def load_api(self, prompt: dict[str, Any]) -> None:
+        self.page.evaluate("prompt => app.loadApiJson(prompt, 'test')", prompt)
+        self.page.wait_for_function("count => app.graph.nodes.length === count", arg=len(prompt))
+
+    def run(self) -> None:
+        self.page.evaluate(
+            """() => {
+                window.seen = [];
+                window.reports = {};
+                window.finished = false;
+                app.api.addEventListener("teacache.end", ({ detail }) => {
+                    window.reports[detail.node] = detail.report;
+                });
+                app.api.addEventListener("execution_success", () => (window.finished = true));
+            }"""
+        )
+        self.page.locator('[data-testid="queue-button"] button').first.click()
+
+    def finish(self) -> dict[str, dict[str, Any]]:
+        """Waits for the end of the run; the reports by node."""
+        self.page.wait_for_function("() => window.finished", timeout=60_000)
+        self.page.wait_for_function("() => Object.keys(window.reports).length > 0")
+        return self.page.evaluate("() => window.reports")
+
+    def lines(self) -> list[str]:
+        return self.page.locator(".teacache-line").all_inner_texts()
+
+    def fit(self) -> None:
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        self.page.wait_for_timeout(700)
+
+    def show(self, scale: float, offset: tuple[float, float]) -> None:
+        self.page.evaluate(
+            """([scale, offset]) => {
+                app.canvas.ds.scale = scale;
+                app.canvas.ds.offset = offset;
+                app.canvas.setDirty(true, true);
+            }""",
+            [scale, offset],
+        )
+        self.page.wait_for_timeout(500)
+
+    def screenshot(self, name: str) -> None:
+        ARTIFACTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=str(ARTIFACTS / f"{name}_{self.mode}.png"))
+
+
+@pytest.fixture(scope="module")
+def server(comfy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(comfy_dir, tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM, MISSING
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def editing(browser: Browser, server: Server, mode: str, **settings: Any) -> Iterator[Editor]:
+    wanted = {
+        "Comfy.TutorialCompleted": True,
+        "Comfy.VueNodes.Enabled": mode == "nodes2",
+        "Comfy.Minimap.Visible": False,
+        **settings,
+    }
+    body = json.dumps(wanted).encode()
+    urlopen(Request(f"{server.url}/api/settings", body, method="POST")).close()
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    context.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
+    editor = Editor(mode, server.url, context.new_page())
+    editor.page.on("console", lambda message: editor.errors.extend(_ours(message)))
+    editor.page.on("pageerror", lambda error: editor.errors.append(str(error.stack)))
+    editor.open()
+    yield editor
+    context.close()
+
+
+def _ours(message: Any) -> list[str]:
+    """A console error or warning that concerns the pack, else nothing."""
+    text = f"{message.type}: {message.text} ({message.location.get('url')})"
+    asks_registry = "api.comfy.org" in message.text  # the editor, about every custom node
+    counts = message.type in ("error", "warning") and not asks_registry
+    return [text] if counts and "teacache" in text.lower() else []
+
+
+@pytest.fixture(scope="module", params=["classic", "nodes2"])
+def editor(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Editor]:
+    with editing(browser, server, request.param) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def no_error_from_the_pack(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "editor" in request.fixturenames:
+        errors = request.getfixturevalue("editor").errors
+        assert not [error for error in errors if "teacache" in error.lower()]
+
+
+def quickstart(steps: int = STEPS) -> dict[str, Any]:
+    """The template with another seed, so that the server runs it again."""
+    graph = json.loads((ROOT / "workflows" / "quickstart.json").read_text())
+    sampler = next(node for node in graph["nodes"] if node["type"] == "KSampler")
+    sampler["widgets_values"][0] = next(SEEDS)
+    sampler["widgets_values"][2] = steps
+    return graph
+
+
+def line_of(report: dict[str, Any]) -> str:
+    """What the strip must say, from the report's own numbers."""
+    saved = report["saved_seconds"]
+    time = f"{saved * 1e3:.0f} ms" if saved < 0.9995 else f"{saved:.1f} s"
+    gain = f" · {report['estimated_speedup']:.2f}x · saved {time}" if report["skipped"] else ""
+    held = f"{report['bytes_held'] / 1e3:.0f} kB held"
+    return f"{report['computed']} of {report['evaluations']} steps computed{gain} · {held}"
+
+
+def kinds(editor: Editor) -> list[str]:
+    cells = editor.page.locator(".teacache-cells rect")
+    return cells.evaluate_all("cells => cells.map(cell => cell.dataset.kind)")
+
+
+@pytest.mark.parametrize(
+    "path", TEMPLATES + OLD, ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_templates_open_without_a_missing_node(editor: Editor, path: Path) -> None:
+    editor.load(json.loads(path.read_text()))
+    missing = editor.page.evaluate(
+        """() => app.graph.nodes
+            .map(({ type }) => type)
+            .filter(type => !(type in LiteGraph.registered_node_types))"""
+    )
+    assert not missing
+    assert not editor.page.locator(".comfy-missing-nodes").count()
+    for _ in range(2):
+        editor.page.keyboard.press("Escape")  # the list of models to download
+    if path in TEMPLATES:
+        editor.fit()
+        editor.screenshot(path.stem)
+
+
+def test_templates_are_offered_with_their_pictures(editor: Editor) -> None:
+    for path in TEMPLATES:
+        for end in ("json", "jpg"):
+            url = f"{editor.url}/api/workflow_templates/teacache/{path.stem}.{end}"
+            assert editor.page.request.get(url).ok
+    offered = editor.page.request.get(f"{editor.url}/api/workflow_templates").json()
+    assert sorted(offered["teacache"]) == [path.stem for path in TEMPLATES]
+
+
+def test_the_strip_fills_step_by_step(editor: Editor) -> None:
+    editor.load(quickstart())
+    editor.page.wait_for_selector(".teacache-strip")
+    assert editor.page.locator(FILLED).count() == 0
+    assert editor.lines() == ["No run yet: the steps show here while they run."]
+    editor.page.evaluate(
+        """filled => {
+            window.counts = [];
+            new MutationObserver(() => {
+                const count = document.querySelectorAll(filled).length;
+                if (count !== window.counts.at(-1)) window.counts.push(count);
+            }).observe(document.querySelector(".teacache-cells"), {
+                subtree: true, childList: true, attributes: true,
+            });
+        }""",
+        FILLED,
+    )
+    editor.run()
+    editor.page.wait_for_selector(FILLED, state="attached")
+    during = editor.page.locator(FILLED).count()
+    assert 0 < during < STEPS
+    assert f"of {STEPS} steps · " in editor.lines()[0]
+    assert len(kinds(editor)) == STEPS, "the cells to come are not shown"
+    (report,) = editor.finish().values()
+    editor.page.wait_for_function(
+        "text => document.querySelector('.teacache-line').innerText === text",
+        arg=line_of(report),
+        timeout=5000,
+    )
+    counts = editor.page.evaluate("() => window.counts")
+    assert counts == sorted(counts) and counts[-1] == STEPS
+    assert len(counts) > STEPS / 2, "the cells came in lumps"
+    forced = {"first step", "last step"}
+    assert kinds(editor) == [
+        "skipped" if r["skipped"] else "forced" if r["reason"] in forced else "computed"
+        for r in report["records"]
+    ]
+    assert report["skipped"] > 5
+    head = editor.page.locator(".teacache-head").inner_text().split("\n")
+    assert head == [
+        f"{report['family_name']} · {report['profile']}",
+        f"threshold {report['threshold']:g}",
+    ]
+    editor.show(0.75, (20, 60))
+    editor.screenshot("run")
+
+
+def test_a_cell_tells_its_step(editor: Editor) -> None:
+    reports = editor.page.evaluate("() => window.reports")
+    (report,) = reports.values()
+    record = next(r for r in report["records"] if r["skipped"] and r["step"] > 10)
+    cell = editor.page.locator(".teacache-cells rect").nth(record["step"])
+    cell.hover(force=True)
+    text = editor.page.locator(".teacache-tip").inner_text()
+    assert f"Step {record['step'] + 1} · skipped: under the threshold" in text
+    assert f"change {record['distance']:.4f}" in text
+    editor.screenshot("tooltip")
+    editor.page.mouse.move(5, 500)
+    assert editor.page.locator(".teacache-tip").count() == 0
+
+
+def test_the_last_run_survives_a_reload(editor: Editor) -> None:
+    before = editor.lines(), kinds(editor)
+    editor.open()
+    editor.page.wait_for_selector(FILLED, state="attached")
+    assert (editor.lines(), kinds(editor)) == before
+
+
+def test_two_nodes_in_one_graph(editor: Editor) -> None:
+    prompt = json.loads((ROOT / "workflows" / "api" / "ab_comparison.json").read_text())
+    prompt["2"]["inputs"] |= {"rel_l1_thresh": 0.3, "auto_threshold": False}
+    prompt["21"] = json.loads(json.dumps(prompt["2"]))  # the same settings, yet its own run
+    prompt["7"]["inputs"]["model"] = ["21", 0]
+    prompt["7"]["inputs"] |= {"seed": next(SEEDS), "steps": 18}
+    prompt["13"]["inputs"] |= {"seed": next(SEEDS), "steps": 22}
+    editor.load_api(prompt)
+    editor.run()
+    editor.page.wait_for_function("() => Object.keys(window.reports).length === 2")
+    reports = editor.finish()
+    assert (reports["21"]["steps"], reports["2"]["steps"]) == (18, 22)
+    assert min(report["skipped"] for report in reports.values()) > 0
+    assert sorted(editor.lines()) == sorted(map(line_of, reports.values()))
+    metrics = editor.page.locator(".teacache-metrics")
+    metrics.filter(has_text="PSNR").wait_for(state="attached")
+    assert " · SSIM 0." in metrics.inner_text()
+    editor.fit()
+    editor.screenshot("two_nodes")
+
+
+def test_inside_a_subgraph(editor: Editor) -> None:
+    editor.load(quickstart(steps=16))
+    editor.page.evaluate(
+        """() => {
+            const node = app.graph.nodes.find(({ type }) => type === "ApplyTeaCache");
+            app.graph.convertToSubgraph(new Set([node]));
+        }"""
+    )
+    editor.run()
+    reports = editor.finish()
+    ((node, report),) = reports.items()
+    assert ":" in node
+    editor.page.evaluate(
+        "() => app.canvas.openSubgraph(app.graph.nodes.find(n => n.isSubgraphNode()).subgraph)"
+    )
+    editor.page.wait_for_selector(FILLED, state="attached")
+    assert editor.lines() == [line_of(report)]
+    editor.screenshot("subgraph")
+    editor.page.evaluate("() => app.canvas.setGraph(app.graph.rootGraph ?? app.graph)")
+
+
+def test_a_node_taken_away_while_it_runs(editor: Editor) -> None:
+    editor.load(quickstart(steps=15))
+    editor.run()
+    editor.page.wait_for_selector(FILLED, state="attached")
+    editor.page.evaluate(
+        "() => app.graph.remove(app.graph.nodes.find(({ type }) => type === 'ApplyTeaCache'))"
+    )
+    editor.finish()
+    assert editor.page.locator(".teacache-strip").count() == 0
+
+
+def test_settings(editor: Editor) -> None:
+    editor.load(quickstart())
+    put = "([key, value]) => app.extensionManager.setting.set(key, value)"
+    editor.page.evaluate(put, ["TeaCache.ShowStrip", False])
+    editor.page.locator(".teacache-strip").wait_for(state="detached")
+    editor.page.evaluate(put, ["TeaCache.ShowStrip", True])
+    editor.page.locator(".teacache-strip").wait_for(state="attached")
+    editor.page.evaluate(put, ["TeaCache.DefaultThreshold", 0.35])
+    thresholds = editor.page.evaluate(
+        """() => {
+            app.graph.add(LiteGraph.createNode("ApplyTeaCache"));
+            const nodes = app.graph.nodes.filter(({ type }) => type === "ApplyTeaCache");
+            return nodes.map(({ widgets }) => widgets[0].value);
+        }"""
+    )
+    editor.page.evaluate(put, ["TeaCache.DefaultThreshold", 0.2])
+    assert thresholds == [0.2, 0.35]
+
+
+def record(step: int, skipped: bool) -> dict[str, Any]:
+    return {
+        "step": step, "sigma": 1 - step / 1000, "skipped": skipped, "distance": 0.01,
+        "reason": "under threshold" if skipped else "over threshold",
+        "accumulated": 0.01 * (step % 7 + 1), "seconds": 0.01 if skipped else 0.2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [4, 1000])
+def test_few_and_many_steps(editor: Editor, steps: int) -> None:
+    editor.load(quickstart())
+    records = [record(step, step % 7 > 0) for step in range(steps)]
+    seconds = editor.page.evaluate(
+        """([steps, records]) => {
+            const tell = (event, data) =>
+                app.api.dispatchCustomEvent(`teacache.${event}`, { node: "2", ...data });
+            const began = performance.now();
+            const report = { family_name: "FLUX.1", profile: "flux1-dev", threshold: 0.05, steps };
+            tell("start", { report });
+            for (const record of records) tell("step", { record });
+            return (performance.now() - began) / 1000;
+        }""",
+        [steps, records],
+    )
+    editor.page.wait_for_function(
+        "([filled, steps]) => document.querySelectorAll(filled).length === steps",
+        arg=[FILLED, steps],
+    )
+    assert seconds < 10
+    assert editor.page.locator(".teacache-cells").bounding_box()["width"] > 100
+    editor.screenshot(f"steps_{steps}")
+
+
+def test_a_model_that_is_left_as_it_is_says_so(editor: Editor) -> None:
+    editor.load(quickstart())
+    sentence = "UNetModel is not a transformer that TeaCache knows: the model is left as it is."
+    editor.page.evaluate(
+        """notes => app.api.dispatchCustomEvent("teacache.ready",
+            { node: "2", cached: false, line: "", notes })""",
+        [sentence],
+    )
+    advice = editor.page.locator(".teacache-advice")
+    advice.filter(has_text=sentence).wait_for()
+    assert editor.page.locator(FILLED).count() == 0
+    editor.screenshot("left_as_it_is")
+
+
+def test_every_reason_has_its_colour(editor: Editor) -> None:
+    from teacache.report import Reason
+
+    found = editor.page.evaluate(
+        """async reasons => {
+            const { kindOf } = await import("/extensions/teacache/run.js");
+            return reasons.map(reason => kindOf({ skipped: false, reason }));
+        }""",
+        [reason.value for reason in Reason],
+    )
+    changed = {Reason.NEW_BRANCH, Reason.MISMATCH, Reason.UNCACHED}
+    assert {reason for reason, kind in zip(Reason, found, strict=True) if kind == "changed"} == (
+        changed
+    )
+
+
+def test_another_language_and_a_light_theme(browser: Browser, server: Server) -> None:
+    settings = {"Comfy.Locale": "zh", "Comfy.ColorPalette": "light"}
+    with editing(browser, server, "classic", **settings) as editor:
+        editor.load(quickstart(steps=12))
+        editor.page.wait_for_selector(".teacache-strip")
+        assert editor.lines() == ["尚未运行：运行时会在此逐步显示。"]
+        editor.run()
+        (report,) = editor.finish().values()
+        assert editor.lines()[0].startswith(f"12 步中计算了 {report['computed']} · ")
+        editor.show(0.75, (20, 60))
+        editor.screenshot("light_zh")
+        editor.page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
+        editor.page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
