@@ -11,7 +11,7 @@ import pytest
 
 from teacache import profiles
 from teacache.config import INDICATORS, MAX_THRESHOLD, ConfigError
-from teacache.families import FAMILIES
+from teacache.families import DIFFUSERS_FAMILIES, FAMILIES
 from teacache.profiles import UNSURE, Profile, get_profile, load_profiles, parse_profile
 
 SHIPPED = load_profiles()
@@ -44,13 +44,16 @@ def test_a_shipped_profile_belongs_to_a_family_that_can_read_its_indicator(
     if profile.family == "generic":
         assert profile.indicator == "stack_input"
         return
-    family = next(family for family in FAMILIES if family.id == profile.family)
-    assert {
-        "modulated_input": family.modulated_input,
-        "timestep": family.embed_timesteps,
-        "timestep_projection": family.project_timesteps,
-        "stack_input": family,
-    }[profile.indicator] is not None
+    families = [f for f in FAMILIES + DIFFUSERS_FAMILIES if f.id == profile.family]
+    assert families
+    for family in families:
+        readers = {
+            "modulated_input": family.modulated_input,
+            "timestep": family.embed_timesteps,
+            "timestep_projection": family.project_timesteps,
+            "stack_input": family,
+        }
+        assert readers[profile.indicator] is not None
 
 
 def test_a_file_is_named_for_its_profile() -> None:
