@@ -5,7 +5,7 @@ all of them, once by colour (pixels at 32 px) and once by shape (edges at 32 px,
 A sample counts as recognised only if both find the concept's own picture.
 As a control that must fail, the same samples are scored against captions moved by one place.
 
-    python -m training.evaluate
+    python -m training.evaluate --grid models/samples.jpg   # and show the samples it judged
     python -m training.evaluate --tags      # prompts of one tag each, never the label's words
 """
 
@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from teacache.demo_model import Tokenizer
 from training.data import Concept, load_concepts, load_pictures
+from training.sample_grid import captioned, grid
 from training.sampling import DemoPipeline
 
 
@@ -65,6 +66,9 @@ def evaluate_labels(pipeline: DemoPipeline, args: argparse.Namespace) -> dict[st
     concepts, pictures = load_concepts(), load_pictures()
     labels = [c.label for c in concepts]
     samples = pipeline(labels, steps=args.steps, cfg=args.cfg, seed=args.seed)
+    if args.grid:
+        tiles = [captioned(p, label) for p, label in zip(samples, labels, strict=True)]
+        grid(tiles, columns=20).save(args.grid, quality=85)
     own = torch.arange(len(concepts))
     by_colour, by_shape = nearest(samples, pictures)
     both = (by_colour == own) & (by_shape == own)
@@ -97,6 +101,7 @@ def evaluate_tags(pipeline: DemoPipeline, args: argparse.Namespace) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tags", action="store_true", help="prompt with tags, not labels")
+    parser.add_argument("--grid", type=Path, help="also draw the samples, with their captions")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,11 +1,9 @@
 """Trains the demo model's autoencoder (TAESD's architecture with 16 latent channels).
 
-    python -m training.train_autoencoder                                      # from scratch
-    python -m training.train_autoencoder --decoder-only --steps 1500 --rate 4e-4
+    python -m training.train_autoencoder
+    python -m training.train_autoencoder      # again: goes on from the checkpoint
 
-The first command learns from the 3D renderings. The second goes on from its result and teaches
-the decoder alone the pictures that the transformer learns: the latents stay what they are, so a
-transformer trained on them stays valid. Started again, each goes on from its checkpoint.
+It learns from random crops of the 3D renderings, less a few that are held out to measure PSNR.
 """
 
 from __future__ import annotations
@@ -71,7 +69,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--crop", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=100, metavar="STEPS")
     parser.add_argument("--out", type=Path, default=CHECKPOINTS / "autoencoder")
@@ -81,25 +78,19 @@ def main() -> None:
 
     device = torch.device(args.device)
     torch.manual_seed(args.seed)
-    if args.decoder_only:
-        train = held_out = load_pictures()
-        autoencoder = AutoencoderTiny.from_pretrained(args.out)
-        state_path = args.out / "decoder_training.pt"
-    else:
-        renders = load_pictures("renders")
-        shuffled = np.random.default_rng(0).permutation(len(renders))
-        train, held_out = renders[shuffled[HELD_OUT:]], renders[shuffled[:HELD_OUT]]
-        autoencoder = AutoencoderTiny.from_config(AUTOENCODER_CONFIG)
-        state_path = args.out / "training.pt"
+    renders = load_pictures("renders")
+    shuffled = np.random.default_rng(0).permutation(len(renders))
+    train, held_out = renders[shuffled[HELD_OUT:]], renders[shuffled[:HELD_OUT]]
+    autoencoder = AutoencoderTiny.from_config(AUTOENCODER_CONFIG)
+    state_path = args.out / "training.pt"
     autoencoder.to(device).float()
-    trained = autoencoder.decoder if args.decoder_only else autoencoder
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=args.rate, fused=True)
-    ema = [p.detach().clone() for p in trained.parameters()]
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=args.rate, fused=True)
+    ema = [p.detach().clone() for p in autoencoder.parameters()]
     step, seconds = 0, 0.0
     args.out.mkdir(parents=True, exist_ok=True)
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
-        trained.load_state_dict(state["trained"])
+        autoencoder.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         ema, step, seconds = state["ema"], state["step"], state["seconds"]
 
@@ -110,13 +101,10 @@ def main() -> None:
         x = to_signal(crops(train, args.batch, args.crop, rng), device)
         generator = torch.Generator().manual_seed(args.seed * 7_368_787 + step)
         with torch.autocast(device.type, torch.bfloat16):
-            with torch.set_grad_enabled(not args.decoder_only):
-                z = autoencoder.encode(x).latents
+            z = autoencoder.encode(x).latents
             noise = torch.randn(z.shape, generator=generator).to(device)
             decoded = autoencoder.decode(z + LATENT_NOISE * noise).sample
-        loss = reconstruction_loss(decoded.float(), x)
-        if not args.decoder_only:
-            loss = loss + 0.02 * latent_penalty(z.float())
+        loss = reconstruction_loss(decoded.float(), x) + 0.02 * latent_penalty(z.float())
         loss.backward()
         rise, fall = min(1.0, (step + 1) / 50), 0.5 + 0.5 * np.cos(np.pi * step / args.steps)
         for group in optimizer.param_groups:
@@ -125,13 +113,13 @@ def main() -> None:
         optimizer.zero_grad()
         step += 1
         keep = min(0.998, step / (step + 10))
-        torch._foreach_lerp_(ema, [p.detach() for p in trained.parameters()], 1 - keep)
+        torch._foreach_lerp_(ema, [p.detach() for p in autoencoder.parameters()], 1 - keep)
         progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
         progress.update()
         if step % args.save_every == 0 or step == args.steps:
             seconds = before + time.perf_counter() - started
             state = {
-                "trained": trained.state_dict(),
+                "model": autoencoder.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "ema": ema,
                 "step": step,
@@ -141,11 +129,11 @@ def main() -> None:
             state_path.with_suffix(".partial").replace(state_path)
     progress.close()
 
-    for weight, averaged in zip(trained.parameters(), ema, strict=True):
+    for weight, averaged in zip(autoencoder.parameters(), ema, strict=True):
         weight.data.copy_(averaged)
     autoencoder.half().save_pretrained(args.out)
-    kind = "the transformer's pictures" if args.decoder_only else f"{HELD_OUT} held-out pictures"
-    print(f"{psnr(autoencoder.float(), held_out, device):.2f} dB on {kind}, {seconds:.0f} s")
+    quality = psnr(autoencoder.float(), held_out, device)
+    print(f"{quality:.2f} dB on {HELD_OUT} held-out pictures, {seconds:.0f} s")
 
 
 if __name__ == "__main__":
