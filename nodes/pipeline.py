@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import comfy.utils
@@ -14,7 +15,8 @@ from comfy_api.latest import io
 from PIL import Image
 from server import PromptServer
 
-from ..teacache.hosts import pipelines
+from ..teacache.hosts import generation, pipelines
+from ..teacache.hosts.generation import Step
 from ..teacache.hosts.pipeline_folder import DEMO, list_folders
 from ..teacache.hosts.pipelines import Pipeline
 from ..teacache.switch import BACKEND_VARIABLE, chosen_config
@@ -212,8 +214,6 @@ class DiffusionPipelineSampler(io.ComfyNode):
         image: torch.Tensor | None = None,
         strength: float = 0.6,
     ) -> io.NodeOutput:
-        from ..teacache.hosts import generation
-
         node_id = str(cls.hidden.unique_id)
         request = generation.Request(
             prompt=prompt,
@@ -227,14 +227,12 @@ class DiffusionPipelineSampler(io.ComfyNode):
             image=None if image is None else pictures(image),
             strength=None if image is None else strength,
         )
-        bar = comfy.utils.ProgressBar(steps, node_id=node_id)
+        bar, previews = comfy.utils.ProgressBar(steps, node_id=node_id), Previews()
 
-        def advance(step: generation.Step) -> None:
+        def advance(step: Step) -> None:
             if model_management.processing_interrupted():
                 raise KeyboardInterrupt  # the cache's report tells it from a failure
-            picture = step.preview()
-            preview = None if picture is None else ("JPEG", picture, PREVIEW_SIZE)
-            bar.update_absolute(step.done, step.total, preview)
+            bar.update_absolute(step.done, step.total, previews.next(step))
 
         device = model_management.get_torch_device()
         pipe = generation.for_image(pipeline.pipe, image is not None)
@@ -262,11 +260,25 @@ class DiffusionPipelineSampler(io.ComfyNode):
         return io.NodeOutput(result.pictures, json.dumps(report, indent=2))
 
 
+class Previews:
+    """Decodes previews as often as a tenth of the time allows."""
+
+    def __init__(self) -> None:
+        self.due = 0.0
+
+    def next(self, step: Step) -> tuple[str, Image.Image, int] | None:
+        started = time.perf_counter()
+        if started < self.due:
+            return None
+        picture = step.preview()
+        ended = time.perf_counter()
+        self.due = ended + 9 * (ended - started)
+        return None if picture is None else ("JPEG", picture, PREVIEW_SIZE)
+
+
 def pictures(images: torch.Tensor) -> Image.Image | list[Image.Image]:
     """A batch of images as pipelines take them: one as itself."""
-    from ..teacache.hosts.generation import to_image
-
-    found = [to_image(each) for each in images]
+    found = [generation.to_image(each) for each in images]
     return found[0] if len(found) == 1 else found
 
 

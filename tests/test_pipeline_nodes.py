@@ -30,7 +30,10 @@ def node(pack: ModuleType, server: Any) -> Any:
         prepared = nodes.NODE_CLASS_MAPPINGS[class_id].PREPARE_CLASS_CLONE({"UNIQUE_ID": "5"})
         with torch.inference_mode():
             out = prepared.EXECUTE_NORMALIZED(**inputs)
-        lines = [data["text"] for event, data in server.sent[before:] if event == "text"]
+        sent = server.sent[before:]
+        lines = [data["text"] for event, data in sent if event == "text"]
+        ready = [data for event, data in sent if event == "teacache.ready"]
+        lines += [" ".join([data["line"], *data["notes"]]) for data in ready]
         return out.result, lines
 
     return call
@@ -142,7 +145,8 @@ def test_progress_and_previews(node: Any, demo: Any) -> None:
     finally:
         comfy.utils.set_progress_bar_global_hook(before)
     assert [(value, total) for value, total, _ in seen] == [(n, STEPS) for n in range(1, STEPS + 1)]
-    kind, picture, _ = seen[-1][2]
+    shown = [preview for _, _, preview in seen if preview is not None]
+    kind, picture, _ = shown[0]
     assert kind == "JPEG" and picture.size == (64, 64)
 
 

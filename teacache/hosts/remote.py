@@ -57,7 +57,7 @@ class RemoteHost:
 
     async def upload(self, file: Path) -> str:
         """Puts a picture into the server's input folder; its name there."""
-        form = aiohttp.FormData()
+        form = aiohttp.FormData(quote_fields=False)
         form.add_field("image", file.read_bytes(), filename=file.name)
         form.add_field("overwrite", "true")
         answer = await self._json("POST", "upload/image", data=form)
