@@ -15,6 +15,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 from comfy_server import ROOT, Server, serving
+
+if os.environ.get("CI") != "true":
+    pytest.importorskip("playwright", reason="no playwright here: pip install playwright")
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -208,6 +211,8 @@ def test_templates_are_offered_with_their_pictures(editor: Editor) -> None:
         for end in ("json", "jpg"):
             url = f"{editor.url}/api/workflow_templates/teacache/{path.stem}.{end}"
             assert editor.page.request.get(url).ok
+    help_page = f"{editor.url}/extensions/teacache/docs/ApplyTeaCache.md"
+    assert editor.page.request.get(help_page).text().startswith("# Apply TeaCache")
     offered = editor.page.request.get(f"{editor.url}/api/workflow_templates").json()
     assert sorted(offered["teacache"]) == [path.stem for path in TEMPLATES]
 
@@ -301,6 +306,20 @@ def test_two_nodes_in_one_graph(editor: Editor) -> None:
     editor.screenshot("two_nodes")
 
 
+def test_a_run_of_another_workflow_stays_off_the_graph(editor: Editor) -> None:
+    graph = quickstart(steps=20)
+    editor.load(graph)
+    editor.run()
+    editor.page.wait_for_selector(FILLED, state="attached")
+    editor.load(json.loads((ROOT / "workflows" / "wan21_t2v.json").read_text()))
+    editor.page.keyboard.press("Escape")
+    (report,) = editor.finish().values()
+    assert editor.lines() == ["No run yet: the steps show here while they run."]
+    editor.load(graph)
+    editor.page.wait_for_selector(FILLED, state="attached")
+    assert editor.lines() == [line_of(report)]
+
+
 def test_inside_a_subgraph(editor: Editor) -> None:
     editor.load(quickstart(steps=16))
     editor.page.evaluate(
@@ -336,6 +355,12 @@ def test_a_node_taken_away_while_it_runs(editor: Editor) -> None:
 def test_settings(editor: Editor) -> None:
     editor.load(quickstart())
     put = "([key, value]) => app.extensionManager.setting.set(key, value)"
+    editor.page.keyboard.press("Control+,")
+    editor.page.locator(".settings-sidebar, .p-dialog").first.wait_for()
+    editor.page.get_by_text("TeaCache", exact=True).first.click()
+    editor.page.get_by_text("Threshold of new Apply TeaCache nodes").wait_for()
+    editor.screenshot("settings")
+    editor.page.keyboard.press("Escape")
     editor.page.evaluate(put, ["TeaCache.ShowStrip", False])
     editor.page.locator(".teacache-strip").wait_for(state="detached")
     editor.page.evaluate(put, ["TeaCache.ShowStrip", True])
