@@ -22,7 +22,8 @@ def arguments_of(
     bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
     named = dict(bound.arguments)
     named.pop("self")
-    return {**named, **named.pop("kwargs", {})}
+    more = named.pop("kwargs", {})
+    return {**named, **more}
 
 
 def latent_name(given: Mapping[str, Any]) -> str:
@@ -30,7 +31,11 @@ def latent_name(given: Mapping[str, Any]) -> str:
 
 
 def timestep_name(given: Mapping[str, Any]) -> str:
-    return next(name for name in TIMESTEP_NAMES if name in given)
+    """Name of the timestep's argument. Raises LookupError where there is none."""
+    found = [name for name in TIMESTEP_NAMES if name in given]
+    if not found:
+        raise LookupError(f"no argument is called {' or '.join(TIMESTEP_NAMES)}")
+    return found[0]
 
 
 def timestep_of(given: Mapping[str, Any]) -> torch.Tensor:

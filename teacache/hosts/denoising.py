@@ -113,6 +113,7 @@ class DenoisingLoop:
         self._make_run = make_run
         self._run: Run | None = None
         self._gradients = False
+        self._failure: AdapterFailed | None = None
         self._stacks: dict[str, BlockStack] = {}
         self._branches = Branches()
         self._timesteps: dict[float, torch.Tensor] = {}
@@ -161,14 +162,16 @@ class DenoisingLoop:
         given: dict[str, Any],
     ) -> Any:
         """One call of a transformer, computed or skipped."""
-        if torch.is_grad_enabled():
-            self._gradients = True
+        if torch.is_grad_enabled() or self._failure is not None:
+            self._gradients = self._gradients or self._failure is None
             return forward(**given)
         try:
             with reading():
                 branch = self._key(context, given)
+                timestep_name(given)
         except AdapterFailed as failure:
-            return self._without_cache(failure, forward, given)
+            self._failure = failure
+            return forward(**given)
         if self._decision is None or branch in self._calls or place != self._place:
             self._begin(place, module, given)
         first = not self._calls
@@ -270,17 +273,12 @@ class DenoisingLoop:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def _without_cache(
-        self, failure: AdapterFailed, forward: Forward, given: dict[str, Any]
-    ) -> Any:
-        if self._run is not None:
-            self._run.give_up(failure)
-        return forward(**given)
-
     def finish(self, outcome: str) -> RunReport:
         """Free everything; the report, which is empty where the model was never called."""
         self.settle()
         run = self._run or self._make_run(self._transformer, ())
+        if self._failure is not None:
+            run.give_up(self._failure)
         if self._gradients:
             run.report.warn(GRADIENTS)
         self._run = None

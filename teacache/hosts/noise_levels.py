@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -37,14 +38,9 @@ class SchedulerLevels:
         levels = _sigmas(scheduler, count) or [
             t / scheduler.config.num_train_timesteps for t in [*timesteps, 0.0]
         ]
-        first = max(0, count - evaluations)
-        self._levels = levels[first:count]
+        self._levels = levels[max(0, count - evaluations) : count]
         """One for each evaluation; samplers with two of them at a level repeat it."""
-        self.sigmas = [
-            level
-            for place, level in enumerate(levels[first:])
-            if place == 0 or level != levels[first + place - 1]
-        ]
+        self.sigmas = [level for level, _ in groupby(self._levels)] + [levels[count]]
 
     def at(self, evaluation: int, timestep: torch.Tensor) -> tuple[float, int | None]:
         return self._levels[min(evaluation, len(self._levels) - 1)], None
