@@ -155,3 +155,19 @@ async def test_the_other_packs_node_can_be_replaced(pack, definitions, monkeypat
     assert (replacement.old_node_id, replacement.new_node_id) == ("TeaCache", "ApplyTeaCache")
     filled = {entry["new_id"] for entry in replacement.input_mapping}
     assert filled == set(inputs_of(definitions["ApplyTeaCache"]))
+
+
+def test_search_aliases_where_the_version_has_them(pack, monkeypatch):
+    from dataclasses import dataclass
+    from importlib import import_module
+
+    schema = import_module(f"{pack.__name__}.nodes.schema")
+    assert schema.schema(search_aliases=["x"], node_id="A").node_id == "A"  # as this version does
+
+    @dataclass
+    class Schema:
+        node_id: str
+        search_aliases: list[str]
+
+    monkeypatch.setattr(schema, "io", SimpleNamespace(Schema=Schema))
+    assert schema.schema(search_aliases=["x"], node_id="A").search_aliases == ["x"]
