@@ -452,6 +452,29 @@ def test_enabling_twice_replaces_the_first() -> None:
     assert state_of(pipe) == before
 
 
+def test_hooks_that_others_put_on_the_transformer_stay() -> None:
+    """As accelerate's offloading does, which puts its hook on anew after every run."""
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+
+    pipe = tiny_pipelines.build("sd3")
+    native = generate(pipe, "sd3")
+    seen = []
+
+    class Counting(ModelHook):
+        def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            seen.append(module)
+            return args, kwargs
+
+    with teacache(pipe, SKIP_ALL) as handle:
+        for _ in range(2):
+            add_hook_to_module(pipe.transformer, Counting())
+            generate(pipe, "sd3")
+            remove_hook_from_module(pipe.transformer)
+            assert report_of(handle).skipped == 4
+    assert len(seen) == 2 * STEPS
+    assert torch.equal(generate(pipe, "sd3"), native)
+
+
 def test_compiled_transformers_keep_working() -> None:
     pipe = tiny_pipelines.build("flux1")
     with teacache(pipe, SKIP_ALL):

@@ -397,7 +397,9 @@ def pixart() -> Any:
     )
     return PixArtSigmaPipeline(
         tokenizer=None, text_encoder=None, vae=None, transformer=transformer,
-        scheduler=DPMSolverMultistepScheduler(),
+        scheduler=DPMSolverMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction"
+        ),
     )  # fmt: skip
 
 

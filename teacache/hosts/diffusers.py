@@ -69,6 +69,8 @@ class CachedPipeline:
         source = "recommended" if self.config.rel_l1_thresh is None else "set"
         state = f"threshold {self.threshold:g} ({source})" if self.threshold else "off"
         label = "" if self.profile.calibrated else ", uncalibrated"
+        if self.config.profile == "auto" and self.family.run_profile is not None:
+            label += ", or by latent size and noise range"
         return f"{self.family.name} · {state} · profile {self.profile.name}{label}"
 
     def report_for(self) -> RunReport | None:
