@@ -256,7 +256,7 @@ class DiffusionPipelineSampler(io.ComfyNode):
             model_management.soft_empty_cache()
         report = {} if result.report is None else result.report.to_json()
         lines = [report["summary"]] if report else ["No cache on this pipeline."]
-        PromptServer.instance.send_progress_text(" ".join([*lines, *result.unused]), node_id)
+        PromptServer.instance.send_progress_text(" ".join([*lines, *result.notes]), node_id)
         return io.NodeOutput(result.pictures, json.dumps(report, indent=2))
 
 

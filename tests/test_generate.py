@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,7 +67,7 @@ def decisions(report):
     return [record["skipped"] for record in report["run"]["records"]]
 
 
-def test_flag_json_and_environment_give_the_same_picture(uncached, by_flag, tmp_path, monkeypatch):
+def test_flag_json_and_environment_give_the_same_picture(uncached, by_flag, tmp_path):
     picture, report = by_flag
     assert report["run"]["threshold"] == THRESHOLD and 0 < report["run"]["skipped"] < STEPS
     assert len(decisions(report)) == STEPS
@@ -73,9 +75,10 @@ def test_flag_json_and_environment_give_the_same_picture(uncached, by_flag, tmp_
 
     config = json.dumps({"rel_l1_thresh": THRESHOLD})
     by_json = made(tmp_path / "json", "--cache-backend", "tea_cache", "--cache-config", config)
-    monkeypatch.setenv(VARIABLES[0], "tea_cache")
-    monkeypatch.setenv(VARIABLES[1], config)
-    by_environment = made(tmp_path / "environment")
+    shell = {"PYTHONPATH": str(ROOT), VARIABLES[0]: "tea_cache", VARIABLES[1]: config}
+    command = [sys.executable, "-m", "teacache", "generate", *COMMON, "--out", "environment"]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | shell, check=True, timeout=300)
+    by_environment = pixels(tmp_path / "environment"), report_of(tmp_path / "environment")
     for other, told in (by_json, by_environment):
         assert other == picture
         assert decisions(told) == decisions(report)
@@ -148,12 +151,21 @@ def test_from_an_image(tmp_path):
     assert made(tmp_path / "stronger", "--image", source, "--strength", "0.9")[0] != plain
 
 
+def test_invalid_values_are_told(tmp_path, monkeypatch, capsys):
+    from teacache.hosts import generation
+
+    real = generation.to_tensor
+    monkeypatch.setattr(generation, "to_tensor", lambda output: real(output) * float("nan"))
+    _, report = made(tmp_path, "--steps", "2")
+    assert "try another precision" in report["notes"][0] in capsys.readouterr().out
+
+
 def test_a_batch_and_what_is_not_taken(tmp_path, capsys):
     _, report = made_batch(tmp_path)
     assert report["files"] == ["image_001.png", "image_002.png"]
     assert pixels(tmp_path, "image_001.png") != pixels(tmp_path, "image_002.png")
-    assert report["unused"] == ["strength is not used: there is no image."]
-    assert report["unused"][0] in capsys.readouterr().out
+    assert report["notes"] == ["strength is not used: there is no image."]
+    assert report["notes"][0] in capsys.readouterr().out
 
 
 def made_batch(out):
@@ -241,6 +253,7 @@ ON = ["--cache-backend", "tea_cache"]
         (["--cache-backend", "teacache"], "did you mean 'tea_cache'? known: tea_cache, none"),
         (["--cache-config", "{}"], "no cache is on; add --cache-backend tea_cache"),
         (["--compare"], "--compare: no cache is on"),
+        (["--width", "100"], "DemoPipeline: `height` and `width` have to be divisible by 16"),
         (["--steps", "0"], "must be a whole number from 1"),
         (["--image", "nowhere.png"], "--image nowhere.png: no such file"),
         (["--image", __file__], "no picture that can be read"),

@@ -16,7 +16,7 @@ from teacache.cli import main
 from teacache.config import TeaCacheConfig
 from teacache.errors import UserError
 from teacache.hosts.generation import Request, arguments, for_image, generate, to_tensor
-from teacache.hosts.pipelines import load_pipeline
+from teacache.hosts.pipelines import load_pipeline, placed
 
 SMALL = {"steps": 6, "width": 64, "height": 64, "guidance": 3.0}
 
@@ -76,7 +76,7 @@ def test_from_disk_without_network(qwen: Path, monkeypatch: Any) -> None:
     pipe = load_pipeline(str(qwen))
     request = Request("a cat", "a dog", **SMALL)
     plain = generate(pipe, request)
-    assert plain.pictures.shape == (1, 64, 64, 3) and plain.unused == [] and plain.report is None
+    assert plain.pictures.shape == (1, 64, 64, 3) and plain.notes == [] and plain.report is None
     cached = generate(pipe, request, cache=TeaCacheConfig(rel_l1_thresh=90.0))
     assert (cached.report.steps, cached.report.skipped) == (6, 4)
     assert not torch.equal(cached.pictures, plain.pictures)
@@ -196,3 +196,39 @@ def test_an_unknown_model_runs_without_the_cache(tmp_path: Path, capsys: Any) ->
     other.components = {"unet": torch.nn.Linear(2, 2)}
     line, problem = recognise(other, TeaCacheConfig())
     assert line == "" and "TeaCache works on diffusion transformers only" in problem
+
+
+class Movable:
+    """A pipeline of 40 bytes that remembers where it was put."""
+
+    def __init__(self) -> None:
+        self.components = {"transformer": torch.nn.Linear(10, 1, bias=False)}
+        self.calls: list[str] = []
+
+    def to(self, device: Any, **named: Any) -> None:
+        self.calls.append(f"to {device}")
+
+    def enable_model_cpu_offload(self, device: Any) -> None:
+        self.calls.append(f"offload {device}")
+
+    def remove_all_hooks(self) -> None:
+        self.calls.append("unhook")
+
+
+@pytest.mark.parametrize(
+    ("placement", "free", "first"),
+    [
+        ("auto", 60.0, "to mps"),
+        ("auto", 50.0, "offload mps"),  # 40 bytes and room to work
+        ("device", 0.0, "to mps"),
+        ("offload", 1e9, "offload mps"),
+    ],
+)
+def test_placement_and_the_way_back(placement: str, free: float, first: str) -> None:
+    pipe = Movable()
+    with pytest.raises(RuntimeError), placed(pipe, placement, torch.device("mps"), free):
+        raise RuntimeError("out of memory")
+    assert pipe.calls == [first, "unhook", "to cpu"]
+    untouched = Movable()
+    with placed(untouched, placement, torch.device("cpu"), free):
+        assert untouched.calls == []

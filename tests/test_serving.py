@@ -62,6 +62,10 @@ def test_one_workflow(server: Server, tmp_path: Path, capsys: Any) -> None:
     assert entry["files"] == {"10": [picture.name]} and entry["server"] == server.url
     assert entry["runs"][0]["steps"] == 8 and entry["runs"][0]["summary"] in told.out
 
+    again = ["--server", server.url, "--out", tmp_path / "again"]
+    assert run(QUICKSTART, *SHORT, "--set", "Prompt.text=dog", *again) == 0
+    assert pixels(tmp_path / "again" / picture.name) == pixels(picture), "kept results are lost"
+
 
 def test_a_file_of_the_editor(server: Server, tmp_path: Path) -> None:
     assert run(EDITOR, *SHORT, "--server", server.url, "--out", tmp_path) == 0

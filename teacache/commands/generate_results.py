@@ -51,7 +51,7 @@ def write_results(
     files = {**named("image", result.pictures)}
     report = about | {
         "seconds": result.seconds,
-        "unused": result.unused,
+        "notes": result.notes,
         "run": None if result.report is None else result.report.to_json(),
     }
     pictures = {name: to_image(pixels) for name, pixels in files.items()}
@@ -148,7 +148,7 @@ def print_results(report: dict[str, Any], out: Path, result: Result) -> None:
         print(report["run"]["summary"])
         for sentence in filter(None, [report["run"]["advice"], *report["run"]["warnings"]]):
             print(sentence)
-    for sentence in result.unused:
+    for sentence in result.notes:
         print(sentence)
     print(f"Pictures and report: {out}")
     for name in (*report["files"], "report.json"):

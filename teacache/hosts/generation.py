@@ -52,12 +52,12 @@ class Step:
 
 @dataclass
 class Result:
-    """pictures: [B, H, W, C] in 0 to 1. unused: inputs that the pipeline did not take, and why."""
+    """pictures: [B, H, W, C] in 0 to 1. notes: inputs that were not taken, and other oddities."""
 
     pictures: Tensor
     seconds: float
     report: RunReport | None = None
-    unused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def for_image(pipe: Any, wanted: bool) -> Any:
@@ -154,7 +154,7 @@ def generate(
     Raises `ConfigError` or `UserError` for values that the model or the pipeline refuses.
     """
     pipe = for_image(pipe, request.image is not None)
-    values, unused = arguments(pipe, request)
+    values, notes = arguments(pipe, request)
 
     started_sampling = False
 
@@ -182,7 +182,11 @@ def generate(
         raise UserError(f"{type(pipe).__name__}: {error}") from error
     finally:
         pipe.maybe_free_model_hooks()
-    return Result(to_tensor(output), seconds, report, unused)
+    pictures = to_tensor(output)
+    if not pictures.isfinite().all():
+        notes.append("The pictures held invalid values, now black: try another precision.")
+        pictures = pictures.nan_to_num(0.0)
+    return Result(pictures, seconds, report, notes)
 
 
 def cached(pipe: Any, cache: TeaCacheConfig | None, listener: Listener | None) -> Any:

@@ -166,7 +166,7 @@ def placed(pipe: Any, placement: str, device: torch.device, free: float | None) 
         yield
     finally:
         pipe.remove_all_hooks()
-        pipe.to("cpu")
+        pipe.to("cpu", silence_dtype_warnings=True)
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
