@@ -22,6 +22,8 @@ from pipeline_sampling import (
 from tiny_pipelines import STEPS, TINY, generate, stack_blocks
 
 from teacache.config import ConfigError
+from teacache.decision import MIXED
+from teacache.hosts.denoising import DenoisingLoop
 from teacache.hosts.diffusers import disable_teacache, enable_teacache, teacache
 from teacache.report import Reason
 
@@ -139,6 +141,29 @@ def test_joint_decisions_are_taken_before_the_first_branch(name: str, pipe: Any)
         assert spy.per_call == [0 if s else blocks for s in skips for _ in range(2)]
         patterns.add(tuple(skips))
     assert len(patterns) > 1
+
+
+def test_a_branch_computed_after_another_was_skipped_makes_the_next_step_compute_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the peek, which a branch with a latent of its own does not allow."""
+    monkeypatch.setattr(DenoisingLoop, "_must_peek", lambda self, run, decision: False)
+    pipe = tiny_pipelines.build("flux1")
+    blocks = len(stack_blocks(pipe.transformer))
+    with teacache(pipe, NEVER) as handle:
+        generate(pipe, "flux1", steps=10)
+        lowest = min(r.distance for r in report_of(handle).records if r.distance is not None)
+    found = 0
+    for factor in (1.02, 1.04, 1.06, 1.1, 2.05, 2.1):
+        with teacache(pipe, lowest * factor) as handle, spying(pipe) as spy:
+            generate(pipe, "flux1", steps=10)
+        steps = list(zip(spy.per_call[::2], spy.per_call[1::2], strict=True))
+        mixed = [step for step, calls in enumerate(steps) if calls == (0, blocks)]
+        found += len(mixed)
+        assert bool(mixed) == (MIXED in report_of(handle).warnings)
+        assert all(steps[step + 1] == (blocks, blocks) for step in mixed)
+        assert not any(report_of(handle).records[step].skipped for step in mixed)
+    assert found, "no threshold lies between the branches"
 
 
 def test_two_evaluations_a_step_are_told_apart() -> None:

@@ -87,6 +87,28 @@ def wan_5b() -> Any:
     )
 
 
+def wan_vace() -> Any:
+    from diffusers import WanVACEPipeline, WanVACETransformer3DModel
+
+    transformer = WanVACETransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        text_dim=16,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=LAYERS,
+        rope_max_seq_len=32,
+        vace_layers=[0, 3],
+        vace_in_channels=96,
+    )
+    return WanVACEPipeline(
+        tokenizer=None, text_encoder=None, vae=wan_vae(), scheduler=flow(shift=5.0),
+        transformer=transformer,
+    )  # fmt: skip
+
+
 def wan_calm(pipe: Any) -> None:
     for transformer in transformers(pipe):
         calm(transformer.condition_embedder.time_embedder.linear_2)
@@ -244,6 +266,13 @@ VIDEO: dict[str, TinyPipeline] = {
         "wan21",
         lambda: wan("WanImageToVideoPipeline", in_channels=36),
         lambda: {**prompts(16), **GUIDED, **FRAMES, "image": image()},
+        unguided=NO_GUIDANCE,
+        calm=wan_calm,
+    ),
+    "wan_vace": TinyPipeline(
+        "wan21",
+        wan_vace,
+        lambda: {**prompts(16), **GUIDED, **FRAMES},
         unguided=NO_GUIDANCE,
         calm=wan_calm,
     ),
