@@ -195,6 +195,9 @@ def broken(tmp_path: Path, how: str) -> Path:
         edit(folder / "model_index.json", _class_name="NoSuchPipeline")
     elif how == "code":
         edit(folder / "model_index.json", transformer=["my_code", "Evil"])
+    elif how == "remote":
+        edit(folder / "model_index.json", vae=["transformers", "AutoModel"])
+        edit(folder / "vae" / "config.json", auto_map={"AutoModel": "evil.Model"})
     elif how == "shard":
         index = weights.with_suffix(".safetensors.index.json")
         index.write_text(json.dumps({"weight_map": {"a": "part-2.safetensors"}}))
@@ -217,7 +220,8 @@ def edit(path, **values):
         ("index", "model_index.json cannot be read"),
         ("no index", "holds no model_index.json"),
         ("class", "has no pipeline 'NoSuchPipeline'"),
-        ("code", "transformer needs code from the folder (my_code), which is never run"),
+        ("code", "transformer needs code from the folder (my_code, Evil), which is never run"),
+        ("remote", "vae needs code from the folder (transformers, AutoModel)"),
         ("shard", "missing file"),
         ("config", "cannot be loaded"),
     ],

@@ -59,7 +59,7 @@ def check_folder(folder: Path, source: str) -> PipelineFolder:
     for part, entry in index.items():
         if part.startswith("_") or not isinstance(entry, list) or None in entry:
             continue
-        check_origin(part, entry, source)
+        check_origin(folder / part, entry, source)
         components.append(part)
         weights += check_component(folder / part, source)
     exported = folder / EXPORTED_TEXT
@@ -88,15 +88,19 @@ def read_index(folder: Path, source: str) -> dict[str, Any]:
     return index
 
 
-def check_origin(part: str, entry: list[Any], source: str) -> None:
-    """Refuses a component whose class would come from code inside the folder."""
+def check_origin(folder: Path, entry: list[Any], source: str) -> None:
+    """Refuses a component whose class would come from code beside its weights."""
     import diffusers.pipelines
 
-    library = entry[0]
-    if library not in ("diffusers", "transformers") and not hasattr(diffusers.pipelines, library):
+    library, kind = entry[0], str(entry[1])
+    known = library in ("diffusers", "transformers") or hasattr(diffusers.pipelines, library)
+    if known and library == "transformers" and kind.startswith("Auto"):
+        configs = (folder / name for name in ("config.json", "tokenizer_config.json"))
+        known = not any('"auto_map"' in file.read_text() for file in configs if file.is_file())
+    if not known:
         raise UserError(
-            f"{source}: {part} needs code from the folder ({library}), which is never run; only "
-            "classes of diffusers and transformers are loaded"
+            f"{source}: {folder.name} needs code from the folder ({library}, {kind}), which is "
+            "never run; only classes of diffusers and transformers are loaded"
         )
 
 
