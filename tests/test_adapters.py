@@ -36,8 +36,11 @@ def change(monkeypatch: pytest.MonkeyPatch) -> Change:
     return apply
 
 
-def raising(error: Exception, from_call: int = 1) -> Callable[..., Any]:
-    """An adapter that raises from its `from_call`-th call on; before, it reads as FLUX's does."""
+def raising(error: type[Exception], text: str, from_call: int = 1) -> Callable[..., Any]:
+    """An adapter that raises from its `from_call`-th call on; before, it reads as FLUX's does.
+
+    A fresh exception each time: one that is kept would keep the run's frames alive.
+    """
     from teacache.families.modulation import flux_double_block
 
     calls = []
@@ -45,7 +48,7 @@ def raising(error: Exception, from_call: int = 1) -> Callable[..., Any]:
     def adapter(block: Any, arguments: Any) -> torch.Tensor:
         calls.append(1)
         if len(calls) >= from_call:
-            raise error
+            raise error(text)
         return flux_double_block(block, arguments)
 
     return adapter
@@ -67,26 +70,26 @@ def assert_native(name: str, caplog: pytest.LogCaptureFixture, *told: str) -> No
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "text"),
     [
-        AttributeError("'Block' object has no attribute 'img_mod'"),
-        KeyError("vec"),
-        IndexError("tuple index out of range"),
-        TypeError("'NoneType' object is not iterable"),
-        RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
+        (AttributeError, "'Block' object has no attribute 'img_mod'"),
+        (KeyError, "vec"),
+        (IndexError, "tuple index out of range"),
+        (TypeError, "'NoneType' object is not iterable"),
+        (RuntimeError, "The size of tensor a (3) must match the size of tensor b (4)"),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=["AttributeError", "KeyError", "IndexError", "TypeError", "RuntimeError"],
 )
 def test_an_indicator_that_raises(
-    error: Exception, change: Change, caplog: pytest.LogCaptureFixture
+    error: type[Exception], text: str, change: Change, caplog: pytest.LogCaptureFixture
 ) -> None:
-    change("flux1", modulated_input=raising(error))
-    assert_native("flux1", caplog, "FLUX.1", f"{type(error).__name__}: {error}")
+    change("flux1", modulated_input=raising(error, text))
+    assert_native("flux1", caplog, "FLUX.1", f"{error.__name__}: {error(text)}")
 
 
 def test_an_indicator_that_raises_later(change: Change, caplog: pytest.LogCaptureFixture) -> None:
     """What was skipped before stays; from there on everything is computed, with one warning."""
-    change("flux1", modulated_input=raising(KeyError("vec"), from_call=4))
+    change("flux1", modulated_input=raising(KeyError, "vec", from_call=4))
     clone, handle = cached(tiny_models.build("flux1"), SKIP_ALL)
     sample(clone, "flux1", steps=8)
     report = report_of(handle)
@@ -98,7 +101,7 @@ def test_a_failure_in_the_second_call_of_a_step_takes_the_skip_of_the_first_back
     change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Split branches: one was skipped already when the other cannot be read."""
-    change("flux1", modulated_input=raising(KeyError("vec"), from_call=4))
+    change("flux1", modulated_input=raising(KeyError, "vec", from_call=4))
     model = tiny_models.build("flux1")
     monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: 1e30)
     native = sample(model, "flux1")
@@ -109,7 +112,7 @@ def test_a_failure_in_the_second_call_of_a_step_takes_the_skip_of_the_first_back
 
 
 def test_out_of_memory_is_not_an_adapters_failure(change: Change) -> None:
-    change("flux1", modulated_input=raising(torch.OutOfMemoryError("out of memory")))
+    change("flux1", modulated_input=raising(torch.OutOfMemoryError, "out of memory"))
     clone, _ = cached(tiny_models.build("flux1"), SKIP_ALL)
     with pytest.raises(torch.OutOfMemoryError):
         sample(clone, "flux1")
