@@ -197,7 +197,7 @@ def transformer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def export_diffusers(folder: str | Path, models: str | Path = MODELS) -> Path:
-    """Write the three files as a diffusers folder, for `load_diffusers`."""
+    """Write the three files as a diffusers folder, for `hosts.demo_pipeline.load_diffusers`."""
     folder, models = Path(folder), Path(models)
     transformer = load_file(str(models / TRANSFORMER_FILE))
     vae = vae_to_diffusers(load_file(str(models / VAE_FILE)))
@@ -218,20 +218,6 @@ def export_diffusers(folder: str | Path, models: str | Path = MODELS) -> Path:
     text.parent.mkdir(exist_ok=True)
     text.write_bytes((models / TEXT_FILE).read_bytes())
     return folder
-
-
-def load_diffusers(folder: str | Path) -> tuple[Any, DemoText]:
-    """A StableDiffusion3Pipeline in float32, and what makes its embeddings from a prompt.
-
-    pipe, text = load_diffusers(folder)
-    pipe(**text("red apple"), **negative(text("")), num_inference_steps=30, guidance_scale=3.0)
-    """
-    import diffusers
-
-    pipeline: Any = diffusers.StableDiffusion3Pipeline
-    absent = dict.fromkeys(TEXT_PARTS)
-    pipe = pipeline.from_pretrained(folder, **absent).to(torch.float32)
-    return pipe, DemoText.load(Path(folder) / EXPORTED_TEXT)
 
 
 def negative(embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:

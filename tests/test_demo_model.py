@@ -21,11 +21,11 @@ from teacache.demo_model import (
     DemoText,
     Tokenizer,
     export_diffusers,
-    load_diffusers,
     negative,
     vae_to_comfyui,
     vae_to_diffusers,
 )
+from teacache.hosts.demo_pipeline import load_diffusers
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -120,7 +120,8 @@ def demo() -> Pair:
 def demo_pair(folder: Path) -> Pair:
     from dataclasses import replace
 
-    from teacache.demo_model import export_diffusers, load_diffusers
+    from teacache.demo_model import export_diffusers
+    from teacache.hosts.demo_pipeline import load_diffusers
 
     pipe, _ = load_diffusers(export_diffusers(folder))
     return replace(demo(), pipe=pipe)

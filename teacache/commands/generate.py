@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     from ..hosts import pipelines
 
     pipelines.require_diffusers()
-    quiet(args.verbose)
+    pipelines.quiet(args.verbose)
     say(f"loading {args.model} …")
     device = pipelines.default_device()
     pipe = pipelines.load_pipeline(
@@ -224,18 +224,3 @@ def refuse_file(out: Path) -> None:
             if not os.access(folder, os.W_OK):
                 raise UserError(f"--out {out}: {folder} cannot be written to")
             return
-
-
-def quiet(verbose: bool) -> None:
-    """Keeps the libraries' notices and bars off the terminal, unless `verbose`."""
-    if verbose:
-        return
-    import warnings
-
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    warnings.simplefilter("ignore")
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()

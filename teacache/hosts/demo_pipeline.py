@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from ..demo_model import (
     AUTOENCODER_CONFIG,
+    EXPORTED_TEXT,
     MODELS,
     SCHEDULER_CONFIG,
     TEXT_FILE,
@@ -18,12 +19,23 @@ from ..demo_model import (
     TRANSFORMER_FILE,
     VAE_FILE,
     DemoText,
-    load_diffusers,
     transformer_config,
     vae_to_diffusers,
 )
 
 Texts = str | list[str]
+
+
+def load_diffusers(folder: str | Path) -> tuple[Any, DemoText]:
+    """A StableDiffusion3Pipeline in float32, and what makes its embeddings from a prompt.
+
+    pipe, text = load_diffusers(folder)
+    pipe(**text("red apple"), **negative(text("")), num_inference_steps=30, guidance_scale=3.0)
+    """
+    pipeline: Any = diffusers.StableDiffusion3Pipeline
+    absent = dict.fromkeys(TEXT_PARTS)
+    pipe = pipeline.from_pretrained(folder, **absent).to(torch.float32)
+    return pipe, DemoText.load(Path(folder) / EXPORTED_TEXT)
 
 
 class _DemoPrompts:

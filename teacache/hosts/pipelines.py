@@ -175,3 +175,18 @@ def size(pipe: Any) -> int:
     """Bytes of the pipeline's weights."""
     modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+
+
+def quiet(verbose: bool) -> None:
+    """Keeps the libraries' notices and bars off the terminal, unless `verbose`."""
+    if verbose:
+        return
+    import warnings
+
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    warnings.simplefilter("ignore")
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
