@@ -186,6 +186,12 @@ def outside_compiled_regions(forward: _Forward) -> _Forward:
     return wrapped
 
 
+def never_compiled(function: _Forward) -> _Forward:
+    """`function` and all that it calls stay out of torch.compile: it would specialise on state."""
+    wrapped: _Forward = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return wrapped
+
+
 class _StandIn(nn.Module):
     """Takes a block's slot. Not registered as its parent: the block keeps its own identity."""
 
@@ -207,24 +213,39 @@ class _StackStandIn(_StandIn):
 
     @outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        call, arguments = self.stack.call, BlockArguments(args, kwargs)
+        arguments = BlockArguments(args, kwargs)
+        skipping, passed = self._before(arguments)
+        if skipping:
+            return passed
+        out = self.block(*args, **kwargs)
+        self._after(arguments, out)
+        return out
+
+    @never_compiled
+    def _before(self, arguments: BlockArguments) -> tuple[bool, Any]:
+        """Whether the block is skipped, and what it returns then."""
+        call = self.stack.call
         try:
             if self.first:
                 call.enter(self.block, arguments, self._entry(arguments))
             if call.skipping:
-                return self._passed(arguments)
+                return True, self._passed(arguments)
         except AdapterFailed as failure:
             call.give_up(failure)
-        out = self.block(*args, **kwargs)
-        if call.image_tokens:
-            try:
-                if self.spec.checked:
-                    self._check(arguments, out)
-                if self.last:
-                    call.leave(self._image_of(out, call.image_tokens))
-            except AdapterFailed as failure:
-                call.give_up(failure)
-        return out
+        return False, None
+
+    @never_compiled
+    def _after(self, arguments: BlockArguments, out: Any) -> None:
+        call = self.stack.call
+        if not call.image_tokens:
+            return
+        try:
+            if self.spec.checked:
+                self._check(arguments, out)
+            if self.last:
+                call.leave(self._image_of(out, call.image_tokens))
+        except AdapterFailed as failure:
+            call.give_up(failure)
 
     @reading()
     def _check(self, arguments: BlockArguments, out: Any) -> None:
