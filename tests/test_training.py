@@ -15,8 +15,9 @@ pytest.importorskip("diffusers")
 from teacache.demo_model import Tokenizer
 from training import data, evaluate, train_transformer
 from training.data import Captioner, Concept
+from training.flow import rate
 from training.sampling import schedule
-from training.train_transformer import Batches, Trainer, rate
+from training.train_transformer import Batches, Trainer
 
 CONCEPTS = [
     Concept("red apple", ("fruit", "ripe")),
