@@ -8,7 +8,16 @@ from typing import Any
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..teacache.config import CACHE_DEVICES, MAX_THRESHOLD, ConfigError, TeaCacheConfig
+from ..teacache.config import (
+    CACHE_DEVICES,
+    CACHED,
+    INDICATORS,
+    MAX_THRESHOLD,
+    MODES,
+    PREDICTORS,
+    ConfigError,
+    TeaCacheConfig,
+)
 from ..teacache.hosts.comfyui import apply_teacache, cached_model, describe_unsupported
 from ..teacache.profiles import find_profile, load_profiles
 from ..teacache.run import Listener
@@ -34,7 +43,7 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
                 tooltip=(
                     "How much change may add up before a step is computed again. Higher is "
                     "faster and less exact; 0 turns the cache off. Useful: 0.1 to 0.8. Left "
-                    "at 0.2, the model family's recommended value is used and shown."
+                    "at 0.2, the recommended value for mode and model is used and shown."
                 ),
             ),
             io.Float.Input(
@@ -58,8 +67,8 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
                     "auto_threshold",
                     default=True,
                     tooltip=(
-                        "While rel_l1_thresh stands at 0.2, use the model family's recommended "
-                        "value instead. Off: 0.2 means 0.2."
+                        "While rel_l1_thresh stands at 0.2, use the recommended value for mode "
+                        "and model instead. Off: 0.2 means 0.2."
                     ),
                 )
             ),
@@ -89,8 +98,53 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
                     options=["auto", *load_profiles()],
                     default="auto",
                     tooltip=(
-                        "The coefficients that turn measured change into distance. auto: the "
-                        "model family's own."
+                        "The coefficients that turn measured change into distance in the "
+                        "faithful mode. auto: the model family's own."
+                    ),
+                )
+            ),
+            io.Combo.Input(
+                "mode",
+                options=list(MODES),
+                default=MODES[0],
+                tooltip=(
+                    "forecast: whole predictions are continued along their trajectory, as long as "
+                    "their own measured error allows; more quality at the same speed. faithful: "
+                    "TeaCache as published."
+                ),
+            ),
+            advanced(
+                io.Combo.Input(
+                    "cached",
+                    options=list(CACHED),
+                    default="auto",
+                    tooltip=(
+                        "What stands in on a skipped step: the residual of the model's blocks, or "
+                        "the whole prediction, where nothing of the model runs. auto: the mode's."
+                    ),
+                )
+            ),
+            advanced(
+                io.Combo.Input(
+                    "indicator",
+                    options=list(INDICATORS),
+                    default="auto",
+                    tooltip=(
+                        "How change is measured. profile: the family's own coefficients; spectral: "
+                        "the latent behind a noise-aware filter; first_block: the first block's "
+                        "change; rate: the error that predictions were seen to make. auto: the "
+                        "mode's."
+                    ),
+                )
+            ),
+            advanced(
+                io.Combo.Input(
+                    "predictor",
+                    options=list(PREDICTORS),
+                    default="auto",
+                    tooltip=(
+                        "How a value is continued. reuse: unchanged; linear: along a straight "
+                        "line; blend: the line bent by a smooth fit. auto: the mode's."
                     ),
                 )
             ),
@@ -114,6 +168,10 @@ class CacheSettings:
         max_skip: int = 0,
         cache_device: str = "auto",
         profile: str = "auto",
+        mode: str = MODES[0],
+        cached: str = "auto",
+        indicator: str = "auto",
+        predictor: str = "auto",
     ) -> bool | str:
         """Refuses the prompt before anything of the graph runs; linked values come at execution."""
         try:
@@ -124,6 +182,10 @@ class CacheSettings:
                 max_skip=max_skip,
                 cache_device=cache_device,
                 profile=profile,
+                mode=mode,
+                cached=cached,
+                indicator=indicator,
+                predictor=predictor,
             )
             if profile != "auto":
                 find_profile(profile, load_profiles())
@@ -147,26 +209,8 @@ class ApplyTeaCache(CacheSettings, io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: io.Model.Type,
-        rel_l1_thresh: float = UNTOUCHED_THRESHOLD,
-        start_percent: float = 0.0,
-        end_percent: float = 1.0,
-        auto_threshold: bool = True,
-        max_skip: int = 0,
-        cache_device: str = "auto",
-        profile: str = "auto",
-    ) -> io.NodeOutput:
-        config = chosen_settings(
-            rel_l1_thresh,
-            start_percent,
-            end_percent,
-            auto_threshold,
-            max_skip,
-            cache_device,
-            profile,
-        )
+    def execute(cls, model: io.Model.Type, **settings: Any) -> io.NodeOutput:
+        config = chosen_settings(**settings)
         node_id = str(cls.hidden.unique_id)
         replaced = cached_model(model) is not None
         cached, handle = apply_teacache(model, config, event_listener(node_id))
@@ -181,24 +225,11 @@ class ApplyTeaCache(CacheSettings, io.ComfyNode):
 
 
 def chosen_settings(
-    rel_l1_thresh: float,
-    start_percent: float,
-    end_percent: float,
-    auto_threshold: bool,
-    max_skip: int,
-    cache_device: str,
-    profile: str,
+    rel_l1_thresh: float = UNTOUCHED_THRESHOLD, auto_threshold: bool = True, **settings: Any
 ) -> TeaCacheConfig:
-    """What the widgets ask for."""
+    """What the widgets ask for; those that a saved graph does not have yet keep their defaults."""
     use_recommended = auto_threshold and rel_l1_thresh == UNTOUCHED_THRESHOLD
-    return TeaCacheConfig(
-        rel_l1_thresh=None if use_recommended else rel_l1_thresh,
-        start_percent=start_percent,
-        end_percent=end_percent,
-        max_skip=max_skip,
-        cache_device=cache_device,
-        profile=profile,
-    )
+    return TeaCacheConfig(rel_l1_thresh=None if use_recommended else rel_l1_thresh, **settings)
 
 
 def tell_ready(node_id: str, line: str, notes: list[str]) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 
 from ..teacache.hosts.pipelines import Pipeline, recognise
 from .apply import (
-    UNTOUCHED_THRESHOLD,
     CacheSettings,
     apply_schema,
     chosen_settings,
@@ -42,26 +42,8 @@ class ApplyTeaCacheDiffusers(CacheSettings, io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        pipeline: Pipeline,
-        rel_l1_thresh: float = UNTOUCHED_THRESHOLD,
-        start_percent: float = 0.0,
-        end_percent: float = 1.0,
-        auto_threshold: bool = True,
-        max_skip: int = 0,
-        cache_device: str = "auto",
-        profile: str = "auto",
-    ) -> io.NodeOutput:
-        config = chosen_settings(
-            rel_l1_thresh,
-            start_percent,
-            end_percent,
-            auto_threshold,
-            max_skip,
-            cache_device,
-            profile,
-        )
+    def execute(cls, pipeline: Pipeline, **settings: Any) -> io.NodeOutput:
+        config = chosen_settings(**settings)
         node_id = str(cls.hidden.unique_id)
         line, problem = recognise(pipeline.pipe, config)
         notes = [problem] if problem else []

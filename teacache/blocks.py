@@ -145,6 +145,13 @@ class StackCall(Protocol):
     @property
     def skipping(self) -> bool: ...
 
+    def lead(self, image: torch.Tensor) -> None:
+        """The block that runs before the stack is about to run on `image`, the batch first."""
+
+    @property
+    def lead_tokens(self) -> int:
+        """Length of the second dimension of what `lead` was given; 0 before it and without it."""
+
     def enter(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
         """The first block is about to run on `image`, the batch first: decide."""
 
@@ -259,8 +266,9 @@ class _StackStandIn(_StandIn):
         if self.stack.call.image_tokens:
             raise RuntimeError("its blocks run more than once within one call")
         stream = self.spec.image_stream()
-        packed: torch.Tensor = stream.pack(arguments.stream(stream))
-        return packed
+        packed = stream.pack(arguments.stream(stream))
+        tokens = self.stack.call.lead_tokens
+        return _image_part(packed, stream.role, tokens) if tokens else packed
 
     @reading()
     def _passed(self, arguments: BlockArguments) -> Any:
@@ -285,6 +293,28 @@ class _StackStandIn(_StandIn):
         return _image_part(stream.pack(value), stream.role, tokens)
 
 
+class _LeadStandIn(_StandIn):
+    """The first block where it is what the decision looks at: it always runs."""
+
+    def __init__(self, stack: BlockStack, blocks: BlockList) -> None:
+        super().__init__(stack)
+        self.__dict__["spec"] = blocks
+
+    @outside_compiled_regions
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self._before(BlockArguments(args, kwargs))
+        return self.block(*args, **kwargs)
+
+    @never_compiled
+    def _before(self, arguments: BlockArguments) -> None:
+        call, stream = self.stack.call, self.spec.image_stream()
+        try:
+            with reading():
+                call.lead(stream.pack(arguments.stream(stream)))
+        except AdapterFailed as failure:
+            call.give_up(failure)
+
+
 class _SideStandIn(_StandIn):
     def __init__(self, stack: BlockStack, side: SideList) -> None:
         super().__init__(stack)
@@ -303,11 +333,16 @@ class _SideStandIn(_StandIn):
 class BlockStack:
     """The slots of a transformer's block lists, in the order in which they run.
 
-    Raises LookupError when the transformer lacks one of the lists or a list is empty.
+    leading: the first block runs even on a skip, and the stack begins behind it.
+    Raises LookupError when the transformer lacks one of the lists or has too few blocks.
     """
 
     def __init__(
-        self, transformer: nn.Module, lists: tuple[BlockList, ...], sides: tuple[SideList, ...] = ()
+        self,
+        transformer: nn.Module,
+        lists: tuple[BlockList, ...],
+        sides: tuple[SideList, ...] = (),
+        leading: bool = False,
     ) -> None:
         self.call: StackCall | None = None
         self.sides_run = False
@@ -321,12 +356,16 @@ class BlockStack:
         ]
         if not counted:
             raise LookupError(f"{type(transformer).__name__} has no blocks")
-        for index, (blocks, box) in enumerate(counted):
-            names = list(box._modules)
-            for place, name in enumerate(names):
-                first = index == 0 and place == 0
-                last = index == len(counted) - 1 and place == len(names) - 1
-                self._slots.append((box, name, _StackStandIn(self, blocks, first, last)))
+        places = [(blocks, box, name) for blocks, box in counted for name in box._modules]
+        first = 1 if leading else 0
+        if len(places) <= first:
+            raise LookupError(f"{type(transformer).__name__} has no block behind the first one")
+        for place, (blocks, box, name) in enumerate(places):
+            stand_in: _StandIn = _LeadStandIn(self, blocks)
+            if place >= first:
+                last = place == len(places) - 1
+                stand_in = _StackStandIn(self, blocks, place == first, last)
+            self._slots.append((box, name, stand_in))
         for side in sides:
             if not _has(transformer, side.path):
                 continue

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 CACHE_DEVICES = ("auto", "device", "cpu")
-INDICATORS = ("auto", "modulated_input", "timestep", "timestep_projection", "stack_input")
-PREDICTORS = ("reuse",)
+MODES = ("forecast", "faithful")
+CACHED = ("auto", "residual", "prediction")
+INDICATORS = ("auto", "profile", "spectral", "first_block", "rate")
+PREDICTORS = ("auto", "reuse", "linear", "blend")
 MAX_THRESHOLD = 100.0
 
 
@@ -27,6 +29,14 @@ def _number(name: str, value: object, low: float, high: float) -> float:
     return float(value)
 
 
+def _whole(name: str, value: object, low: int) -> None:
+    allowed = f"{name} must be a whole number from {low}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{allowed}, not {type(value).__name__} {value!r}")
+    if value < low:
+        raise ConfigError(f"{allowed}, not {value}")
+
+
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
@@ -36,16 +46,21 @@ def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 class TeaCacheConfig:
     """What the user asks of the cache. Immutable; refuses unusable values with `ConfigError`.
 
-    rel_l1_thresh: accumulated relative L1 distance below which a step is skipped
-        (arXiv 2411.19108, eq. 6). 0 turns the cache off; `None` takes the profile's default.
+    rel_l1_thresh: accumulated distance below which a step is skipped (arXiv 2411.19108, eq. 6).
+        0 turns the cache off; `None` takes the recommended one.
+    mode: `forecast` extrapolates whole predictions, steered by their own measured error;
+        `faithful` is TeaCache as published.
     start_percent, end_percent: share of this run's steps, 0 to 1, within which steps may be
         skipped. The first and last step of a run are always computed.
     max_skip: most steps skipped in a row; 0 sets no limit, as published.
     cache_device: where residuals wait: `device` beside the model, `cpu` in main memory;
         `auto` is `device`.
     profile: name of a coefficient profile, or `auto` for the family's own.
-    indicator: how change is measured, or `auto` for the profile's own.
-    predictor: what stands in for the blocks on a skipped step.
+    cached: what is kept and stands in on a skip: the `residual` of the block stack, branch by
+        branch, or the whole `prediction` after guidance; `auto` is the mode's own.
+    indicator: how change is measured (`teacache/indicators.py`), or `auto` for the mode's own.
+    predictor: how a value is continued (`teacache/predictors.py`), or `auto` for the mode's own.
+    token_stride: only every so many-th token is compared by `profile` and `first_block`.
     """
 
     rel_l1_thresh: float | None = 0.2
@@ -54,8 +69,11 @@ class TeaCacheConfig:
     max_skip: int = 0
     cache_device: str = "auto"
     profile: str = "auto"
+    mode: str = "forecast"
+    cached: str = "auto"
     indicator: str = "auto"
-    predictor: str = "reuse"
+    predictor: str = "auto"
+    token_stride: int = 1
 
     def __post_init__(self) -> None:
         if self.rel_l1_thresh is not None:
@@ -66,16 +84,13 @@ class TeaCacheConfig:
             raise ConfigError(
                 f"start_percent must be below end_percent, not {start:g} with end_percent {end:g}"
             )
-        if isinstance(self.max_skip, bool) or not isinstance(self.max_skip, int):
-            raise ConfigError(
-                f"max_skip must be a whole number from 0, not {type(self.max_skip).__name__} "
-                f"{self.max_skip!r}"
-            )
-        if self.max_skip < 0:
-            raise ConfigError(f"max_skip must be a whole number from 0, not {self.max_skip}")
+        _whole("max_skip", self.max_skip, 0)
+        _whole("token_stride", self.token_stride, 1)
         if not isinstance(self.profile, str) or not self.profile:
             raise ConfigError(f"profile must be a profile's name or 'auto', not {self.profile!r}")
         _choice("cache_device", self.cache_device, CACHE_DEVICES)
+        _choice("mode", self.mode, MODES)
+        _choice("cached", self.cached, CACHED)
         _choice("indicator", self.indicator, INDICATORS)
         _choice("predictor", self.predictor, PREDICTORS)
 

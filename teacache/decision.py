@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .indicators import Rate
 from .policy import AccumulatedDistance
 from .predictors import Predictor
 from .report import Reason
@@ -23,21 +24,27 @@ class ReconsiderStep(Exception):
 
 @dataclass
 class BranchState:
-    """What is remembered of one branch: layout of its inputs, last indicator, residuals."""
+    """What is remembered of one branch: layout of its inputs, last reading, values, rate.
+
+    skipped: noise level and step length of the evaluations skipped since the last computed one.
+    """
 
     layout: Hashable
     predictor: Predictor
-    indicator: torch.Tensor | None = None
+    rate: Rate
+    reading: torch.Tensor | None = None
+    skipped: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass
 class Track:
-    """One window of one pass: its branches and its accumulated distance."""
+    """One window of one pass: its branches, the view of its latent, its accumulated distance."""
 
     branches: dict[Hashable, BranchState] = field(default_factory=dict)
     accumulated: float = 0.0
     skipped_in_a_row: int = 0
     sigma: float | None = None
+    view: torch.Tensor | None = None
 
 
 class Decision:
@@ -52,6 +59,8 @@ class Decision:
         self.reason = policy.must_compute(step)
         self.mixed = False
         """Whether a branch was computed after another one was skipped."""
+        self.seen: set[Hashable] = set()
+        """The branches that were called."""
         self._policy = policy
         self._reconsiders = reconsiders
         self._skipped_a_call = False
@@ -100,7 +109,11 @@ class Decision:
         """The evaluation is over: bring the track up to date.
 
         A mixed one keeps what was accumulated, so that the next one computes every branch.
+        Branches that were not called when all was computed are forgotten.
         """
+        if not self.skipping and not self.mixed:
+            for key in self.track.branches.keys() - self.seen:
+                del self.track.branches[key]
         if self.skipping or self.mixed:
             self.track.accumulated = self.accumulated
             self.track.skipped_in_a_row += 1

@@ -1,19 +1,31 @@
-"""How much the model's input changed since the step before.
+"""How much the model's output is expected to change, or a prediction to miss.
 
-An indicator reads something cheap at the entry of the block stack; its relative L1 change,
-rescaled by the profile, is what the policy accumulates (arXiv 2411.19108, section 3.3).
+`profile`: something cheap is read at the entry of the block stack; its relative L1 change,
+rescaled by the profile, is accumulated (arXiv 2411.19108, section 3.3).
+`first_block`: the change of the first block's own residual.
+`spectral`: the change of the latent behind a filter that follows the noise level.
+`rate`: the error that the predictor itself has made, scaled to the gap at hand.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .predictors import Predictor, same_level
+from .reads import DeviceReads
+
 if TYPE_CHECKING:
     from .blocks import BlockArguments
+
+READINGS = ("modulated_input", "timestep", "timestep_projection", "stack_input")
+"""What the indicator `profile` may read; each profile names one."""
+UNSURE = 1000.0
+"""A distance above every allowed threshold: where nothing is known, the step is computed."""
 
 ModulatedInput = Callable[[Any, "BlockArguments"], torch.Tensor]
 """(first block, its arguments) -> the block's modulated image tokens, [rows, tokens, width]."""
@@ -21,8 +33,8 @@ ModulatedInput = Callable[[Any, "BlockArguments"], torch.Tensor]
 EmbedTimesteps = Callable[[Any, torch.Tensor], torch.Tensor]
 """(transformer, timesteps [n]) -> their embeddings, [n, width]."""
 
-TIMESTEP_INDICATORS = ("timestep", "timestep_projection")
-"""Indicators that follow from the noise level alone, read by `EmbedTimesteps`."""
+TIMESTEP_READINGS = ("timestep", "timestep_projection")
+"""Readings that follow from the noise level alone, read by `EmbedTimesteps`."""
 
 
 def relative_change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
@@ -59,3 +71,87 @@ class TimestepSchedule:
             table = self._embed([before, now])
             self._changes[before, now] = relative_change(table[1:], table[:-1]).item()
         return self._changes[before, now]
+
+
+class Rate:
+    """Expected error of a predictor, from the error that it was last seen to make.
+
+    At each computed step the value is compared with what the predictor would have given; their
+    relative L1 difference e, over the distances in sigma to the observations that the prediction
+    passes through, is the rate. As for any interpolation its error at another level grows with
+    those distances; times the length of the step it is what the skip adds to the sample:
+
+        distance = 100 * e * prod |s - s_j| / prod |s_now - s_j| * |step| / max(1, s)
+
+    The hundred makes thresholds percents of the sample's size. This is the local error control of
+    adaptive multistep solvers (Hairer, Norsett, Wanner, Solving ODEs I, III.5), on a fixed grid;
+    like EasyCache's transformation rate (arXiv 2507.02860) it needs nothing but the run itself.
+    """
+
+    reach = 4.0
+    """How far ahead is predicted, in gaps between the two newest observations."""
+
+    def __init__(self, reads: DeviceReads) -> None:
+        self._reads = reads
+        self._error: float | None = None
+        self._span = 1.0
+
+    def measure(self, predictor: Predictor, sigma: float, value: torch.Tensor) -> None:
+        """Compare `value` [rows, ...], computed at `sigma`, before the predictor observes it."""
+        known = predictor.sigmas
+        if len(known) < predictor.order or any(same_level(sigma, level) for level in known):
+            return
+        self._error = None
+        self._span = _span(sigma, predictor.leading)
+        expected = predictor.predict(sigma).to(value.device)
+        self._reads.later(relative_change(value, expected).max(), self._receive)
+
+    def _receive(self, error: float) -> None:
+        self._error = error
+
+    def out_of_reach(self, predictor: Predictor, sigma: float) -> bool:
+        """Whether `sigma` lies too far ahead of the observations."""
+        known = predictor.sigmas
+        return len(known) > 1 and abs(sigma - known[-1]) > self.reach * abs(known[-1] - known[-2])
+
+    def distance(self, predictor: Predictor, sigma: float, step: float) -> float | None:
+        """What skipping the step of length `step` at `sigma` is expected to add, in percent.
+
+        None while no error has been seen.
+        """
+        if self._error is None:
+            self._reads.now()
+        if self._error is None:
+            return None
+        if not math.isfinite(self._error):
+            return UNSURE
+        error = self._error * _span(sigma, predictor.leading) / self._span
+        return min(100.0 * error * abs(step) / max(1.0, abs(sigma)), UNSURE)
+
+
+def _span(sigma: float, nodes: Sequence[float]) -> float:
+    return math.prod(abs(sigma - node) for node in nodes)
+
+
+def spectral_view(latent: torch.Tensor, sigma: float) -> torch.Tensor:
+    """`latent` [rows, channels, (frames,) height, width] behind a Wiener filter for `sigma`.
+
+    SeaCache (arXiv 2602.18993): the gain is a S / (a^2 S + b^2) for the clean signal's power
+    S = |f|^-p (p 2 for pictures, 3 for films) at signal level a = 1 - sigma and noise level
+    b = sigma, divided by its mean. Levels above 1 (not flow matching) count as a = 1 / (1 +
+    sigma). The largest noise hides detail, so that only what can be seen is compared.
+    """
+    axes = list(range(2, latent.ndim))
+    noise = sigma if sigma <= 1 else sigma / (1 + sigma)
+    signal = max(1 - noise, 1e-6)
+    squares = torch.zeros((), device=latent.device)
+    for place, axis in enumerate(axes):
+        frequencies = torch.fft.fftfreq(latent.shape[axis], device=latent.device)
+        shape = [-1 if other == place else 1 for other in range(len(axes))]
+        squares = squares + frequencies.square().view(shape)
+    exponent = 1.5 if len(axes) == 3 else 1.0
+    power = squares.pow(exponent).clamp_min(1e-12).reciprocal()
+    gain = signal * power / (signal**2 * power + noise**2)
+    spectrum = torch.fft.fftn(latent.float(), dim=axes)
+    view: torch.Tensor = torch.fft.ifftn(spectrum * (gain / gain.mean()), dim=axes).real
+    return view

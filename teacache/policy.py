@@ -40,6 +40,10 @@ class AccumulatedDistance:
             return Reason.AFTER_RANGE
         return None
 
+    def keeps(self, step: int) -> bool:
+        """Whether what `step` computes can stand in for a later one."""
+        return step + 1 < min(self.steps - 1, self.end * self.steps)
+
     def judge(self, accumulated: float, skipped_in_a_row: int) -> Reason:
         """UNDER_THRESHOLD (skip), OVER_THRESHOLD or CAPPED (compute)."""
         if not accumulated < self.threshold:

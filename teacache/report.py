@@ -25,6 +25,8 @@ class Reason(str, Enum):
     CAPPED = "max_skip reached"
     NEW_BRANCH = "new branch"
     MISMATCH = "input changed shape or control"
+    LEARNING = "error not known yet"
+    OUT_OF_REACH = "too far to predict"
     UNCACHED = "not cacheable"
 
 
@@ -67,8 +69,10 @@ class RunReport:
     family_name: str
     profile: str
     calibrated: bool
+    cached: str
     indicator: str
     predictor: str
+    sampler: str
     threshold: float
     steps: int
     sigmas: list[float]
@@ -156,8 +160,10 @@ class RunReport:
             "family_name": self.family_name,
             "profile": self.profile,
             "calibrated": self.calibrated,
+            "cached": self.cached,
             "indicator": self.indicator,
             "predictor": self.predictor,
+            "sampler": self.sampler,
             "threshold": self.threshold,
             "outcome": self.outcome,
             "steps": self.steps,

@@ -5,7 +5,8 @@
         BranchState  what one branch (cond, uncond, ...) remembers
       Evaluation   one call of the denoiser by the sampler
         Decision   one joint decision for all branches of a track in that evaluation
-          ModelCall  one call of the transformer with some of those branches in its batch
+          ModelCall, WholeCall  one call of the transformer with some of those branches in its
+            batch, or one whole prediction
 
 Branches are keyed by the host's own identity for them, never by counting calls: batches split
 and join with free memory.
@@ -24,10 +25,18 @@ from .blocks import AdapterFailed, BlockArguments, reading
 from .config import TeaCacheConfig
 from .decision import MIXED, BranchState, Decision, Track
 from .families import Family
-from .indicators import TIMESTEP_INDICATORS, TimestepSchedule, relative_change
+from .indicators import (
+    TIMESTEP_READINGS,
+    Rate,
+    TimestepSchedule,
+    relative_change,
+    spectral_view,
+)
+from .method import Method, Solver
 from .policy import AccumulatedDistance, locate_step
 from .predictors import make_predictor
 from .profiles import Profile
+from .reads import DeviceReads, LevelOfEvaluation
 from .report import Reason, RunReport, StepRecord
 from .timing import Clock, Mark
 
@@ -35,121 +44,16 @@ log = logging.getLogger("teacache")
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Told of a run's events: ("start" | "step" | "end", plain data)."""
-
-
-class ModelCall:
-    """One call of the transformer: `rows` consecutive rows of the batch for each branch.
-
-    peeking: only the indicator is wanted; blocks pass their inputs through, nothing is remembered.
-    Serves the block stack (`blocks.StackCall`).
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        decision: Decision,
-        branches: Sequence[Hashable],
-        layout: Hashable,
-        peeking: bool = False,
-    ) -> None:
-        self.image_tokens = 0
-        self.skipping = False
-        self._run = run
-        self._decision = decision
-        self._keys = branches
-        self._layout = layout
-        self._peeking = peeking
-        self._entry: torch.Tensor | None = None
-        self._prediction: torch.Tensor | None = None
-
-    def give_up(self, failure: AdapterFailed) -> None:
-        self.image_tokens, self.skipping, self._entry = 0, False, None
-        self._run.give_up(failure)
-        self._decision.demand(Reason.UNCACHED)
-
-    def _split(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tensor.chunk(len(self._keys))
-
-    def enter(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
-        self.image_tokens = image.shape[1]
-        self._measure(block, arguments, image)
-        if self._peeking:
-            self.skipping, self._prediction = True, image
-            return
-        decision = self._decision
-        self.skipping = decision.skipping
-        if self.skipping:
-            decision.skipped_a_call()
-            self._prediction = self._predict(image)
-        else:
-            self._entry = image.clone()
-
-    def _measure(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
-        """Read the indicator, and let the change since the last evaluation decide."""
-        states = self._known_states(image)
-        readings = self._run.read_indicator(block, arguments, image)
-        if readings is None:
-            if self._decision.measures:
-                self._decision.consider(self._run.scheduled_distance(self._decision.track.sigma))
-            return
-        parts = self._split(readings)
-        before = [state.indicator for state in states]
-        if self._decision.measures and all(held is not None for held in before):
-            changes = [
-                relative_change(now, held)
-                for now, held in zip(parts, before, strict=True)
-                if held is not None
-            ]
-            values = torch.cat(changes).tolist()
-            self._decision.consider(max(self._run.profile.distance(value) for value in values))
-        if self._peeking:
-            return
-        for state, part in zip(states, parts, strict=True):
-            self._run.after_evaluation(state, part)
-
-    def _known_states(self, image: torch.Tensor) -> list[BranchState]:
-        """The branches' states; what is new or has changed shape is reset and demands computing."""
-        layout = (self._layout, image.shape[1:], image.shape[0] // len(self._keys), image.dtype)
-        track = self._decision.track
-        states = []
-        for key in self._keys:
-            state = track.branches.get(key)
-            if state is None or state.layout != layout:
-                reason = Reason.NEW_BRANCH if state is None else Reason.MISMATCH
-                state = track.branches[key] = self._run.new_branch(layout)
-                self._decision.demand(reason)
-            elif not state.predictor.residuals:
-                self._decision.demand(Reason.NEW_BRANCH)
-            states.append(state)
-        return states
-
-    def _predict(self, image: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(image)
-        track, sigma = self._decision.track, self._run.sigma
-        for key, entry, rows in zip(self._keys, self._split(image), self._split(out), strict=True):
-            residual = track.branches[key].predictor.predict(sigma)
-            torch.add(entry, residual.to(entry.device, entry.dtype), out=rows)
-        return out
-
-    def leave(self, image: torch.Tensor) -> None:
-        if self._entry is None:
-            return
-        with reading():
-            residual = torch.sub(image, self._entry, out=self._entry)
-        self._entry = None
-        for key, part in zip(self._keys, self._split(residual), strict=True):
-            state = self._decision.track.branches[key]
-            state.predictor.observe(self._run.sigma, self._run.place(part))
-
-    def prediction(self) -> torch.Tensor:
-        assert self._prediction is not None
-        return self._prediction
+SPECTRAL_MAX_SKIP = 2
+"""SeaCache's own limit of skips in a row, where the user sets none."""
+LOST_COUNT = "The sampler evaluated the model at other noise levels than its schedule names."
 
 
 class Run:
     """One sampling run over `sigmas` (noise levels, one more than the run has steps).
 
-    threshold: above 0, in the profile's distance. host: the host's name for the report.
+    threshold: above 0, in the indicator's distance. method, solver: what the run uses, and what
+    is known of its sampler. host: the host's name for the report.
     """
 
     def __init__(
@@ -158,6 +62,8 @@ class Run:
         family: Family,
         profile: Profile,
         threshold: float,
+        method: Method,
+        solver: Solver,
         sigmas: Sequence[float],
         host: str,
         listener: Listener | None = None,
@@ -165,25 +71,33 @@ class Run:
         self.config = config
         self.family = family
         self.profile = profile
+        self.method = method
+        self.solver = solver
         self.sigma = 0.0
+        self.reads = DeviceReads()
         self.gave_up = False
         """Whether the model turned out not to be what the table says: it runs without the cache."""
         self._sigmas = list(sigmas)
+        self._level = LevelOfEvaluation(self._sigmas, solver.single, self.reads)
         self._step = 0
+        self._sigma_before: float | None = None
         self._listener = listener
         self._policy = AccumulatedDistance(
             threshold=threshold,
             steps=len(sigmas) - 1,
             start=config.start_percent,
             end=config.end_percent,
-            max_skip=config.max_skip,
-            warmup=profile.warmup_steps,
+            max_skip=config.max_skip
+            or (SPECTRAL_MAX_SKIP if method.indicator == "spectral" else 0),
+            warmup=profile.warmup_steps if method.indicator == "profile" else 0,
         )
-        self.indicator = profile.indicator if config.indicator == "auto" else config.indicator
+        self.reading = profile.indicator if method.indicator == "profile" else ""
+        """What the family's profile reads; empty where another indicator decides."""
         self._schedule: TimestepSchedule | None = None
         self._tracks: dict[Hashable, Track] = {}
         self._decisions: list[tuple[Hashable, Decision]] = []
         self._updates: list[tuple[BranchState, torch.Tensor]] = []
+        self._views: list[tuple[Track, torch.Tensor]] = []
         self._clock: Clock | None = None
         self._marks: list[tuple[Mark, Mark]] = []
         self._evaluation_start: Mark | None = None
@@ -193,8 +107,10 @@ class Run:
             family_name=family.name,
             profile=profile.name,
             calibrated=profile.calibrated,
-            indicator=self.indicator,
-            predictor=config.predictor,
+            cached=method.cached,
+            indicator=self.reading or method.indicator,
+            predictor=method.predictor,
+            sampler=solver.name,
             threshold=threshold,
             steps=len(sigmas) - 1,
             sigmas=self._sigmas,
@@ -202,11 +118,21 @@ class Run:
 
     # --- one evaluation ---------------------------------------------------------------------
 
-    def begin_evaluation(self, sigma: float, device: torch.device, step: int | None = None) -> None:
-        """The sampler calls the denoiser at noise level `sigma`, in `step` where it is known."""
+    def begin_evaluation(
+        self, sigma: float | torch.Tensor, device: torch.device, step: int | None = None
+    ) -> None:
+        """The sampler calls the denoiser at noise level `sigma`, in `step` where it is known.
+
+        sigma: a number, or the sampler's own tensor, which is read only where it must be.
+        """
         if self._clock is None:
             self._clock = Clock(device)
             self._tell("start", {"report": self.report.to_json()})
+        self._sigma_before = self.sigma if self.report.records else None
+        if isinstance(sigma, torch.Tensor):
+            sigma = self._level(sigma)
+            if self._level.lost:
+                self.report.warn(LOST_COUNT)
         self.sigma = sigma
         self._step = locate_step(sigma, self._sigmas, self._step) if step is None else step
         self._decisions = []
@@ -224,6 +150,31 @@ class Run:
         self._decisions.append((track, decision))
         return decision
 
+    def step_length(self) -> float:
+        """Length of this evaluation's step in sigma, with its sign.
+
+        Where the sampler is not known to go through the schedule, that of the one before.
+        """
+        if self.solver.single:
+            return self._sigmas[self._step + 1] - self.sigma
+        return 0.0 if self._sigma_before is None else self.sigma - self._sigma_before
+
+    def keeps(self) -> bool:
+        """Whether what this evaluation computes can stand in for a later one."""
+        return self._policy.keeps(self._step)
+
+    def consider_latent(self, decision: Decision, latent: torch.Tensor) -> None:
+        """Let the change of what can be seen in the latent decide (indicator `spectral`)."""
+        if self.method.indicator != "spectral":
+            return
+        view = spectral_view(latent, self.sigma)
+        before = decision.track.view
+        if before is not None and before.shape == view.shape and decision.measures:
+            decision.consider(max(self.reads.now(relative_change(view, before))))
+        elif decision.measures:
+            decision.demand(Reason.NEW_BRANCH if before is None else Reason.MISMATCH)
+        self._views.append((decision.track, view))
+
     def mark(self) -> Mark:
         """This moment, as an end for `end_evaluation`."""
         assert self._clock is not None
@@ -232,9 +183,11 @@ class Run:
     def end_evaluation(self, end: Mark | None = None) -> None:
         """The denoiser has answered, now or at `end`: settle its decisions and record them."""
         assert self._clock is not None and self._evaluation_start is not None
-        for state, indicator in self._updates:
-            state.indicator = indicator
-        self._updates = []
+        for state, readings in self._updates:
+            state.reading = readings
+        for track, view in self._views:
+            track.view = view
+        self._updates, self._views = [], []
         for _, decision in self._decisions:
             decision.settle(self.sigma)
             if decision.mixed:
@@ -268,20 +221,22 @@ class Run:
     def read_indicator(
         self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
     ) -> torch.Tensor | None:
-        """The indicator's tensor, or None when it follows from the noise level alone."""
-        if self.indicator in TIMESTEP_INDICATORS:
+        """What the profile reads, or None where it follows from the noise level alone."""
+        stride = self.config.token_stride
+        if self.reading in TIMESTEP_READINGS:
             return None
-        if self.indicator == "stack_input":
-            return image.clone()
+        if self.reading == "stack_input":
+            return image[:, ::stride].clone()
         assert self.family.modulated_input is not None
-        return self.family.modulated_input(block, arguments)
+        read = self.family.modulated_input(block, arguments)
+        return read if stride == 1 else read[:, ::stride].clone()
 
     def plan(self, embed: Callable[[list[float]], torch.Tensor], ahead: bool = True) -> None:
         """Compute the timestep indicator of the whole schedule, where it is what decides.
 
         ahead: whether all levels can be embedded at once, or each only when it is reached.
         """
-        if self.indicator in TIMESTEP_INDICATORS and self._schedule is None:
+        if self.reading in TIMESTEP_READINGS and self._schedule is None:
             with reading():
                 self._schedule = TimestepSchedule(embed, self._sigmas[:-1] if ahead else ())
 
@@ -298,12 +253,16 @@ class Run:
             return self.profile.distance(float("nan"))
         return self.profile.distance(self._schedule.change(before, self.sigma))
 
-    def new_branch(self, layout: Hashable) -> BranchState:
-        return BranchState(layout, make_predictor(self.config.predictor))
+    def distance(self, change: float) -> float:
+        """The distance that a `change` of what the indicator reads stands for."""
+        return self.profile.distance(change) if self.reading else change
 
-    def after_evaluation(self, state: BranchState, indicator: torch.Tensor) -> None:
-        """`indicator` becomes the state's when this evaluation ends."""
-        self._updates.append((state, indicator))
+    def new_branch(self, layout: Hashable) -> BranchState:
+        return BranchState(layout, make_predictor(self.method.predictor), Rate(self.reads))
+
+    def after_evaluation(self, state: BranchState, readings: torch.Tensor) -> None:
+        """`readings` become the state's when this evaluation ends."""
+        self._updates.append((state, readings))
 
     def place(self, residual: torch.Tensor) -> torch.Tensor:
         """`residual` where the config wants it to wait."""
@@ -323,8 +282,9 @@ class Run:
         self.report.outcome = outcome
         self._tracks.clear()
         self._decisions = []
-        self._updates = []
+        self._updates, self._views = [], []
         self._schedule = None
+        self.reads.forget()
         self._tell("end", {"report": self.report.to_json()})
         return self.report
 
@@ -332,9 +292,9 @@ class Run:
         held = 0
         for track in self._tracks.values():
             for state in track.branches.values():
-                tensors = list(state.predictor.residuals)
-                if state.indicator is not None:
-                    tensors.append(state.indicator)
+                tensors = state.predictor.held
+                if state.reading is not None:
+                    tensors.append(state.reading)
                 held += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return held
 

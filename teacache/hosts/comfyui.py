@@ -20,7 +20,8 @@ from comfy.patcher_extension import WrappersMP
 
 from ..blocks import AdapterFailed, BlockStack, reading
 from ..config import TeaCacheConfig
-from ..decision import ReconsiderStep
+from ..decision import Decision, ReconsiderStep
+from ..description import describe
 from ..families import (
     Family,
     Sampling,
@@ -29,9 +30,12 @@ from ..families import (
     find_untouched,
     unwrap_compiled,
 )
+from ..method import asked_method, choose_method
+from ..model_call import ModelCall, WholeCall
 from ..profiles import Profile, get_profile, load_profiles, threshold_of, with_range
 from ..report import RunReport
-from ..run import Listener, ModelCall, Run
+from ..run import Listener, Run
+from .samplers import boundaries, phase, solver_of
 
 KEY = "teacache"
 KEPT_REPORTS = 8
@@ -50,7 +54,8 @@ class CachedModel:
         self.config = config
         self.family = family
         self.profile = profile
-        self.threshold = threshold_of(config, profile)
+        self.method = asked_method(config)
+        self.threshold = threshold_of(config, profile, self.method)
         self._by_run = config.profile == "auto" and family.run_profile is not None
         self._reports: deque[tuple[bytes, RunReport]] = deque(maxlen=KEPT_REPORTS)
         self._listener = listener
@@ -68,18 +73,24 @@ class CachedModel:
         """`OUTER_SAMPLE`: one sampling run."""
         levels: list[float] = sigmas.tolist()
         profile = self._profile_for(executor.class_obj.model_patcher, latent_image, levels)
-        threshold = threshold_of(self.config, profile)
+        solver = solver_of(sampler)
+        method, notes = choose_method(self.config, solver)
+        threshold = threshold_of(self.config, profile, method)
         run = Run(
-            with_range(self.config, profile),
+            with_range(self.config, profile, method),
             self.family,
             profile,
             threshold,
+            method,
+            solver,
             levels,
             host="comfyui",
             listener=self._listener,
         )
+        for note in notes:
+            run.report.warn(note)
         if threshold > 0:
-            _SamplingRun(run).attach(executor.class_obj.model_options)
+            _SamplingRun(run, executor.class_obj).attach(executor.class_obj.model_options)
         outcome, mark = "failed", b""
         try:
             result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -107,12 +118,7 @@ class CachedModel:
 
     def describe(self) -> str:
         """One line for the node: what was recognised, and what it will do."""
-        source = "recommended" if self.config.rel_l1_thresh is None else "set"
-        state = f"threshold {self.threshold:g} ({source})" if self.threshold else "off"
-        label = "" if self.profile.calibrated else ", uncalibrated"
-        if self._by_run:
-            label += ", or by latent size and noise range"
-        return f"{self.family.name} · {state} · profile {self.profile.name}{label}"
+        return describe(self.config, self.family, self.profile)
 
     def report_for(self, samples: torch.Tensor | None = None) -> RunReport | None:
         """The report of the run that gave `samples`; of the newest run where none is known."""
@@ -125,17 +131,23 @@ class CachedModel:
 class _SamplingRun:
     """The inner wrappers of one sampling run, and its block stack."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, guider: Any) -> None:
         self._run = run
+        self._guider = guider
+        self._boundaries: list[float] | None = None
         self._stack: BlockStack | None = None
-        self._decision: Any = None
+        self._decision: Decision | None = None
 
     def attach(self, model_options: dict[str, Any]) -> None:
-        for kind, wrapper in (
-            (WrappersMP.PREDICT_NOISE, self.predict_noise),
-            (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
-            (WrappersMP.APPLY_MODEL, self.apply_model),
-        ):
+        wrappers: list[tuple[str, Callable[..., Any]]] = [
+            (WrappersMP.PREDICT_NOISE, self.predict_noise)
+        ]
+        if not self._run.method.whole:
+            wrappers += [
+                (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
+                (WrappersMP.APPLY_MODEL, self.apply_model),
+            ]
+        for kind, wrapper in wrappers:
             comfy.patcher_extension.add_wrapper_with_key(
                 kind, KEY, wrapper, model_options, is_model_options=True
             )
@@ -148,10 +160,35 @@ class _SamplingRun:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        self._run.begin_evaluation(float(timestep.flatten()[0]), x.device)
-        result = executor(x, timestep, *args, **kwargs)
+        self._run.begin_evaluation(timestep, x.device)
+
+        def evaluate() -> torch.Tensor:
+            predicted: torch.Tensor = executor(x, timestep, *args, **kwargs)
+            return predicted
+
+        whole = self._run.method.whole and self._run.sigma > 0
+        result = self._whole(x, evaluate) if whole else evaluate()
         self._run.end_evaluation()
         return result
+
+    def _whole(self, x: torch.Tensor, evaluate: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The denoised latent after guidance, evaluated or continued.
+
+        What is continued is the derivative (x - denoised) / sigma, along which samplers step.
+        """
+        run = self._run
+        if self._boundaries is None:
+            self._boundaries = boundaries(self._guider.conds)
+        layout = (tuple(x.shape), x.dtype, str(x.device), phase(self._boundaries, run.sigma))
+        decision = run.decide("prediction")
+        run.consider_latent(decision, x)
+        call = WholeCall(run, decision, "prediction", layout)
+        if call.skipping:
+            return x - run.sigma * call.predict()
+        denoised = evaluate()
+        derivative = (x - denoised) / run.sigma
+        corrected = call.observe(derivative)
+        return denoised if corrected is derivative else x - run.sigma * corrected
 
     def calc_cond_batch(
         self,
@@ -163,6 +200,7 @@ class _SamplingRun:
         model_options: dict[str, Any],
     ) -> Any:
         decision = self._run.decide(_track_key(model_options.get("transformer_options", {})))
+        self._run.consider_latent(decision, x)
         outer, self._decision = self._decision, decision
         try:
             try:
@@ -206,7 +244,10 @@ class _SamplingRun:
             if self._stack is None:
                 transformer = unwrap_compiled(model.diffusion_model)
                 with reading():
-                    self._stack = BlockStack(transformer, run.family.lists, run.family.sides)
+                    leading = run.method.indicator == "first_block"
+                    self._stack = BlockStack(
+                        transformer, run.family.lists, run.family.sides, leading
+                    )
             run.plan(lambda levels: self._embed(model, levels, device))
         except AdapterFailed as failure:
             run.give_up(failure)
@@ -217,7 +258,7 @@ class _SamplingRun:
         family = self._run.family
         embed = (
             family.project_timesteps
-            if self._run.indicator == "timestep_projection"
+            if self._run.reading == "timestep_projection"
             else family.embed_timesteps
         )
         assert embed is not None

@@ -21,9 +21,10 @@ from torch import nn
 from ..blocks import AdapterFailed, BlockStack, outside_compiled_regions, reading
 from ..decision import Decision
 from ..families import unwrap_compiled
-from ..indicators import TIMESTEP_INDICATORS
-from ..report import RunReport
-from ..run import ModelCall, Run
+from ..indicators import TIMESTEP_READINGS
+from ..model_call import ModelCall, WholeCall
+from ..report import Reason, RunReport
+from ..run import Run
 from ..timing import Mark
 from .branches import (
     Branches,
@@ -35,6 +36,7 @@ from .branches import (
     timestep_of,
 )
 from .noise_levels import Levels
+from .outputs import OutputForm
 
 KEY = "teacache"
 GRADIENTS = "Gradients were on: those calls ran without the cache (wrap them in torch.no_grad())."
@@ -116,6 +118,7 @@ class DenoisingLoop:
         self._failure: AdapterFailed | None = None
         self._stacks: dict[str, BlockStack] = {}
         self._branches = Branches()
+        self._forms: dict[Hashable, OutputForm] = {}
         self._timesteps: dict[float, torch.Tensor] = {}
         self._transformer: nn.Module = next(iter(places.values()))
         self._place = ""
@@ -179,6 +182,12 @@ class DenoisingLoop:
         self._answered = None
         run, decision = self._run, self._decision
         assert run is not None and decision is not None
+        if first and not run.gave_up:
+            run.consider_latent(decision, given[latent_name(given)])
+        if run.method.whole and not run.gave_up:
+            out = self._whole(run, decision, branch, given, forward)
+            self._answered = run.mark()
+            return out
         stack = self._prepare(place, module)
         if stack is not None and first and self._must_peek(run, decision):
             self._peek(run, decision, stack, branch, given, forward)
@@ -189,6 +198,31 @@ class DenoisingLoop:
                 out = forward(**given)
         self._answered = run.mark()
         return out
+
+    def _whole(
+        self,
+        run: Run,
+        decision: Decision,
+        branch: Hashable,
+        given: dict[str, Any],
+        forward: Forward,
+    ) -> Any:
+        """The transformer's output, computed or continued."""
+        call = WholeCall(run, decision, branch, layout_of(given))
+        form = self._forms.get(branch)
+        if call.skipping and form is not None:
+            return form.wrap(call.predict().clone())
+        out = forward(**given)
+        try:
+            with reading():
+                form = self._forms[branch] = OutputForm(out)
+                value = form.unwrap(out).clone()  # pipelines may go on in place
+        except AdapterFailed as failure:
+            run.give_up(failure)
+            decision.demand(Reason.UNCACHED)
+            return out
+        corrected = call.observe(value)
+        return out if corrected is value else form.wrap(corrected)
 
     def _begin(self, place: str, module: nn.Module, given: dict[str, Any]) -> None:
         self.settle()
@@ -221,7 +255,10 @@ class DenoisingLoop:
         try:
             if place not in self._stacks:
                 with reading():
-                    self._stacks[place] = BlockStack(module, run.family.lists, run.family.sides)
+                    leading = run.method.indicator == "first_block"
+                    self._stacks[place] = BlockStack(
+                        module, run.family.lists, run.family.sides, leading
+                    )
             run.plan(self._embed, ahead=False)
         except AdapterFailed as failure:
             run.give_up(failure)
@@ -232,7 +269,7 @@ class DenoisingLoop:
         run = self._run
         assert run is not None
         family = run.family
-        projected = run.indicator == "timestep_projection"
+        projected = run.reading == "timestep_projection"
         embed = family.project_timesteps if projected else family.embed_timesteps
         assert embed is not None
         with reading():
@@ -242,9 +279,11 @@ class DenoisingLoop:
     # --- the other branches of the step --------------------------------------------------------
 
     def _must_peek(self, run: Run, decision: Decision) -> bool:
-        if run.indicator in TIMESTEP_INDICATORS or not decision.measures:
+        if run.method.indicator not in ("profile", "first_block") or not decision.measures:
             return False
-        return run.family.sees_text or run.indicator != "modulated_input"
+        if run.reading in TIMESTEP_READINGS:
+            return False
+        return run.family.sees_text or run.reading != "modulated_input"
 
     def _peek(
         self,
@@ -283,6 +322,6 @@ class DenoisingLoop:
             run.report.warn(GRADIENTS)
         self._run = None
         self._calls, self._before = {}, {}
-        self._stacks, self._timesteps = {}, {}
+        self._stacks, self._timesteps, self._forms = {}, {}, {}
         self._branches = Branches()
         return run.finish(outcome)

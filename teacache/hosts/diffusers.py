@@ -17,23 +17,33 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ..config import ConfigError, TeaCacheConfig
+from ..description import describe
 from ..families import Family, Sampling, class_name, find_family, find_untouched, unwrap_compiled
+from ..method import Solver, asked_method, choose_method
 from ..profiles import Profile, get_profile, load_profiles, threshold_of, with_range
 from ..report import RunReport
 from ..run import Listener, Run
 from .branches import arguments_of, timestep_of
 from .denoising import DenoisingLoop, Forward, hooked, owner_of
 from .noise_levels import CountedLevels, Levels, pipeline_levels
+from .schedulers import OWN_LOOP, solver_of
 
 HANDLE = "teacache"
 BAR = "progress_bar"
 TRANSFORMERS = ("transformer", "transformer_2")
 KEPT_REPORTS = 8
+PACKED = 3
+"""Dimensions of a latent that is a list of tokens."""
+PACKED_NOTE = (
+    "indicator=spectral needs a latent with height and width, and this pipeline hands its "
+    "transformer a list of tokens: the profile's indicator is used."
+)
 log = logging.getLogger("teacache")
 
 __all__ = ["CachedPipeline", "disable_teacache", "enable_teacache", "teacache"]
@@ -58,7 +68,8 @@ class CachedPipeline:
     ) -> None:
         self.config = config
         self.family, self.profile = _recognise(transformers, config)
-        self.threshold = threshold_of(config, self.profile)
+        self.method = asked_method(config)
+        self.threshold = threshold_of(config, self.profile, self.method)
         self.reports: deque[RunReport] = deque(maxlen=KEPT_REPORTS)
         self._listener = listener
         self._undo = ExitStack()
@@ -66,12 +77,7 @@ class CachedPipeline:
 
     def describe(self) -> str:
         """One line: what was recognised, and what it will do."""
-        source = "recommended" if self.config.rel_l1_thresh is None else "set"
-        state = f"threshold {self.threshold:g} ({source})" if self.threshold else "off"
-        label = "" if self.profile.calibrated else ", uncalibrated"
-        if self.config.profile == "auto" and self.family.run_profile is not None:
-            label += ", or by latent size and noise range"
-        return f"{self.family.name} · {state} · profile {self.profile.name}{label}"
+        return describe(self.config, self.family, self.profile)
 
     def report_for(self) -> RunReport | None:
         """The report of the newest finished run, None before the first one."""
@@ -82,24 +88,40 @@ class CachedPipeline:
         self._undo.close()
 
     def _run_for(
-        self, levels: Levels, experts: int, transformer: nn.Module, latent: tuple[int, ...]
+        self,
+        levels: Levels,
+        solver: Solver,
+        experts: int,
+        transformer: nn.Module,
+        latent: tuple[int, ...],
     ) -> Run:
         choose, profile = self.family.run_profile, self.profile
         if self.config.profile == "auto" and choose is not None and latent:
             whole = levels.whole and experts == 1
             name = choose(unwrap_compiled(transformer), Sampling(latent, whole))
             profile = get_profile(name, self.family.id, load_profiles())
-        return Run(
-            with_range(self.config, profile),
+        method, notes = choose_method(self.config, solver)
+        if method.indicator == "spectral" and len(latent) == PACKED:
+            notes.append(PACKED_NOTE)
+            method = replace(method, cached="residual", indicator="profile")
+        run = Run(
+            with_range(self.config, profile, method),
             self.family,
             profile,
-            threshold_of(self.config, profile),
+            threshold_of(self.config, profile, method),
+            method,
+            solver,
             levels.sigmas,
             host="diffusers",
             listener=self._listener,
         )
+        for note in notes:
+            run.report.warn(note)
+        return run
 
-    def _new_loop(self, transformers: dict[str, nn.Module], levels: Levels) -> DenoisingLoop:
+    def _new_loop(
+        self, transformers: dict[str, nn.Module], levels: Levels, solver: Solver
+    ) -> DenoisingLoop:
         known = {
             place: unwrap_compiled(transformer)
             for place, transformer in transformers.items()
@@ -108,7 +130,9 @@ class CachedPipeline:
         return DenoisingLoop(
             known or transformers,
             levels,
-            lambda transformer, latent: self._run_for(levels, len(known), transformer, latent),
+            lambda transformer, latent: self._run_for(
+                levels, solver, len(known), transformer, latent
+            ),
         )
 
     def _finish(self, loop: DenoisingLoop, outcome: str) -> None:
@@ -146,7 +170,8 @@ class CachedPipeline:
         if self._loop is not None or vars(pipe).get(HANDLE) is not self:
             yield None
             return
-        loop = self._new_loop(_transformers(pipe), pipeline_levels(pipe, total))
+        levels, solver = pipeline_levels(pipe, total), solver_of(pipe.scheduler)
+        loop = self._new_loop(_transformers(pipe), levels, solver)
         self._loop, outcome = loop, "failed"
         try:
             with ExitStack() as stack:
@@ -190,7 +215,7 @@ class CachedPipeline:
             ):
                 close()
             if self._loop is None:
-                self._loop = self._new_loop({"transformer": transformer}, levels)
+                self._loop = self._new_loop({"transformer": transformer}, levels, OWN_LOOP)
             return self._loop.call("transformer", module, forward, context, given)
 
         self._undo.callback(close)

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from ..config import INDICATORS, MAX_THRESHOLD, ConfigError, TeaCacheConfig
+from ..config import MAX_THRESHOLD, ConfigError, TeaCacheConfig
+from ..indicators import READINGS, UNSURE
+from ..method import Method
 
 PROFILE_VERSION = 1
-UNSURE = 1000.0
-"""A distance above every allowed threshold: where nothing is known, the step is computed."""
+RECOMMENDED = {"rate": 0.2, "spectral": 0.25, "first_block": 0.1}
+"""Thresholds of the indicators that no profile scales: SeaCache's, FBCache's usual ones."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ def parse_profile(text: str, where: str) -> Profile:
     if data.get("version") != PROFILE_VERSION:
         raise fields.refuse(f"version must be {PROFILE_VERSION}, not {data.get('version')!r}")
     indicator = fields.text("indicator")
-    if indicator not in INDICATORS[1:]:
-        raise fields.refuse(f"indicator must be one of {', '.join(INDICATORS[1:])}")
+    if indicator not in READINGS:
+        raise fields.refuse(f"indicator must be one of {', '.join(READINGS)}")
     start = fields.number("start_percent", 0.0, 1.0, 0.0)
     end = fields.number("end_percent", 0.0, 1.0, 1.0)
     if start >= end:
@@ -201,14 +203,17 @@ def get_profile(name: str, family: str, profiles: dict[str, Profile]) -> Profile
     return profile
 
 
-def threshold_of(config: TeaCacheConfig, profile: Profile) -> float:
-    """The threshold of `config`, or the profile's default where it leaves that open."""
-    chosen = config.rel_l1_thresh
-    return profile.default_threshold if chosen is None else chosen
+def threshold_of(config: TeaCacheConfig, profile: Profile, method: Method) -> float:
+    """The threshold of `config`; where it leaves that open, the profile's or the indicator's."""
+    if config.rel_l1_thresh is not None:
+        return config.rel_l1_thresh
+    return RECOMMENDED.get(method.indicator, profile.default_threshold)
 
 
-def with_range(config: TeaCacheConfig, profile: Profile) -> TeaCacheConfig:
-    """`config` with the profile's range of steps, where the user has set none."""
+def with_range(config: TeaCacheConfig, profile: Profile, method: Method) -> TeaCacheConfig:
+    """`config` with the profile's range of steps, where it decides and the user has set none."""
+    if method.indicator != "profile":
+        return config
     if config.start_percent == 0.0 and config.end_percent == 1.0:
         return replace(config, start_percent=profile.start_percent, end_percent=profile.end_percent)
     return config

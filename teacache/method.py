@@ -1,0 +1,95 @@
+"""What is cached, how change is measured, and what stands in: chosen together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .config import TeaCacheConfig
+
+
+@dataclass(frozen=True)
+class Solver:
+    """What is known of the sampler that a run serves.
+
+    name: as the host calls it. smooth: whether its noise levels follow one trajectory, so that
+    values may be extrapolated from step to step: no noise is added on the way, and nothing but
+    the prediction itself is taken from the model. euler: whether a step is
+    x + (next level - level) * derivative. single: whether it evaluates once at each level of the
+    schedule, in order.
+    """
+
+    name: str
+    smooth: bool
+    euler: bool = False
+    single: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """cached: `residual` of the block stack of each branch, or the whole `prediction`.
+    indicator, predictor: as in `TeaCacheConfig`, without `auto`.
+    """
+
+    cached: str
+    indicator: str
+    predictor: str
+
+    @property
+    def whole(self) -> bool:
+        return self.cached == "prediction"
+
+    @property
+    def faithful(self) -> bool:
+        return self == FAITHFUL
+
+
+FAITHFUL = Method("residual", "profile", "reuse")
+"""TeaCache as published."""
+FORECAST = Method("prediction", "rate", "linear")
+"""The mode that measured best (docs/results.md)."""
+MODES = {"forecast": FORECAST, "faithful": FAITHFUL}
+
+
+def asked_method(config: TeaCacheConfig) -> Method:
+    """The method that `config` asks for."""
+    chosen = MODES[config.mode]
+    named = {
+        part: value
+        for part in ("cached", "indicator", "predictor")
+        if (value := getattr(config, part)) != "auto"
+    }
+    if "cached" not in named and named.get("indicator", "rate") != "rate":
+        named["cached"] = "residual"  # every other indicator reads the model's inside
+    return replace(chosen, **named)
+
+
+def choose_method(config: TeaCacheConfig, solver: Solver) -> tuple[Method, list[str]]:
+    """What a run with `solver` uses, and a sentence for each part that differs from `config`."""
+    method, notes = asked_method(config), []
+    if method.whole and method.indicator != "rate":
+        notes.append(
+            f"cached=prediction runs nothing of the model on a skipped step, so that "
+            f"indicator={method.indicator} has nothing to read: rate is used."
+        )
+        method = replace(method, indicator="rate")
+    if solver.smooth:
+        return method, notes
+    if method == FORECAST:
+        notes.append(
+            f"The sampler {solver.name} cannot be forecast (it adds noise, or takes more than the "
+            "prediction from the model): the faithful mode is used."
+        )
+        return FAITHFUL, notes
+    if method.whole or method.predictor != "reuse" or method.indicator == "rate":
+        safe = replace(
+            method,
+            cached="residual",
+            predictor="reuse",
+            indicator="profile" if method.indicator == "rate" else method.indicator,
+        )
+        notes.append(
+            f"The sampler {solver.name} cannot be extrapolated: cached={safe.cached}, "
+            f"indicator={safe.indicator} and predictor={safe.predictor} are used."
+        )
+        method = safe
+    return method, notes
