@@ -107,6 +107,7 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
                 "mode",
                 options=list(MODES),
                 default=MODES[0],
+                optional=True,
                 tooltip=(
                     "forecast: whole predictions are continued along their trajectory, as long as "
                     "their own measured error allows; more quality at the same speed. faithful: "
@@ -118,6 +119,7 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
                     "cached",
                     options=list(CACHED),
                     default="auto",
+                    optional=True,
                     tooltip=(
                         "What stands in on a skipped step: the residual of the model's blocks, or "
                         "the whole prediction, where nothing of the model runs. auto: the mode's."
@@ -129,6 +131,7 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
                     "indicator",
                     options=list(INDICATORS),
                     default="auto",
+                    optional=True,
                     tooltip=(
                         "How change is measured. profile: the family's own coefficients; spectral: "
                         "the latent behind a noise-aware filter; first_block: the first block's "
@@ -142,6 +145,7 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
                     "predictor",
                     options=list(PREDICTORS),
                     default="auto",
+                    optional=True,
                     tooltip=(
                         "How a value is continued. reuse: unchanged; linear: along a straight "
                         "line; blend: the line bent by a smooth fit. auto: the mode's."

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from .config import TeaCacheConfig
 from .families import Family
-from .method import MODES, Method, asked_method
+from .method import asked_method
 from .profiles import Profile, threshold_of
-
-
-def method_name(method: Method) -> str:
-    """The mode's name, or the parts of a method that is none of them."""
-    names = [name for name, known in MODES.items() if known == method]
-    return names[0] if names else f"{method.cached}, {method.indicator}, {method.predictor}"
 
 
 def describe(config: TeaCacheConfig, family: Family, profile: Profile) -> str:
@@ -19,7 +13,7 @@ def describe(config: TeaCacheConfig, family: Family, profile: Profile) -> str:
     method = asked_method(config)
     threshold = threshold_of(config, profile, method)
     source = "recommended" if config.rel_l1_thresh is None else "set"
-    parts = [family.name, method_name(method)]
+    parts = [family.name, method.name]
     parts.append(f"threshold {threshold:g} ({source})" if threshold else "off")
     if method.indicator == "profile":
         label = "" if profile.calibrated else ", uncalibrated"

@@ -39,14 +39,18 @@ class Method:
         return self.cached == "prediction"
 
     @property
-    def faithful(self) -> bool:
-        return self == FAITHFUL
+    def name(self) -> str:
+        """The mode's name, or the parts of a method that is none of them."""
+        names = [name for name, known in MODES.items() if known == self]
+        return names[0] if names else f"{self.cached}, {self.indicator}, {self.predictor}"
 
 
 FAITHFUL = Method("residual", "profile", "reuse")
 """TeaCache as published."""
 FORECAST = Method("prediction", "rate", "linear")
 """The mode that measured best (docs/results.md)."""
+INSIDE = ("profile", "first_block")
+"""Indicators that read the inside of the model."""
 MODES = {"forecast": FORECAST, "faithful": FAITHFUL}
 
 
@@ -58,15 +62,15 @@ def asked_method(config: TeaCacheConfig) -> Method:
         for part in ("cached", "indicator", "predictor")
         if (value := getattr(config, part)) != "auto"
     }
-    if "cached" not in named and named.get("indicator", "rate") != "rate":
-        named["cached"] = "residual"  # every other indicator reads the model's inside
+    if "cached" not in named and named.get("indicator") in INSIDE:
+        named["cached"] = "residual"
     return replace(chosen, **named)
 
 
 def choose_method(config: TeaCacheConfig, solver: Solver) -> tuple[Method, list[str]]:
     """What a run with `solver` uses, and a sentence for each part that differs from `config`."""
     method, notes = asked_method(config), []
-    if method.whole and method.indicator != "rate":
+    if method.whole and method.indicator in INSIDE:
         notes.append(
             f"cached=prediction runs nothing of the model on a skipped step, so that "
             f"indicator={method.indicator} has nothing to read: rate is used."

@@ -59,6 +59,9 @@ class StepRecord:
 class RunReport:
     """A sampling run as it is recorded, and what follows from the records.
 
+    method: the mode's name, or its parts; cached, indicator (what was read), predictor: those
+    parts. profile is empty where none decided.
+
     Threshold 0 means that the cache was off, and nothing was recorded. `seconds` is the wall time
     from the first evaluation's start to the last one's end. outcome: running, done, interrupted
     or failed.
@@ -69,6 +72,7 @@ class RunReport:
     family_name: str
     profile: str
     calibrated: bool
+    method: str
     cached: str
     indicator: str
     predictor: str
@@ -160,6 +164,7 @@ class RunReport:
             "family_name": self.family_name,
             "profile": self.profile,
             "calibrated": self.calibrated,
+            "method": self.method,
             "cached": self.cached,
             "indicator": self.indicator,
             "predictor": self.predictor,

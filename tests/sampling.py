@@ -50,10 +50,11 @@ def sample(
 
 
 def cached(model: Any, threshold: float, **config: Any) -> tuple[Any, Any]:
-    """`model` with the cache, and its handle."""
+    """`model` with the cache, in the faithful mode unless `config` says otherwise; its handle."""
     from teacache.hosts.comfyui import apply_teacache
 
-    clone, handle = apply_teacache(model, TeaCacheConfig(rel_l1_thresh=threshold, **config))
+    settings = {"mode": "faithful", **config}
+    clone, handle = apply_teacache(model, TeaCacheConfig(rel_l1_thresh=threshold, **settings))
     assert handle is not None, "the family was not recognised"
     return clone, handle
 

@@ -181,7 +181,7 @@ def test_a_family_that_cannot_be_told_apart(
 
     change("flux1", accepts=accepts)
     model = tiny_models.build("flux1")
-    clone, handle = apply_teacache(model, TeaCacheConfig())
+    clone, handle = apply_teacache(model, TeaCacheConfig(mode="faithful"))
     assert handle is None
     assert torch.equal(sample(clone, "flux1"), sample(model, "flux1"))
     assert caplog.text.count("FLUX.1: runs without the cache: AttributeError") == 1
@@ -194,7 +194,7 @@ def test_a_default_profile_that_cannot_be_told(
     from teacache.hosts.comfyui import apply_teacache
 
     change("wan21", profile=lambda transformer: transformer.kind)
-    _, handle = apply_teacache(tiny_models.build("wan21"), TeaCacheConfig())
+    _, handle = apply_teacache(tiny_models.build("wan21"), TeaCacheConfig(mode="faithful"))
     assert handle is None
     assert "Wan 2.1 / 2.2: runs without the cache: AttributeError" in caplog.text
 
@@ -213,7 +213,7 @@ def test_a_profile_of_another_family_is_refused_with_both_names(
     from teacache.hosts.comfyui import apply_teacache
 
     with pytest.raises(ConfigError, match=f"{profile}.*{family}.*{name}"):
-        apply_teacache(tiny_models.build(name), TeaCacheConfig(profile=profile))
+        apply_teacache(tiny_models.build(name), TeaCacheConfig(profile=profile, mode="faithful"))
 
 
 def test_a_working_adapter_is_not_disturbed(caplog: pytest.LogCaptureFixture) -> None:

@@ -27,7 +27,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"profile": ""}, "profile"),
     ({"profile": None}, "profile"),
     ({"indicator": "magic"}, "indicator must be one of auto"),
-    ({"predictor": "oracle"}, "predictor must be one of reuse"),
+    ({"predictor": "oracle"}, "predictor must be one of auto, reuse"),
 ]
 
 

@@ -40,7 +40,7 @@ def test_off_is_bit_identical_and_disable_restores_everything(name: str, pipe: A
     native = generate(pipe, name)
     before = state_of(pipe)
     for threshold in (0.0, NEVER):
-        handle = enable_teacache(pipe, threshold)
+        handle = enable_teacache(pipe, threshold, mode="faithful")
         assert torch.equal(generate(pipe, name), native)
         report = report_of(handle)
         assert (report.skipped, report.outcome, report.host) == (0, "done", "diffusers")
@@ -52,7 +52,7 @@ def test_off_is_bit_identical_and_disable_restores_everything(name: str, pipe: A
 
 @every_pipeline
 def test_a_skip_calls_no_block_and_the_second_run_equals_the_first(name: str, pipe: Any) -> None:
-    with teacache(pipe, SKIP_ALL) as handle:
+    with teacache(pipe, SKIP_ALL, mode="faithful") as handle:
         with spying(pipe) as spy:
             first = generate(pipe, name)
         assert torch.equal(generate(pipe, name), first)
@@ -79,7 +79,7 @@ def test_a_skip_calls_no_block_and_the_second_run_equals_the_first(name: str, pi
 @guided
 def test_branches_do_not_take_each_others_residual(name: str, pipe: Any) -> None:
     """On a skip, the branches' answers differ as they do on the computed step before."""
-    with teacache(pipe, SKIP_ALL) as handle, spying(pipe) as spy:
+    with teacache(pipe, SKIP_ALL, mode="faithful") as handle, spying(pipe) as spy:
         generate(pipe, name)
     outputs = spy.outputs
     if TINY[name].guidance == "one batch":
@@ -117,7 +117,7 @@ def test_a_skip_equals_arithmetic_by_hand(name: str, pipe: Any) -> None:
         transformer.get_submodule(ENTRY[name]).register_forward_hook(entered),
         transformer.norm_out.register_forward_pre_hook(left),
     ]
-    with teacache(pipe, SKIP_ALL) as handle, spying(pipe) as spy:
+    with teacache(pipe, SKIP_ALL, mode="faithful") as handle, spying(pipe) as spy:
         generate(pipe, name)
     for hook in hooks:
         hook.remove()

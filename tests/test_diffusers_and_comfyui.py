@@ -58,7 +58,7 @@ def in_comfyui(pair: Pair, sigmas: torch.Tensor, threshold: float, **config: Any
 def in_diffusers(pair: Pair, threshold: float, **config: Any) -> Any:
     from teacache.hosts.diffusers import teacache
 
-    with teacache(pair.pipe, threshold, **config) as handle:
+    with teacache(pair.pipe, threshold, **{"mode": "faithful", **config}) as handle:
         out = pair.pipe(
             **pair.call, num_inference_steps=STEPS, latents=pair.pack(pair.noise).clone(),
             output_type="latent", return_dict=False,

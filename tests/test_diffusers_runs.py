@@ -43,7 +43,7 @@ def test_an_exception_leaves_everything_clean(name: str, pipe: Any) -> None:
             raise RuntimeError("stop")
         return inputs
 
-    with teacache(pipe, SKIP_ALL) as handle:
+    with teacache(pipe, SKIP_ALL, mode="faithful") as handle:
         with pytest.raises(RuntimeError, match="stop"):
             generate(pipe, name, callback_on_step_end=fail)
         assert report_of(handle).outcome == "failed"
@@ -66,7 +66,7 @@ def test_an_exception_inside_the_model_leaves_its_blocks(name: str, pipe: Any) -
             raise RuntimeError("stop")
 
     hook = stack_blocks(pipe.transformer)[-1].register_forward_pre_hook(fail)
-    with teacache(pipe, SKIP_ALL), pytest.raises(RuntimeError, match="stop"):
+    with teacache(pipe, SKIP_ALL, mode="faithful"), pytest.raises(RuntimeError, match="stop"):
         generate(pipe, name)
     hook.remove()
     assert state_of(pipe) == before
@@ -79,7 +79,7 @@ def test_an_interrupted_run_says_so(name: str, pipe: Any) -> None:
         pipe._interrupt = step >= 2
         return inputs
 
-    with teacache(pipe, SKIP_ALL) as handle:
+    with teacache(pipe, SKIP_ALL, mode="faithful") as handle:
         generate(pipe, name, callback_on_step_end=stop)
     assert (report_of(handle).outcome, len(report_of(handle).records)) == ("interrupted", 3)
 
@@ -92,7 +92,9 @@ def test_the_listener_hears_each_step_before_the_next_begins(name: str, pipe: An
         events.append(f"callback {step}")
         return inputs
 
-    with teacache(pipe, SKIP_ALL, listener=lambda event, data: events.append(event)):
+    with teacache(
+        pipe, SKIP_ALL, mode="faithful", listener=lambda event, data: events.append(event)
+    ):
         generate(pipe, name, steps=2, callback_on_step_end=at_step)
     assert events == ["start", "callback 0", "step", "callback 1", "step", "end"]
 
@@ -101,7 +103,7 @@ def test_the_listener_hears_each_step_before_the_next_begins(name: str, pipe: An
 def test_a_batch_with_one_changed_image_is_decided_by_the_largest_change(
     name: str, pipe: Any
 ) -> None:
-    with teacache(pipe, NEVER) as handle:
+    with teacache(pipe, NEVER, mode="faithful") as handle:
         generate(pipe, name, seed=1)
         alone = [r.accumulated for r in report_of(handle).records]
         first = tiny_pipelines.noise(5, 1, 4, 8, 8)
@@ -126,13 +128,13 @@ def _seeded(seed: int) -> torch.Generator:
 @pytest.mark.parametrize("name", ["flux1", "lumina2"])
 def test_joint_decisions_are_taken_before_the_first_branch(name: str, pipe: Any) -> None:
     """Where text is in the indicator: one branch over the threshold computes both, never one."""
-    with teacache(pipe, NEVER) as handle:
+    with teacache(pipe, NEVER, mode="faithful") as handle:
         generate(pipe, name, steps=10)
         distances = [r.distance for r in report_of(handle).records if r.distance is not None]
     middle = sorted(distances)[len(distances) // 2]
     patterns = set()
     for threshold in (middle * 0.98, middle * 1.01, middle * 1.5, middle * 2.2):
-        with teacache(pipe, threshold) as handle, spying(pipe) as spy:
+        with teacache(pipe, threshold, mode="faithful") as handle, spying(pipe) as spy:
             generate(pipe, name, steps=10)
         report = report_of(handle)
         skips = [r.skipped for r in report.records]
@@ -150,12 +152,12 @@ def test_a_branch_computed_after_another_was_skipped_makes_the_next_step_compute
     monkeypatch.setattr(DenoisingLoop, "_must_peek", lambda self, run, decision: False)
     pipe = tiny_pipelines.build("flux1")
     blocks = len(stack_blocks(pipe.transformer))
-    with teacache(pipe, NEVER) as handle:
+    with teacache(pipe, NEVER, mode="faithful") as handle:
         generate(pipe, "flux1", steps=10)
         lowest = min(r.distance for r in report_of(handle).records if r.distance is not None)
     found = 0
     for factor in (1.02, 1.04, 1.06, 1.1, 2.05, 2.1):
-        with teacache(pipe, lowest * factor) as handle, spying(pipe) as spy:
+        with teacache(pipe, lowest * factor, mode="faithful") as handle, spying(pipe) as spy:
             generate(pipe, "flux1", steps=10)
         steps = list(zip(spy.per_call[::2], spy.per_call[1::2], strict=True))
         mixed = [step for step, calls in enumerate(steps) if calls == (0, blocks)]
@@ -173,7 +175,7 @@ def test_two_evaluations_a_step_are_told_apart() -> None:
     native_pipe = pipe
     native_pipe.scheduler = FlowMatchHeunDiscreteScheduler()
     native = generate(pipe, "sd3")
-    with teacache(pipe, NEVER) as handle:
+    with teacache(pipe, NEVER, mode="faithful") as handle:
         assert torch.equal(generate(pipe, "sd3"), native)
     report = report_of(handle)
     assert report.steps == STEPS
@@ -189,7 +191,7 @@ def test_image_to_image_counts_its_own_steps() -> None:
     tiny_pipelines.set_weights(parts["vae"].eval())
     pipe = StableDiffusion3Img2ImgPipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
-    with teacache(pipe, SKIP_ALL) as handle:
+    with teacache(pipe, SKIP_ALL, mode="faithful") as handle:
         generate(pipe, "sd3", steps=10, strength=0.6, image=tiny_pipelines.image(), height=32,
                  width=32)  # fmt: skip
     report = report_of(handle)
@@ -212,7 +214,7 @@ def test_the_users_own_loop_over_a_transformer() -> None:
 
     native = loop(5)
     before = state_of(pipe)
-    with teacache(transformer, SKIP_ALL, num_steps=5) as handle:
+    with teacache(transformer, SKIP_ALL, num_steps=5, mode="faithful") as handle:
         first = loop(5)
         assert torch.equal(loop(5), first)
     assert not torch.equal(first, native)
@@ -228,7 +230,7 @@ def test_gradients_turn_it_off_and_say_so() -> None:
         "hidden_states": torch.ones(1, 4, 8, 8), "timestep": torch.ones(1),
         "encoder_hidden_states": torch.ones(1, 5, 32), "pooled_projections": torch.ones(1, 12),
     }  # fmt: skip
-    with teacache(transformer, SKIP_ALL, num_steps=3) as handle:
+    with teacache(transformer, SKIP_ALL, num_steps=3, mode="faithful") as handle:
         for _ in range(3):
             transformer(**arguments)[0].sum().backward()
     assert transformer.proj_out.weight.grad is not None
@@ -282,8 +284,8 @@ def test_another_cache_of_diffusers_is_refused() -> None:
 def test_enabling_twice_replaces_the_first() -> None:
     pipe = tiny_pipelines.build("sd3")
     before = state_of(pipe)
-    first = enable_teacache(pipe, SKIP_ALL)
-    second = enable_teacache(pipe, NEVER)
+    first = enable_teacache(pipe, SKIP_ALL, mode="faithful")
+    second = enable_teacache(pipe, NEVER, mode="faithful")
     generate(pipe, "sd3")
     assert first.report_for() is None
     assert report_of(second).skipped == 0
@@ -306,7 +308,7 @@ def test_hooks_that_others_put_on_the_transformer_stay() -> None:
             seen.append(module)
             return args, kwargs
 
-    with teacache(pipe, SKIP_ALL) as handle:
+    with teacache(pipe, SKIP_ALL, mode="faithful") as handle:
         for _ in range(2):
             add_hook_to_module(pipe.transformer, Counting())
             generate(pipe, "sd3")
@@ -318,10 +320,10 @@ def test_hooks_that_others_put_on_the_transformer_stay() -> None:
 
 def test_compiled_transformers_keep_working() -> None:
     pipe = tiny_pipelines.build("flux1")
-    with teacache(pipe, SKIP_ALL):
+    with teacache(pipe, SKIP_ALL, mode="faithful"):
         expected = generate(pipe, "flux1", steps=4)
     pipe.transformer = torch.compile(pipe.transformer, backend="eager")
-    with teacache(pipe, SKIP_ALL) as handle:
+    with teacache(pipe, SKIP_ALL, mode="faithful") as handle:
         got = generate(pipe, "flux1", steps=4)
     assert report_of(handle).skipped == 2
     torch.testing.assert_close(got, expected)

@@ -134,7 +134,7 @@ def test_a_unet_is_left_as_it_is() -> None:
     config.set_inference_dtype(torch.float32, None)
     cpu = torch.device("cpu")
     model = comfy.model_patcher.ModelPatcher(config.get_model({}, ""), cpu, cpu)
-    clone, handle = apply_teacache(model, TeaCacheConfig(rel_l1_thresh=SKIP_ALL))
+    clone, handle = apply_teacache(model, TeaCacheConfig(rel_l1_thresh=SKIP_ALL, mode="faithful"))
     assert handle is None
     assert not clone.wrappers.get("outer_sample")
     assert "UNetModel is not a transformer that TeaCache knows" in describe_unsupported(model)

@@ -77,7 +77,7 @@ def test_from_disk_without_network(qwen: Path, monkeypatch: Any) -> None:
     request = Request("a cat", "a dog", **SMALL)
     plain = generate(pipe, request)
     assert plain.pictures.shape == (1, 64, 64, 3) and plain.notes == [] and plain.report is None
-    cached = generate(pipe, request, cache=TeaCacheConfig(rel_l1_thresh=90.0))
+    cached = generate(pipe, request, cache=TeaCacheConfig(rel_l1_thresh=90.0, mode="faithful"))
     assert (cached.report.steps, cached.report.skipped) == (6, 4)
     assert not torch.equal(cached.pictures, plain.pictures)
     off = generate(pipe, request, cache=TeaCacheConfig(rel_l1_thresh=0.0))
@@ -93,7 +93,7 @@ def test_image_to_image_of_the_same_model(qwen: Path) -> None:
     started = for_image(pipe, True)
     assert type(started).__name__ == "QwenImageImg2ImgPipeline"
     assert started.transformer is pipe.transformer
-    result = generate(pipe, request, cache=TeaCacheConfig(rel_l1_thresh=90.0))
+    result = generate(pipe, request, cache=TeaCacheConfig(rel_l1_thresh=90.0, mode="faithful"))
     assert result.pictures.shape == (1, 64, 64, 3) and len(result.report.records) == 3
 
 

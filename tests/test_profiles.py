@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from teacache import profiles
-from teacache.config import INDICATORS, MAX_THRESHOLD, ConfigError
+from teacache.config import MAX_THRESHOLD, ConfigError
 from teacache.families import DIFFUSERS_FAMILIES, FAMILIES
+from teacache.indicators import READINGS
 from teacache.profiles import UNSURE, Profile, get_profile, load_profiles, parse_profile
 
 SHIPPED = load_profiles()
@@ -40,7 +41,7 @@ def test_a_shipped_profile_has_sane_thresholds(profile: Profile) -> None:
 def test_a_shipped_profile_belongs_to_a_family_that_can_read_its_indicator(
     profile: Profile,
 ) -> None:
-    assert profile.indicator in INDICATORS
+    assert profile.indicator in READINGS
     if profile.family == "generic":
         assert profile.indicator == "stack_input"
         return

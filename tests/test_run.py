@@ -115,7 +115,9 @@ def test_events_tell_the_report(sd3: Any) -> None:
 
     events: list[tuple[str, dict[str, Any]]] = []
     clone, handle = apply_teacache(
-        sd3, TeaCacheConfig(rel_l1_thresh=0.1), lambda event, data: events.append((event, data))
+        sd3,
+        TeaCacheConfig(rel_l1_thresh=0.1, mode="faithful"),
+        lambda event, data: events.append((event, data)),
     )
     sample(clone, "sd3")
     assert [event for event, _ in events] == ["start", *["step"] * 6, "end"]

@@ -294,7 +294,7 @@ def test_the_latents_size_chooses_480p_or_720p(
     monkeypatch.setattr(wan, "WIDTH_14B", tiny_models.WIDTH)
     monkeypatch.setattr(wan, "PIXELS_720P", pixels)
     clone, handle = apply_teacache(
-        tiny_models.build("wan21_i2v"), TeaCacheConfig(rel_l1_thresh=None)
+        tiny_models.build("wan21_i2v"), TeaCacheConfig(rel_l1_thresh=None, mode="faithful")
     )
     assert handle is not None and "by latent size" in handle.describe()
     sample(clone, "wan21_i2v", steps=3)

@@ -12,7 +12,8 @@
  *
  * @typedef {object} Report what `RunReport.to_json()` gives
  * @property {string} family_name
- * @property {string} profile
+ * @property {string} method the mode, or its parts
+ * @property {string} profile empty where none decided
  * @property {number} threshold
  * @property {string} outcome
  * @property {number} steps
@@ -44,11 +45,14 @@ const KINDS = /** @type {Record<string, Kind>} */ ({
   "profile's warm-up": "forced",
   "before start_percent": "forced",
   "after end_percent": "forced",
+  "error not known yet": "forced",
   "max_skip reached": "capped",
+  "too far to predict": "capped",
 });
 
 const UNKNOWN = /** @type {Report} */ ({
   family_name: "",
+  method: "",
   profile: "",
   threshold: 0,
   outcome: "running",
@@ -145,7 +149,7 @@ export function lineOf(run, texts) {
 
 /** @param {Run} run @returns {string} what the cache ran as */
 export function headOf({ report }) {
-  return [report.family_name, report.profile].filter(Boolean).join(" · ");
+  return [report.family_name, report.method, report.profile].filter(Boolean).join(" · ");
 }
 
 /** @param {Run} run @returns {string[]} sentences on what the user can do, mostly none */

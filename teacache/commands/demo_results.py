@@ -118,6 +118,7 @@ def off_report(steps: int) -> dict[str, Any]:
         family_name="Demo model",
         profile="",
         calibrated=False,
+        method="",
         cached="",
         indicator="",
         predictor="",
