@@ -39,7 +39,16 @@ async def offer_replacements() -> None:
     if not hasattr(io, "NodeReplace"):
         return
     kept = ["model", "rel_l1_thresh", "start_percent", "end_percent"]
-    fixed = {"auto_threshold": True, "max_skip": 0, "cache_device": "auto", "profile": "auto"}
+    fixed = {
+        "auto_threshold": True,
+        "max_skip": 0,
+        "cache_device": "auto",
+        "profile": "auto",
+        "mode": "faithful",  # what that pack's thresholds are meant for
+        "cached": "auto",
+        "indicator": "auto",
+        "predictor": "auto",
+    }
     await ComfyAPI().node_replacement.register(
         io.NodeReplace(
             new_node_id="ApplyTeaCache",

@@ -16,16 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .policy import UNSURE
 from .predictors import Predictor, same_level
 from .reads import DeviceReads
 
 if TYPE_CHECKING:
     from .blocks import BlockArguments
-
-READINGS = ("modulated_input", "timestep", "timestep_projection", "stack_input")
-"""What the indicator `profile` may read; each profile names one."""
-UNSURE = 1000.0
-"""A distance above every allowed threshold: where nothing is known, the step is computed."""
 
 ModulatedInput = Callable[[Any, "BlockArguments"], torch.Tensor]
 """(first block, its arguments) -> the block's modulated image tokens, [rows, tokens, width]."""
@@ -79,13 +75,17 @@ class Rate:
     At each computed step the value is compared with what the predictor would have given; their
     relative L1 difference e, over the distances in sigma to the observations that the prediction
     passes through, is the rate. As for any interpolation its error at another level grows with
-    those distances; times the length of the step it is what the skip adds to the sample:
+    those distances. Weighted with the length of the step, in average steps of the run, it is what
+    the skip adds to the sample:
 
-        distance = 100 * e * prod |s - s_j| / prod |s_now - s_j| * |step| / max(1, s)
+        distance = e * prod |s - s_j| / prod |s_now - s_j| * |step| / mean |step|
 
-    The hundred makes thresholds percents of the sample's size. This is the local error control of
-    adaptive multistep solvers (Hairer, Norsett, Wanner, Solving ODEs I, III.5), on a fixed grid;
-    like EasyCache's transformation rate (arXiv 2507.02860) it needs nothing but the run itself.
+    A threshold of 0.2 allows the predictions between two computed steps to miss a fifth of one
+    average step. The error of the sampler's own steps shrinks in the same way with their number,
+    so that a threshold means the same beside it in 20 steps as in 50. This is the local error
+    control of adaptive multistep solvers (Hairer, Norsett, Wanner, Solving ODEs I, III.5), on a
+    fixed grid; like EasyCache's transformation rate (arXiv 2507.02860) it needs nothing but the
+    run itself.
     """
 
     reach = 4.0
@@ -114,10 +114,10 @@ class Rate:
         known = predictor.sigmas
         return len(known) > 1 and abs(sigma - known[-1]) > self.reach * abs(known[-1] - known[-2])
 
-    def distance(self, predictor: Predictor, sigma: float, step: float) -> float | None:
-        """What skipping the step of length `step` at `sigma` is expected to add, in percent.
+    def distance(self, predictor: Predictor, sigma: float, share: float) -> float | None:
+        """What skipping a step at `sigma` is expected to add; None while no error has been seen.
 
-        None while no error has been seen.
+        share: the step's length in average steps.
         """
         if self._error is None:
             self._reads.now()
@@ -126,7 +126,7 @@ class Rate:
         if not math.isfinite(self._error):
             return UNSURE
         error = self._error * _span(sigma, predictor.leading) / self._span
-        return min(100.0 * error * abs(step) / max(1.0, abs(sigma)), UNSURE)
+        return min(error * share, UNSURE)
 
 
 def _span(sigma: float, nodes: Sequence[float]) -> float:

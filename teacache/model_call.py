@@ -34,11 +34,11 @@ def known_state(run: Run, decision: Decision, key: Hashable, layout: Hashable) -
 
 def consider_rate(run: Run, decision: Decision, states: Sequence[BranchState]) -> None:
     """Let the largest expected error of `states` decide."""
-    step = run.step_length()
+    share = run.step_share()
     for state in states:
         if not decision.measures:
             return
-        distance = state.rate.distance(state.predictor, run.sigma, step)
+        distance = state.rate.distance(state.predictor, run.sigma, share)
         if distance is None:
             decision.demand(Reason.LEARNING)
         elif state.rate.out_of_reach(state.predictor, run.sigma):

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from .report import Reason
 
+UNSURE = 1000.0
+"""A distance above every allowed threshold: where nothing is known, the step is computed."""
+
 
 @dataclass(frozen=True)
 class AccumulatedDistance:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from .indicators import (
     spectral_view,
 )
 from .method import Method, Solver
-from .policy import AccumulatedDistance, locate_step
+from .policy import UNSURE, AccumulatedDistance, locate_step
 from .predictors import make_predictor
 from .profiles import Profile
 from .reads import DeviceReads, LevelOfEvaluation
@@ -79,6 +80,9 @@ class Run:
         """Whether the model turned out not to be what the table says: it runs without the cache."""
         self._sigmas = list(sigmas)
         self._level = LevelOfEvaluation(self._sigmas, solver.single, self.reads)
+        self._above_one = max(self._sigmas) > 1
+        shares = [self._share(level) for level in self._sigmas]
+        self._average_step = sum(abs(b - a) for a, b in pairwise(shares)) / max(len(sigmas) - 1, 1)
         self._step = 0
         self._sigma_before: float | None = None
         self._listener = listener
@@ -159,6 +163,20 @@ class Run:
         if self.solver.single:
             return self._sigmas[self._step + 1] - self.sigma
         return 0.0 if self._sigma_before is None else self.sigma - self._sigma_before
+
+    def step_share(self) -> float:
+        """Length of this evaluation's step in average steps of the run.
+
+        Noise levels above 1, which no flow model has, are compared as s / (1 + s), the share of
+        the noise in the latent.
+        """
+        if not self._average_step:
+            return UNSURE
+        end = self.sigma + self.step_length()
+        return abs(self._share(end) - self._share(self.sigma)) / self._average_step
+
+    def _share(self, level: float) -> float:
+        return level / (1 + level) if self._above_one else level
 
     def keeps(self) -> bool:
         """Whether what this evaluation computes can stand in for a later one."""

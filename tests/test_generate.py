@@ -104,7 +104,7 @@ def test_the_report_counts_the_calls_that_a_hook_counts(by_flag):
     pipe.transformer.context_embedder.register_forward_pre_hook(count("model"))
     blocks[1].attn.register_forward_pre_hook(count("blocks"))
     request = Request("butterfly", "apple", steps=STEPS, guidance=3.0, seed=7)
-    cached = generate(pipe, request, cache=TeaCacheConfig(rel_l1_thresh=THRESHOLD, mode="faithful"))
+    cached = generate(pipe, request, cache=TeaCacheConfig(rel_l1_thresh=THRESHOLD))
     skipped = STEPS - calls["blocks"]
     assert cached.report.skipped == skipped == by_flag[1]["run"]["skipped"]
     uncached = generate(pipe, request).pictures

@@ -35,21 +35,27 @@ def sd3(comfy: Any) -> Any:
 @pytest.mark.parametrize(
     ("inputs", "line"),
     [
-        ({}, "Stable Diffusion 3 / 3.5 · threshold 0.2 (recommended) · profile sd3-uncalibrated"),
-        ({"rel_l1_thresh": 0.35}, "Stable Diffusion 3 / 3.5 · threshold 0.35 (set)"),
-        ({"rel_l1_thresh": 0.0}, "Stable Diffusion 3 / 3.5 · off"),
-        ({"auto_threshold": False}, "Stable Diffusion 3 / 3.5 · threshold 0.2 (set)"),
+        ({}, "forecast · threshold 0.2 (recommended)"),
+        ({"rel_l1_thresh": 0.35}, "forecast · threshold 0.35 (set)"),
+        ({"rel_l1_thresh": 0.0}, "forecast · off"),
+        ({"auto_threshold": False}, "forecast · threshold 0.2 (set)"),
+        ({"indicator": "spectral"}, "prediction, spectral, linear · threshold 0.25 (recommended)"),
+        ({"profile": "sd3-uncalibrated"}, "forecast · threshold 0.2 (recommended) · profile"),
+        (
+            {"mode": "faithful"},
+            "faithful · threshold 0.2 (recommended) · profile sd3-uncalibrated, uncalibrated",
+        ),
     ],
 )
 def test_apply_says_what_it_recognised(node: Any, sd3: Any, inputs: dict, line: str) -> None:
     _, lines = node("ApplyTeaCache", model=sd3, **inputs)
-    assert len(lines) == 1 and lines[0].startswith(line), lines
+    assert len(lines) == 1 and lines[0].startswith(f"Stable Diffusion 3 / 3.5 · {line}"), lines
 
 
 def test_untouched_widget_takes_the_familys_threshold(node: Any, comfy: Any) -> None:
     flux = tiny_models.build("flux1")
-    _, lines = node("ApplyTeaCache", model=flux)
-    assert lines == ["FLUX.1 · threshold 0.25 (recommended) · profile flux1-dev"]
+    _, lines = node("ApplyTeaCache", model=flux, mode="faithful")
+    assert lines == ["FLUX.1 · faithful · threshold 0.25 (recommended) · profile flux1-dev"]
 
 
 def test_a_second_cache_replaces_the_first_and_says_so(node: Any, sd3: Any) -> None:
@@ -61,7 +67,7 @@ def test_a_second_cache_replaces_the_first_and_says_so(node: Any, sd3: Any) -> N
 
 
 def test_report_shows_the_run_of_its_latent(node: Any, sd3: Any) -> None:
-    (model,), _ = node("ApplyTeaCache", model=sd3, rel_l1_thresh=90.0)
+    (model,), _ = node("ApplyTeaCache", model=sd3, rel_l1_thresh=90.0, mode="faithful")
     samples = sample(model, "sd3", steps=7)
     (picture, text), _ = node("TeaCacheReport", latent={"samples": samples}, model=model)
     report = json.loads(text)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from teacache import profiles
-from teacache.config import MAX_THRESHOLD, ConfigError
+from teacache.config import MAX_THRESHOLD, READINGS, ConfigError
 from teacache.families import DIFFUSERS_FAMILIES, FAMILIES
-from teacache.indicators import READINGS
-from teacache.profiles import UNSURE, Profile, get_profile, load_profiles, parse_profile
+from teacache.policy import UNSURE
+from teacache.profiles import Profile, get_profile, load_profiles, parse_profile
 
 SHIPPED = load_profiles()
 every_profile = pytest.mark.parametrize("profile", SHIPPED.values(), ids=list(SHIPPED))

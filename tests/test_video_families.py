@@ -17,6 +17,7 @@ from teacache.families import wan
 from teacache.families.base import Sampling
 from teacache.indicators import relative_change
 from teacache.profiles import load_profiles
+from teacache.reads import LevelOfEvaluation
 from teacache.report import Reason
 
 pytestmark = pytest.mark.usefixtures("comfy")
@@ -88,20 +89,21 @@ def reads_while_sampling(
 def test_nothing_is_read_from_tensors_while_a_scheduled_run_samples(
     profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Apart from the plan, once, before the first block, and the sampler's own noise level."""
+    """Apart from the plan, once, before the first block; nothing else where the schedule is
+    known, as it is where reading the sampler's noise level would make the host wait."""
+    monkeypatch.setattr(LevelOfEvaluation, "is_cheap", staticmethod(lambda timestep: False))
     seen, report = reads_while_sampling(WAN, monkeypatch, profile=profile)
     assert report.skipped > 0
     first, last = seen.index("block"), len(seen) - 1 - seen[::-1].index("block")
     assert seen[:first].count("__init__") == 1, "the schedule is planned before the first block"
-    assert set(seen[first : last + 1]) == {"block", "predict_noise"}
-    assert seen.count("predict_noise") == 8
+    assert set(seen[first : last + 1]) == {"block"}
 
 
 def test_the_same_watch_sees_an_indicator_that_is_read_every_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen, _ = reads_while_sampling("hunyuan_video", monkeypatch)
-    assert seen.count("_measure") >= 6
+    assert seen.count("now") >= 6
 
 
 @pytest.mark.parametrize(

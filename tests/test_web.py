@@ -154,6 +154,8 @@ async def test_the_other_packs_node_can_be_replaced(pack, definitions, monkeypat
     (replacement,) = offered
     assert (replacement.old_node_id, replacement.new_node_id) == ("TeaCache", "ApplyTeaCache")
     filled = {entry["new_id"] for entry in replacement.input_mapping}
+    values = {e["new_id"]: e.get("set_value") for e in replacement.input_mapping}
+    assert values["mode"] == "faithful"
     assert filled == set(inputs_of(definitions["ApplyTeaCache"]))
 
 

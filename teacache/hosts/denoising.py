@@ -119,6 +119,8 @@ class DenoisingLoop:
         self._stacks: dict[str, BlockStack] = {}
         self._branches = Branches()
         self._forms: dict[Hashable, OutputForm] = {}
+        self._whole: WholeCall | None = None
+        """The evaluation whose prediction the scheduler is about to get."""
         self._timesteps: dict[float, torch.Tensor] = {}
         self._transformer: nn.Module = next(iter(places.values()))
         self._place = ""
@@ -136,6 +138,23 @@ class DenoisingLoop:
             for place, transformer in self._places.items():
                 stack.enter_context(hooked(transformer, self._answer_for(place), self))
             yield
+
+    @contextmanager
+    def steering(self, scheduler: Any) -> Iterator[None]:
+        """`scheduler.step` gets its predictions from `step`; afterwards it is what it was."""
+        original, replaced = scheduler.step, "step" in vars(scheduler)
+
+        def step(model_output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            return original(self.step(model_output), *args, **kwargs)
+
+        scheduler.step = step
+        try:
+            yield
+        finally:
+            if replaced:
+                scheduler.step = original
+            else:
+                del scheduler.step
 
     def _answer_for(self, place: str) -> Answer:
         def answer(
@@ -182,10 +201,13 @@ class DenoisingLoop:
         self._answered = None
         run, decision = self._run, self._decision
         assert run is not None and decision is not None
-        if first and not run.gave_up:
-            run.consider_latent(decision, given[latent_name(given)])
+        latent = given[latent_name(given)]
+        if first and not run.gave_up and isinstance(latent, torch.Tensor):
+            run.consider_latent(decision, latent)
         if run.method.whole and not run.gave_up:
-            out = self._whole(run, decision, branch, given, forward)
+            if first:
+                self._whole = WholeCall(run, decision, "prediction", (place, layout_of(latent)))
+            out = self._run_or_leave_out(run, decision, branch, given, forward)
             self._answered = run.mark()
             return out
         stack = self._prepare(place, module)
@@ -199,7 +221,7 @@ class DenoisingLoop:
         self._answered = run.mark()
         return out
 
-    def _whole(
+    def _run_or_leave_out(
         self,
         run: Run,
         decision: Decision,
@@ -207,22 +229,29 @@ class DenoisingLoop:
         given: dict[str, Any],
         forward: Forward,
     ) -> Any:
-        """The transformer's output, computed or continued."""
-        call = WholeCall(run, decision, branch, layout_of(given))
+        """The transformer's output; on a skip something in its form, for `step` to replace."""
         form = self._forms.get(branch)
-        if call.skipping and form is not None:
-            return form.wrap(call.predict().clone())
+        if decision.skipping and form is not None:
+            return form.empty()
         out = forward(**given)
         try:
             with reading():
-                form = self._forms[branch] = OutputForm(out)
-                value = form.unwrap(out).clone()  # pipelines may go on in place
+                self._forms[branch] = OutputForm(out)
         except AdapterFailed as failure:
             run.give_up(failure)
             decision.demand(Reason.UNCACHED)
-            return out
+        return out
+
+    def step(self, prediction: torch.Tensor) -> torch.Tensor:
+        """What the scheduler steps along, given the `prediction` after guidance."""
+        call, self._whole = self._whole, None
+        if call is None or self._run is None or self._run.gave_up:
+            return prediction
+        if call.skipping:
+            return call.predict().clone()
+        value = prediction.clone()  # pipelines and schedulers may go on in place
         corrected = call.observe(value)
-        return out if corrected is value else form.wrap(corrected)
+        return prediction if corrected is value else corrected
 
     def _begin(self, place: str, module: nn.Module, given: dict[str, Any]) -> None:
         self.settle()
@@ -321,7 +350,7 @@ class DenoisingLoop:
         if self._gradients:
             run.report.warn(GRADIENTS)
         self._run = None
-        self._calls, self._before = {}, {}
+        self._calls, self._before, self._whole = {}, {}, None
         self._stacks, self._timesteps, self._forms = {}, {}, {}
         self._branches = Branches()
         return run.finish(outcome)

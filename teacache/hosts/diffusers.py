@@ -177,6 +177,7 @@ class CachedPipeline:
             with ExitStack() as stack:
                 if self.threshold > 0:
                     stack.enter_context(loop.attached())
+                    stack.enter_context(loop.steering(pipe.scheduler))
                 yield loop
             outcome = "interrupted" if "_interrupt" in vars(pipe) and pipe._interrupt else "done"
         except (KeyboardInterrupt, GeneratorExit):

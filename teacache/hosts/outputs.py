@@ -1,4 +1,4 @@
-"""How a diffusers transformer returns its prediction: a tensor, a tuple, or an output object."""
+"""What a diffusers transformer returns, and what stands in its place when it is not run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 
 
 class OutputForm:
-    """The form of `out`, without its values.
+    """The form of `out`: a tensor, a list of them, a tuple of one of these, or an output object
+    with one of these as `sample`.
 
-    Known forms: a tensor; a list of tensors of one shape; a tuple with one of these and nothing
-    else; an output object with one of these as `sample`. Raises TypeError for any other.
+    Raises TypeError for any other: a second value (sound beside a film) may have a scheduler of
+    its own, and cannot be left out.
     """
 
     def __init__(self, out: Any) -> None:
@@ -20,28 +21,21 @@ class OutputForm:
         self._object = None if isinstance(out, (torch.Tensor, list, tuple)) else copy.copy(out)
         if self._tuple and len(out) != 1:
             raise TypeError(f"the transformer returns {len(out)} values, and one is known")
-        inner = self._inner(out)
+        inner = out[0] if self._tuple else out
+        inner = inner if self._object is None else inner.sample
         self._list = isinstance(inner, list)
-        for part in inner if self._list else [inner]:
+        parts = inner if self._list else [inner]
+        for part in parts:
             if not isinstance(part, torch.Tensor):
                 raise TypeError(f"the transformer returns {type(part).__name__}, not a tensor")
+        self._parts = [(part.shape, part.dtype, part.device) for part in parts]
         if self._object is not None:
             self._object["sample"] = None
 
-    def _inner(self, out: Any) -> Any:
-        if self._tuple:
-            return out[0]
-        return out if self._object is None else out.sample
-
-    def unwrap(self, out: Any) -> torch.Tensor:
-        """The prediction in `out`; a list is stacked along a new first dimension."""
-        inner = self._inner(out)
-        value: torch.Tensor = torch.stack(inner) if self._list else inner
-        return value
-
-    def wrap(self, value: torch.Tensor) -> Any:
-        """`value` in this form."""
-        inner = list(value.unbind()) if self._list else value
+    def empty(self) -> Any:
+        """Zeros in this form: nothing of them is used."""
+        zeros = [torch.zeros(shape, dtype=kind, device=where) for shape, kind, where in self._parts]
+        inner = zeros if self._list else zeros[0]
         if self._tuple:
             return (inner,)
         if self._object is None:

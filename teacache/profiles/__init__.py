@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from ..config import MAX_THRESHOLD, ConfigError, TeaCacheConfig
-from ..indicators import READINGS, UNSURE
+from ..config import MAX_THRESHOLD, READINGS, ConfigError, TeaCacheConfig
 from ..method import Method
+from ..policy import UNSURE
 
 PROFILE_VERSION = 1
 RECOMMENDED = {"rate": 0.2, "spectral": 0.25, "first_block": 0.1}
