@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from benchmarks.testbeds import CFG, COMFYUI, Pair, Testbed, text_arguments
 
 AfterStep = Callable[[int], None]
+EULER = ("euler", {})
 
 
 @dataclass(frozen=True)
 class Sample:
-    """latents: as the model knows them, on both hosts alike. computed: evaluations of the model
-    in which the middle block ran, half an evaluation where it ran for one branch of the two."""
+    """latents: as the model knows them, on both hosts alike. cpu: seconds of the processor, in all
+    threads of this process. computed: evaluations of the model in which the middle block ran,
+    half an evaluation where it ran for one branch of the two.
+    """
 
     latents: Tensor
     seconds: float
+    cpu: float
     computed: float
 
 
@@ -50,30 +54,34 @@ def sample(
     host: str,
     target: Any,
     pairs: Sequence[Pair],
+    levels: Tensor,
     *,
-    steps: int,
-    sampler: str = "euler",
+    sampler: tuple[str, dict[str, Any]] = EULER,
     after_step: AfterStep | None = None,
 ) -> Sample:
-    """`pairs` in one batch, by `target`: a patcher or a pipeline of `bed`."""
-    run = _comfyui(bed, target, pairs, steps, sampler, after_step)
-    if host != COMFYUI:
-        run = _diffusers(bed, target, pairs, steps, after_step)
+    """`pairs` in one batch, by `target`: a patcher or a pipeline of `bed`.
+
+    sampler: ComfyUI's name of it, and its options; diffusers' pipelines take Euler steps.
+    """
+    if host == COMFYUI:
+        run = _comfyui(bed, target, pairs, levels, sampler, after_step)
+    else:
+        run = _diffusers(bed, target, pairs, levels, after_step)
     with Rows().of(bed.middle[host]) as rows:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         latents = run()
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, time.process_time() - used
     if host == COMFYUI:
         latents = bed.patcher.model.process_latent_in(latents)
-    return Sample(latents.clone(), seconds, rows.count / (2 * len(pairs)))
+    return Sample(latents.clone(), seconds, cpu, rows.count / (2 * len(pairs)))
 
 
 def _comfyui(
     bed: Testbed,
     model: Any,
     pairs: Sequence[Pair],
-    steps: int,
-    sampler: str,
+    levels: Tensor,
+    sampler: tuple[str, dict[str, Any]],
     after_step: AfterStep | None,
 ) -> Callable[[], Tensor]:
     import comfy.sample
@@ -86,13 +94,13 @@ def _comfyui(
 
     noise = torch.cat([bed.noise(pair) for pair in pairs])
     positive, against = cond([pair.prompt for pair in pairs]), cond([""] * len(pairs))
-    sigmas, kind = bed.sigmas(steps), comfy.samplers.sampler_object(sampler)
+    kind = comfy.samplers.ksampler(*sampler)
     callback = None if after_step is None else lambda step, *_: after_step(step)
 
     def run() -> Tensor:
         with torch.inference_mode():
             found: Tensor = comfy.sample.sample_custom(
-                model, noise, CFG, kind, sigmas, positive, against, torch.zeros_like(noise),
+                model, noise, CFG, kind, levels, positive, against, torch.zeros_like(noise),
                 callback=callback, disable_pbar=True, seed=0,
             )  # fmt: skip
             return found
@@ -101,10 +109,10 @@ def _comfyui(
 
 
 def _diffusers(
-    bed: Testbed, pipe: Any, pairs: Sequence[Pair], steps: int, after_step: AfterStep | None
+    bed: Testbed, pipe: Any, pairs: Sequence[Pair], levels: Tensor, after_step: AfterStep | None
 ) -> Callable[[], Tensor]:
     (pair,) = pairs
-    pipe.scheduler.levels = bed.sigmas(steps)
+    pipe.scheduler.levels = levels
     text, noise = text_arguments(bed, pair.prompt), bed.noise(pair)
 
     def callback(pipe: Any, step: int, timestep: Tensor, values: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +124,7 @@ def _diffusers(
 
     def run() -> Tensor:
         found: Tensor = pipe(
-            **text, **bed.call, **extra, guidance_scale=CFG, num_inference_steps=steps,
+            **text, **bed.call, **extra, guidance_scale=CFG, num_inference_steps=len(levels) - 1,
             latents=noise, output_type="latent", return_dict=False,
         )[0]  # fmt: skip
         return found

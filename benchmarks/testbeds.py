@@ -18,7 +18,6 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline, WanPipeline
 from torch import Tensor, nn
 
-from benchmarks.thresholds import PROMPTS as DEMO_TUNING
 from teacache.demo_model import MODELS, TRANSFORMER_FILE, negative
 from teacache.hosts.demo_pipeline import load_demo
 from training import digits
@@ -28,6 +27,12 @@ STEPS, SHIFT, CFG = 50, 3.0, 3.0
 TEST_PROMPTS = 48
 CONCEPTS = ROOT / "concepts.txt"
 DIGITS_WEIGHTS = ROOT / "checkpoints" / "digits.safetensors"
+DEMO_TUNING = (
+    "red apple", "fox", "cactus", "owl", "cow", "pizza", "rocket", "sailboat", "guitar", "castle",
+    "sunflower", "teapot", "umbrella", "penguin", "strawberry", "locomotive", "crab", "camera",
+    "tiger", "cupcake", "mushroom", "lion", "bicycle", "snowman",
+)  # fmt: skip
+"""Captions that thresholds and rules were chosen on."""
 COMFYUI, DIFFUSERS = "comfyui", "diffusers"
 
 
@@ -68,13 +73,18 @@ class Testbed:
         number = int.from_bytes(hashlib.sha256(f"{pair.prompt}|{pair.seed}".encode()).digest()[:6])
         return torch.randn(1, *self.latent, generator=torch.Generator().manual_seed(number))
 
-    def sigmas(self, steps: int) -> Tensor:
-        """ComfyUI's `simple` schedule."""
+    def levels(self, steps: int) -> Tensor:
+        """ComfyUI's `simple` schedule: noise levels of its table of 1000."""
         import comfy.samplers
 
         sampling = self.patcher.get_model_object("model_sampling")
         found: Tensor = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
         return found
+
+    def exact_levels(self, steps: int) -> Tensor:
+        """The same schedule without the table, whose rounding shows in many steps."""
+        time = torch.linspace(1, 0, steps + 1)
+        return SHIFT * time / (1 + (SHIFT - 1) * time)
 
     def digest(self) -> str:
         """Tells one set of weights from another."""

@@ -18,7 +18,8 @@ PAGE = """# Model families
 
 <!-- Made by `python -m teacache families --markdown`; a test compares the two. -->
 
-TeaCache recognises the model by the class of its transformer; nothing has to be chosen. Each
+TeaCache recognises the model by the class of its transformer; nothing has to be chosen. The mode
+`forecast` needs nothing else of it. For the mode `faithful` and the indicator `profile`, each
 family has one or more profiles: the polynomial that turns the measured change of an indicator
 into the distance that is added up until it reaches the threshold.
 

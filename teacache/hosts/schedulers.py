@@ -29,10 +29,12 @@ OWN_LOOP = Solver("of a loop of the user's own", smooth=False)
 
 def solver_of(scheduler: Any) -> Solver:
     """What is known of a scheduler; one that is not in the tables is not extrapolated."""
-    name = type(scheduler).__name__
-    if name not in EULER + SMOOTH or _noisy(scheduler.config):
-        return Solver(name, smooth=False)
-    return Solver(name, smooth=True, euler=name in EULER, single=name in EULER)
+    kind = type(scheduler)
+    owner = kind.step.__qualname__.split(".")[0]  # a subclass may only choose other levels
+    if owner not in EULER + SMOOTH or _noisy(scheduler.config):
+        return Solver(kind.__name__, smooth=False)
+    euler = owner in EULER
+    return Solver(kind.__name__, smooth=True, euler=euler, single=euler)
 
 
 def _noisy(config: Any) -> bool:

@@ -1,0 +1,89 @@
+"""The record of a comparison: one JSON object a line, so that an interrupted run goes on.
+
+The first line is the header, what the run was made with. Then come records of kind `unusable`
+(a variant that does not run, and why), `memory` (of a variant), `sample` (of a variant and a
+pair) and `pair` (a pair is complete). Samples of an incomplete pair do not count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from teacache.errors import UserError
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Journal:
+    """pairs: complete ones, (caption, seed), in order. samples: by variant and pair."""
+
+    path: Path
+    header: Record
+    unusable: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    pairs: dict[tuple[str, int], Record] = field(default_factory=dict)
+    samples: dict[str, dict[tuple[str, int], Record]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Journal:
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+        records = [json.loads(line) for line in whole.splitlines()]
+        if not records or records[0].get("kind") != "header":
+            raise UserError(
+                f"{path} is not the record of a comparison: its first line is no header"
+            )
+        journal = cls(path, records[0])
+        for record in records[1:]:
+            journal._add(record)
+        return journal
+
+    @classmethod
+    def begin(cls, path: Path, header: Record) -> Journal:
+        """A new one, or the one at `path`, if it was made with the same header."""
+        header = {"kind": "header", **header}
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(header) + "\n", encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        path.write_text("".join(text.rpartition("\n")[:2]), encoding="utf-8")  # not a cut-off line
+        journal = cls.read(path)
+        differing = [
+            key
+            for key in {**header, **journal.header}
+            if header.get(key) != journal.header.get(key)
+        ]
+        if differing:
+            raise UserError(
+                f"{path} was made with other settings ({', '.join(sorted(differing))}): "
+                "remove it or choose another --out"
+            )
+        return journal
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Writes `records` and takes them in."""
+        records = list(records)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+        for record in records:
+            self._add(record)
+
+    def complete(self, variant: str) -> dict[tuple[str, int], Record]:
+        """A variant's samples of complete pairs, in the pairs' order."""
+        samples = self.samples.get(variant, {})
+        return {pair: samples[pair] for pair in self.pairs if pair in samples}
+
+    def _add(self, record: Record) -> None:
+        kind, name = record["kind"], record.get("variant", "")
+        if kind == "unusable":
+            self.unusable[name] = record["why"]
+        elif kind == "memory":
+            self.memory[name] = record["bytes"]
+        elif kind == "sample":
+            self.samples.setdefault(name, {})[record["prompt"], record["seed"]] = record
+        elif kind == "pair":
+            self.pairs[record["prompt"], record["seed"]] = record

@@ -1,0 +1,85 @@
+"""How near a picture is to a reference, as a record; and the converged references."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from benchmarks.sampling import sample
+from benchmarks.testbeds import COMFYUI, Pair, Testbed
+from benchmarks.variants import CONVERGED
+from teacache.files import write_atomically
+from teacache.metrics import lpips, psnr, ssim
+
+IDENTICAL = 100.0
+"""What identical pictures count as, in dB, and the most that any do."""
+CONVERGED_STEPS = 400
+TOGETHER = 8
+"""Pairs in a batch of converged references."""
+LPIPS_SIDE = 64
+"""The smallest picture that its network takes; smaller ones are enlarged."""
+
+
+def picture(bed: Testbed, latents: Tensor) -> Tensor:
+    """Decoded; what is not a number becomes black, so that a broken picture counts as one."""
+    with torch.no_grad():
+        return bed.decode(latents).nan_to_num(0.0)
+
+
+def compared(a: Tensor, b: Tensor, with_lpips: bool) -> dict[str, Any]:
+    """{"psnr", "ssim"} and, where it is available, {"lpips"}."""
+    found = {"psnr": round(min(IDENTICAL, psnr(a, b)), 3), "ssim": round(ssim(a, b), 6)}
+    if with_lpips:
+        found["lpips"] = round(lpips(enlarged(a), enlarged(b)), 5)
+    return found
+
+
+def enlarged(frames: Tensor) -> Tensor:
+    if min(frames.shape[1:3]) >= LPIPS_SIDE:
+        return frames
+    large = interpolate(frames.movedim(-1, 1), size=(LPIPS_SIDE, LPIPS_SIDE), mode="nearest")
+    return large.movedim(1, -1)
+
+
+def why_no_lpips() -> str | None:
+    """None where LPIPS can be had: package, its weights and those of its backbone."""
+    grey = torch.full((1, LPIPS_SIDE, LPIPS_SIDE, 3), 0.5)
+    try:
+        lpips(grey, grey)
+    except (ImportError, OSError) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+class Converged:
+    """Pictures of `CONVERGED_STEPS` uncached steps, made in batches and kept in a folder."""
+
+    def __init__(self, bed: Testbed, folder: Path, pairs: Sequence[Pair]) -> None:
+        self.bed, self.pairs = bed, list(pairs)
+        self.folder = folder / f"converged_{bed.name}_{bed.digest()}_{CONVERGED_STEPS}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def file(self, pair: Pair) -> Path:
+        name = hashlib.sha256(f"{pair.prompt}|{pair.seed}".encode()).hexdigest()[:16]
+        return self.folder / f"{name}.safetensors"
+
+    def latents(self, pair: Pair) -> Tensor:
+        if not self.file(pair).is_file():
+            self._make(pair)
+        return load_file(str(self.file(pair)))["latents"]
+
+    def _make(self, first: Pair) -> None:
+        later = self.pairs[self.pairs.index(first) :]
+        batch = [pair for pair in later if not self.file(pair).is_file()][:TOGETHER]
+        levels = self.bed.exact_levels(CONVERGED_STEPS)
+        made = sample(self.bed, COMFYUI, self.bed.patcher, batch, levels, sampler=CONVERGED)
+        for pair, latents in zip(batch, made.latents, strict=True):
+            content = {"latents": latents[None].contiguous()}
+            write_atomically(self.file(pair), lambda path, it=content: save_file(it, str(path)))

@@ -1,0 +1,199 @@
+"""What is compared: every way to sample, by name, in groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.sampling import EULER
+from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS
+
+FEWER = (33, 25, 17, 12)
+SOLVERS = {"dpmpp_2m": ("dpmpp_2m", {}), "lms, order 2": ("lms", {"order": 2})}
+CONVERGED = ("dpmpp_2m", {})
+"""The sampler of the converged reference."""
+OURS = "ours"
+ABLATION_EVERY = 4
+OFF_THE_FRONT = ("FasterCache", "TaylorSeer, attention")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to sample.
+
+    name: unique; its row. method: the line that it is a point of. setting: which point. group:
+    heading in the table. cannot: why it does not run on a model, by the model's name.
+    quick: whether `--quick` has it. ablation: a mode of ours that is not the default. every: it
+    runs in every so many pairs only, for what is far off the front or of interest to us alone.
+    """
+
+    group: str
+    method: str
+    setting: str
+    host: str
+    switch: peers.Switch
+    steps: int = STEPS
+    sampler: tuple[str, dict[str, Any]] = EULER
+    quick: bool = False
+    ablation: bool = False
+    every: int = 1
+    cannot: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.setting}".strip()
+
+
+UNCACHED = {COMFYUI: "no cache (ComfyUI)", DIFFUSERS: "no cache (diffusers)"}
+"""Name of each host's reference."""
+NOTHING = {COMFYUI: peers.nothing_comfyui, DIFFUSERS: peers.nothing_diffusers}
+
+
+def variants() -> list[Variant]:
+    """All of them; the hosts' references first."""
+    found = [*baselines(), *fewer_steps(), *faithful(), *ours(), *in_comfyui(), *in_diffusers()]
+    names = [variant.name for variant in found]
+    if len(set(names)) < len(names):
+        raise ValueError("two variants have one name")
+    return found
+
+
+def baselines() -> list[Variant]:
+    found = [
+        Variant("no cache", name, "", host, NOTHING[host], quick=True)
+        for host, name in UNCACHED.items()
+    ]
+    found += [
+        Variant("noise floor", name, "again", host, NOTHING[host], quick=True, every=8)
+        for host, name in UNCACHED.items()
+    ]
+    return found
+
+
+def fewer_steps() -> list[Variant]:
+    found = [
+        Variant(
+            "fewer steps", f"fewer steps, {name}", str(steps), COMFYUI, NOTHING[COMFYUI],
+            steps=steps, sampler=sampler, quick=steps in (25, 12) and "lms" not in name,
+        )
+        for name, sampler in {"euler": EULER, **SOLVERS}.items()
+        for steps in FEWER
+    ]  # fmt: skip
+    found += [
+        Variant(
+            "even skipping", "even skipping", f"{skipped} of {skipped + 1}", COMFYUI,
+            peers.teacache_comfyui(
+                mode="faithful", rel_l1_thresh=peers.SKIP_ALL, max_skip=skipped
+            ),
+            quick=skipped < 3,
+        )
+        for skipped in (1, 2, 3)
+    ]  # fmt: skip
+    return found
+
+
+def faithful() -> list[Variant]:
+    return [
+        Variant(
+            "faithful TeaCache", "faithful TeaCache", f"{threshold:g}", COMFYUI,
+            peers.teacache_comfyui(mode="faithful", rel_l1_thresh=threshold),
+            quick=threshold in (0.2, 0.4),
+        )
+        for threshold in (0.12, 0.2, 0.3, 0.4, 0.6)
+    ]  # fmt: skip
+
+
+def ours() -> list[Variant]:
+    def points(
+        label: str, thresholds: tuple[float, ...], quick: tuple[float, ...] = (), **config: str
+    ) -> list[Variant]:
+        return [
+            Variant(
+                OURS, f"{OURS}: {label}", f"{threshold:g}", COMFYUI,
+                peers.teacache_comfyui(rel_l1_thresh=threshold, **config),
+                quick=threshold in quick, ablation=label != "forecast",
+                every=1 if label == "forecast" else ABLATION_EVERY,
+            )
+            for threshold in thresholds
+        ]  # fmt: skip
+
+    def residual(indicator: str, predictor: str, *thresholds: float) -> list[Variant]:
+        return points(
+            f"residual, {indicator}, {predictor}", thresholds, cached="residual",
+            indicator=indicator, predictor=predictor, mode="forecast",
+        )  # fmt: skip
+
+    forecast = {"mode": "forecast"}
+    return [
+        *points(
+            "forecast", (0.02, 0.035, 0.05, 0.1, 0.2, 0.3, 0.5), (0.05, 0.1, 0.2), **forecast
+        ),
+        *points("forecast, blend", (0.05, 0.1, 0.2), predictor="blend", **forecast),
+        *points("forecast, reuse", (0.05, 0.1, 0.2), predictor="reuse", **forecast),
+        *residual("rate", "linear", 0.02, 0.05, 0.2),
+        *residual("profile", "linear", 0.2, 0.3, 0.6),
+        *residual("profile", "blend", 0.2, 0.4),
+        *residual("spectral", "reuse", 0.1, 0.25),
+        *residual("spectral", "linear", 0.1, 0.25),
+        *residual("first_block", "reuse", 0.05, 0.1),
+        *residual("first_block", "linear", 0.05, 0.1),
+        *(
+            Variant(
+                OURS, f"{OURS}: forecast, diffusers", f"{threshold:g}", DIFFUSERS,
+                peers.teacache_diffusers(threshold, mode="forecast"), quick=threshold == 0.2,
+            )
+            for threshold in (0.035, 0.1, 0.2)
+        ),
+    ]  # fmt: skip
+
+
+def in_comfyui() -> list[Variant]:
+    nodes = {
+        "EasyCache": (peers.easycache, (0.02, 0.05, 0.1, 0.2)),
+        "LazyCache": (peers.lazycache, (0.02, 0.05, 0.1, 0.2)),
+    }
+    return [
+        Variant(
+            "in ComfyUI", name, f"{threshold:g}", COMFYUI, switch(threshold),
+            quick=threshold in (0.05, 0.1),
+        )
+        for name, (switch, thresholds) in nodes.items()
+        for threshold in thresholds
+    ]  # fmt: skip
+
+
+def in_diffusers() -> list[Variant]:
+    no_batch = {
+        "digits": "FasterCache needs both branches of guidance in one batch; the Wan pipeline "
+        "calls the model once for each"
+    }
+    ratios = peers.MagRatios()
+    wide = {"retention_ratio": 0.1, "max_skip_steps": 5}
+    listed: list[tuple[str, str, peers.Switch, bool, dict[str, str]]] = [
+        *(("FirstBlockCache", f"{t:g}", peers.first_block(t), t in (0.05, 0.1), {})
+          for t in (0.03, 0.05, 0.1, 0.2)),
+        *(("MagCache", f"{t:g}", peers.mag(ratios, t), t == 0.12, {}) for t in (0.06, 0.12)),
+        *(("MagCache", f"{t:g}, from 10 %, 5 in a row", peers.mag(ratios, t, **wide), False, {})
+          for t in (0.12, 0.3)),
+        *(("TaylorSeer, lite", f"every {n}.", peers.taylorseer(n, True), n in (2, 4), {})
+          for n in (2, 3, 4, 5)),
+        ("TaylorSeer, attention", "every 4.", peers.taylorseer(4, False), False, {}),
+        *(("FasterCache", f"below {t}", peers.faster(t), t == 641, no_batch) for t in (641, 1001)),
+        *(("SeaCache", f"{t:g}", peers.sea(t), t == 0.25, {}) for t in (0.1, 0.25)),
+        *(("SeaCache", f"{t:g}, {n} in a row", peers.sea(t, max_consecutive_cached=n), False, {})
+          for t, n in ((0.5, 3), (1.0, 5))),
+    ]  # fmt: skip
+    for name, taylor in (("DBCache", False), ("DBCache + TaylorSeer", True)):
+        listed += [
+            (name, f"F1B0 {t:g}", peers.dbcache(t, 1, 8, taylor), t == 0.1, {})
+            for t in (0.05, 0.1, 0.2)
+        ]
+    return [
+        Variant(
+            "cache-dit" if "DBCache" in method else "in diffusers",
+            method, setting, DIFFUSERS, switch, quick=quick, cannot=cannot,
+            every=4 if method in OFF_THE_FRONT else 1,
+        )
+        for method, setting, switch, quick, cannot in listed
+    ]  # fmt: skip
