@@ -75,12 +75,10 @@ def warm_up(bed: Testbed, found: list[Variant], journal: Journal) -> list[Varian
             continue
         held[variant.name] = measured[0]
         usable.append(variant)
-    if not journal.memory:
-        base = {host: held[name] for host, name in UNCACHED.items()}
-        journal.append(
-            {"kind": "memory", "variant": v.name, "bytes": held[v.name] - base[v.host]}
-            for v in usable
-        )
+    base = {host: held[name] for host, name in UNCACHED.items()}
+    journal.append(
+        {"kind": "memory", "variant": v.name, "bytes": held[v.name] - base[v.host]} for v in usable
+    )
     return usable
 
 

@@ -134,6 +134,7 @@ def _diffusers(
 
 def live_bytes() -> int:
     """Of all storages on the CPU that a tensor known to Python holds."""
+    gc.collect()
     held = {}
     for found in gc.get_objects():
         if issubclass(type(found), Tensor) and found.device.type == "cpu":
