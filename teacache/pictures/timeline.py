@@ -25,7 +25,9 @@ COLORS = {
     "last step": FORCED,
     "before start_percent": FORCED,
     "after end_percent": FORCED,
+    "error not known yet": FORCED,
     "max_skip reached": CAPPED,
+    "too far to predict": CAPPED,
 }
 LEGEND = (
     (SKIPPED, "skipped"),
