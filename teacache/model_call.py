@@ -47,6 +47,13 @@ def consider_rate(run: Run, decision: Decision, states: Sequence[BranchState]) -
             decision.consider(distance)
 
 
+def remember(run: Run, state: BranchState, value: torch.Tensor, kept: torch.Tensor) -> None:
+    """Hold `kept` (`value`, where it is to wait), after seeing what its prediction missed."""
+    if run.method.indicator == "rate":
+        state.rate.measure(state.predictor, run.sigma, value)
+    state.predictor.observe(run.sigma, kept)
+
+
 class WholeCall:
     """One evaluation of one branch whose whole prediction is kept: nothing runs on a skip."""
 
@@ -75,13 +82,12 @@ class WholeCall:
         difference of the two integrals is added to this step. The value itself is remembered.
         """
         run, state = self._run, self._state
-        state.rate.measure(state.predictor, run.sigma, value)
         corrected = value
         if run.solver.euler and state.skipped:
             corrected = self._corrected(value)
         state.skipped = []
         if run.keeps():
-            state.predictor.observe(run.sigma, value)
+            remember(run, state, value, value)
         return corrected
 
     def _corrected(self, value: torch.Tensor) -> torch.Tensor:
@@ -209,9 +215,7 @@ class ModelCall:
         self._entry = None
         for key, part in zip(self._keys, self._split(residual), strict=True):
             state = self._decision.track.branches[key]
-            if self._run.method.indicator == "rate":
-                state.rate.measure(state.predictor, self._run.sigma, part)
-            state.predictor.observe(self._run.sigma, self._run.place(part))
+            remember(self._run, state, part, self._run.place(part))
 
     def prediction(self) -> torch.Tensor:
         assert self._prediction is not None
