@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from comfy_api.latest import io, ui
-from PIL import Image
 
 from ..teacache.metrics import WINDOW, lpips, psnr, ssim
 from ..teacache.pictures import comparison
+from ..teacache.pictures.pixels import to_picture
 from .schema import CATEGORY, schema, to_image
 
 
@@ -72,8 +71,8 @@ class CompareImages(io.ComfyNode):
             noise, likeness = psnr(a, b), _ssim(a, b)
             pictures.append(
                 comparison(
-                    _picture(a),
-                    _picture(b),
+                    to_picture(a),
+                    to_picture(b),
                     amplify,
                     (label_a, label_b),
                     psnr=noise,
@@ -106,10 +105,6 @@ def _lpips(a: torch.Tensor, b: torch.Tensor) -> float | str:
         return lpips(a[..., :3], b[..., :3])
     except (ImportError, OSError) as error:  # not installed, or its weights cannot be fetched
         return str(error)
-
-
-def _picture(image: torch.Tensor) -> Image.Image:
-    return Image.fromarray((image[..., :3].cpu().numpy() * 255).round().astype(np.uint8))
 
 
 def _size(images: torch.Tensor) -> str:

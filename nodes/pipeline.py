@@ -19,6 +19,7 @@ from ..teacache.hosts import generation, pipelines
 from ..teacache.hosts.generation import Step
 from ..teacache.hosts.pipeline_folder import DEMO, list_folders
 from ..teacache.hosts.pipelines import Pipeline
+from ..teacache.pictures.pixels import to_picture
 from ..teacache.switch import BACKEND_VARIABLE, chosen_config
 from .apply import event_listener
 from .apply_pipeline import PipelineSocket
@@ -278,7 +279,7 @@ class Previews:
 
 def pictures(images: torch.Tensor) -> Image.Image | list[Image.Image]:
     """A batch of images as pipelines take them: one as itself."""
-    found = [generation.to_image(each) for each in images]
+    found = [to_picture(each) for each in images]
     return found[0] if len(found) == 1 else found
 
 

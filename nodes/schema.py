@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from comfy_api.latest import ComfyAPI, io
 from PIL import Image
+
+from ..teacache.pictures.pixels import to_pixels
 
 CATEGORY = "TeaCache"
 AnyInput = TypeVar("AnyInput", bound=io.Input)
@@ -71,5 +72,4 @@ async def offer_replacements() -> None:
 
 def to_image(picture: Image.Image) -> torch.Tensor:
     """`picture` as a batch of one, as ComfyUI passes images between nodes."""
-    values = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
-    return torch.from_numpy(values)[None]
+    return to_pixels(picture)[None]

@@ -67,13 +67,25 @@ def lpips(a: Tensor, b: Tensor, backbone: str = "alex") -> float:
 
 
 def compare(a: Tensor, b: Tensor) -> dict[str, Any]:
-    """PSNR and SSIM as JSON: {"identical", "psnr", "ssim"}; psnr is null when identical."""
+    """PSNR and SSIM as JSON: {"identical", "psnr", "ssim"}; psnr is null when identical, and ssim
+    for pictures smaller than its window."""
     value = psnr(a, b)
     return {
         "identical": math.isinf(value),
         "psnr": None if math.isinf(value) else value,
-        "ssim": ssim(a, b),
+        "ssim": ssim(a, b) if min(a.shape[-3:-1]) >= WINDOW else None,
     }
+
+
+def likeness(a: Tensor, b: Tensor, perceptual: bool = True) -> dict[str, Any]:
+    """`compare`, and LPIPS if `perceptual` and its package and weights are at hand, else null."""
+    found = compare(a, b)
+    if not perceptual:
+        return found | {"lpips": None}
+    try:
+        return found | {"lpips": lpips(a[..., :3], b[..., :3]), "lpips_backbone": "alex"}
+    except (ImportError, OSError):  # not installed, or its weights cannot be fetched
+        return found | {"lpips": None}
 
 
 def checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

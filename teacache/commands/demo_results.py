@@ -12,6 +12,7 @@ from typing import Any
 from ..files import write_atomically, write_json
 from ..graph import Graph, find_node
 from ..report import RunReport
+from ..tables import aligned
 
 REPORT_VERSION = 1
 SIDES = ("uncached", "cached")
@@ -54,17 +55,16 @@ def write_results(out: Path, uncached: Side, cached: Side) -> dict[str, Any]:
 
     Returns the report.
     """
-    import numpy as np
     import torch
     from PIL import Image
 
     from ..metrics import compare
     from ..pictures import comparison, timeline
+    from ..pictures.pixels import to_pixels
 
     def load(path: Path) -> torch.Tensor:
         with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
-        return torch.from_numpy(pixels / 255)
+            return to_pixels(picture)
 
     def repeatable(side: Side) -> bool:
         first = load(side.pictures[0])
@@ -161,13 +161,7 @@ def table(report: dict[str, Any]) -> str:
             f"{report['ssim']:.3f}",
         ),
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[0] = row[0].ljust(widths[0])
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return aligned(rows)
 
 
 def print_table(report: dict[str, Any], out: Path) -> None:

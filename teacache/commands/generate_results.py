@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_atomically, write_json
+from ..tables import aligned
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +46,9 @@ def write_results(
 
     reference: the run without the cache, where one was made to compare.
     """
-    from ..hosts.generation import to_image
+    from ..metrics import likeness
     from ..pictures import comparison, timeline
+    from ..pictures.pixels import to_picture
 
     files = {**named("image", result.pictures)}
     report = about | {
@@ -54,20 +56,20 @@ def write_results(
         "notes": result.notes,
         "run": None if result.report is None else result.report.to_json(),
     }
-    pictures = {name: to_image(pixels) for name, pixels in files.items()}
+    pictures = {name: to_picture(pixels) for name, pixels in files.items()}
     if report["run"] and report["run"]["records"]:
         pictures["timeline.png"] = timeline(report["run"])
     if reference is not None:
         without = named("uncached", reference.pictures)
-        pictures |= {name: to_image(pixels) for name, pixels in without.items()}
+        pictures |= {name: to_picture(pixels) for name, pixels in without.items()}
         report |= {
             "uncached_seconds": reference.seconds,
             "speedup": reference.seconds / result.seconds,
             **likeness(reference.pictures, result.pictures),
         }
         pictures["comparison.png"] = comparison(
-            to_image(reference.pictures[0]),
-            to_image(result.pictures[0]),
+            to_picture(reference.pictures[0]),
+            to_picture(result.pictures[0]),
             labels=(
                 f"uncached\n{reference.seconds:.2f} s",
                 f"{cache_name(report)}\n{result.seconds:.2f} s, {report['run']['skipped']} of "
@@ -88,17 +90,6 @@ def named(stem: str, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
     if len(pictures) == 1:
         return {f"{stem}.png": pictures[0]}
     return {f"{stem}_{n:03}.png": picture for n, picture in enumerate(pictures, start=1)}
-
-
-def likeness(a: torch.Tensor, b: torch.Tensor) -> dict[str, Any]:
-    """PSNR, SSIM, and LPIPS where its package and weights are at hand."""
-    from ..metrics import compare, lpips
-
-    found = compare(a, b)
-    try:
-        return found | {"lpips": lpips(a, b), "lpips_backbone": "alex"}
-    except (ImportError, OSError):
-        return found | {"lpips": None}
 
 
 def cache_name(report: dict[str, Any]) -> str:
@@ -130,16 +121,6 @@ def table(report: dict[str, Any]) -> str:
         uncached.append("")
         cached.append(f"{report['lpips']:.3f}")
     return aligned([header, uncached, cached])
-
-
-def aligned(rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[0] = row[0].ljust(widths[0])
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def print_results(report: dict[str, Any], out: Path, result: Result) -> None:

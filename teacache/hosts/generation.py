@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import TeaCacheConfig
 from ..errors import UserError
+from ..pictures.pixels import to_picture
 from ..report import RunReport
 from ..run import Listener
 
@@ -221,10 +222,4 @@ def preview(pipe: Any, tensors: dict[str, Any]) -> Image.Image | None:
     with torch.no_grad():
         unscaled = latents[:1] / config.scaling_factor + config.shift_factor
         pixels = vae.decode(unscaled.to(vae.dtype)).sample[0]
-    values = (pixels.float() / 2 + 0.5).clamp(0, 1).movedim(0, -1).cpu().numpy()
-    return Image.fromarray((values * 255).round().astype(np.uint8))
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """One picture [H, W, C] in 0 to 1."""
-    return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    return to_picture((pixels.float() / 2 + 0.5).movedim(0, -1))
