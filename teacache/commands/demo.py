@@ -12,14 +12,13 @@ from ..config import MAX_THRESHOLD
 from ..graph import Graph, as_graph, find_node, read_workflow
 from ..hosts.headless import PACK, find_comfyui
 from .demo_results import Side, print_table, write_results
-from .options import add_host_options, number, say, usable_folder, whole_number
+from .options import MAX_SEED, add_host_options, number, say, usable_folder, whole_number
 from .progress import Bars
 
 if TYPE_CHECKING:
     from ..hosts.executor import Session
 
 WORKFLOW = PACK / "workflows" / "api" / "quickstart.json"
-MAX_SEED = 2**64 - 1
 WARM_UP_STEPS = 3
 REPEATS = 3
 

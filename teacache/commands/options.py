@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UserError
+
+MAX_SEED = 2**64 - 1
 
 
 def add_host_options(parser: argparse.ArgumentParser, out: str) -> None:
@@ -69,6 +72,17 @@ def usable_folder(path: Path, option: str) -> Path:
     except OSError as error:
         raise UserError(f"{option} {path}: cannot be a folder: {error.strerror}") from None
     return path
+
+
+def refuse_file(out: Path) -> None:
+    """`UserError` if --out cannot become a folder; it is made once there is something to write."""
+    for folder in (out, *out.parents):
+        if folder.exists():
+            if not folder.is_dir():
+                raise UserError(f"--out {out}: cannot be a folder: {folder} is a file")
+            if not os.access(folder, os.W_OK):
+                raise UserError(f"--out {out}: {folder} cannot be written to")
+            return
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Progress bars for the nodes of a running graph."""
+"""Progress bars: for the nodes of a running graph, and others like them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 LOG_INTERVAL = 10.0  # seconds between updates where standard error is no terminal
+
+
+def new_bar(total: float, name: str, **options: Any) -> tqdm[Any]:
+    """A bar on standard error, of steps unless `options` (tqdm's) say otherwise."""
+    return tqdm(
+        total=total,
+        desc=name,
+        unit="step",
+        mininterval=0.1 if sys.stderr.isatty() else LOG_INTERVAL,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        **options,
+    )
 
 
 class Step(Protocol):
@@ -50,14 +63,7 @@ class Bars:
         if step.total <= 1:
             return
         if step.node not in self.bars:
-            self.bars[step.node] = tqdm(
-                total=step.total,
-                desc=self.label or step.title,
-                unit="step",
-                mininterval=0.1 if sys.stderr.isatty() else LOG_INTERVAL,
-                file=sys.stderr,
-                dynamic_ncols=True,
-            )
+            self.bars[step.node] = new_bar(step.total, self.label or step.title)
         bar = self.bars[step.node]
         bar.total = step.total
         bar.update(step.value - bar.n)

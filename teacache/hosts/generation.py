@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..config import TeaCacheConfig
-from ..errors import UserError
+from ..config import ConfigError, TeaCacheConfig
+from ..errors import GraphFailed, UserError
 from ..pictures.pixels import to_picture
 from ..report import RunReport
 from ..run import Listener
 
+WARM_UP_STEPS = 3
 BATCHES = ("num_images_per_prompt", "num_videos_per_prompt")
 
 
@@ -188,6 +190,28 @@ def generate(
         notes.append("The pictures held invalid values, now black: try another precision.")
         pictures = pictures.nan_to_num(0.0)
     return Result(pictures, seconds, report, notes)
+
+
+def attempt(pipe: Any, request: Request, **options: Any) -> Result:
+    """`generate` with its options; what diffusers raises meanwhile becomes one line, with details.
+
+    Raises `GraphFailed` then, and what `generate` raises.
+    """
+    try:
+        return generate(pipe, request, **options)
+    except (UserError, ConfigError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise GraphFailed(
+            f"{type(pipe).__name__} failed: {type(error).__name__}: {reason}",
+            traceback.format_exc(),
+        ) from error
+
+
+def shortened(request: Request) -> Request:
+    """The same in a few steps, to warm up."""
+    return replace(request, steps=min(WARM_UP_STEPS, request.steps), strength=None)
 
 
 def cached(pipe: Any, cache: TeaCacheConfig | None, listener: Listener | None) -> Any:
