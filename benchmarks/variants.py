@@ -127,7 +127,15 @@ def ours() -> list[Variant]:
     forecast = {"mode": "forecast"}
     return [
         *points(
-            "forecast", (0.02, 0.035, 0.05, 0.1, 0.2, 0.3, 0.5), (0.05, 0.1, 0.2), **forecast
+            "forecast", (0.02, 0.025, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5), (0.05, 0.1, 0.2), **forecast
+        ),
+        *(
+            Variant(
+                OURS, f"{OURS}: forecast, dpmpp_2m", f"{threshold:g}", COMFYUI,
+                peers.teacache_comfyui(rel_l1_thresh=threshold, **forecast),
+                sampler=SOLVERS["dpmpp_2m"], quick=threshold == 0.1,
+            )
+            for threshold in (0.03, 0.05, 0.1, 0.2)
         ),
         *points("forecast, blend", (0.05, 0.1, 0.2), predictor="blend", **forecast),
         *points("forecast, reuse", (0.05, 0.1, 0.2), predictor="reuse", **forecast),
@@ -143,7 +151,7 @@ def ours() -> list[Variant]:
                 OURS, f"{OURS}: forecast, diffusers", f"{threshold:g}", DIFFUSERS,
                 peers.teacache_diffusers(threshold, mode="forecast"), quick=threshold == 0.2,
             )
-            for threshold in (0.035, 0.1, 0.2)
+            for threshold in (0.03, 0.1, 0.2)
         ),
     ]  # fmt: skip
 

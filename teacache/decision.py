@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from .indicators import Rate
-from .policy import AccumulatedDistance
+from .policy import Policy
 from .predictors import Predictor
-from .report import Reason
+from .report import SKIPPING, Reason
 
 MIXED = "In some steps one branch of the guidance was skipped and another one computed."
 
@@ -50,13 +50,11 @@ class Track:
 class Decision:
     """One decision for all branches of a track: the largest distance decides."""
 
-    def __init__(
-        self, track: Track, policy: AccumulatedDistance, step: int, reconsiders: bool = True
-    ) -> None:
+    def __init__(self, track: Track, policy: Policy, step: int, reconsiders: bool = True) -> None:
         self.track = track
         self.distance: float | None = None
         self.accumulated = track.accumulated
-        self.reason = policy.must_compute(step)
+        self.reason = policy.settled(step)
         self.mixed = False
         """Whether a branch was computed after another one was skipped."""
         self.seen: set[Hashable] = set()
@@ -67,7 +65,7 @@ class Decision:
 
     @property
     def skipping(self) -> bool:
-        return self.reason is Reason.UNDER_THRESHOLD
+        return self.reason in SKIPPING
 
     @property
     def measures(self) -> bool:

@@ -78,7 +78,7 @@ class Rate:
     those distances. Weighted with the length of the step, in average steps of the run, it is what
     the skip adds to the sample:
 
-        distance = e * prod |s - s_j| / prod |s_now - s_j| * |step| / mean |step|
+        distance = e * prod |s - s_j| / prod |s_now - s_j| * (step in average steps: `Pace`)
 
     A threshold of 0.2 allows the predictions between two computed steps to miss a fifth of one
     average step. The error of the sampler's own steps shrinks in the same way with their number,

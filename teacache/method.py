@@ -41,7 +41,7 @@ class Method:
     @property
     def name(self) -> str:
         """The mode's name, or the parts of a method that is none of them."""
-        names = [name for name, known in MODES.items() if known == self]
+        names = [name for name, known in (MODES | {"planned": PLANNED}).items() if known == self]
         return names[0] if names else f"{self.cached}, {self.indicator}, {self.predictor}"
 
 
@@ -49,6 +49,8 @@ FAITHFUL = Method("residual", "profile", "reuse")
 """TeaCache as published."""
 FORECAST = Method("prediction", "rate", "linear")
 """The mode that measured best (docs/results.md)."""
+PLANNED = Method("prediction", "plan", "linear")
+"""What is computed stands before the run; skips as `forecast`."""
 INSIDE = ("profile", "first_block")
 """Indicators that read the inside of the model."""
 MODES = {"forecast": FORECAST, "faithful": FAITHFUL}
@@ -67,9 +69,23 @@ def asked_method(config: TeaCacheConfig) -> Method:
     return replace(chosen, **named)
 
 
-def choose_method(config: TeaCacheConfig, solver: Solver) -> tuple[Method, list[str]]:
-    """What a run with `solver` uses, and a sentence for each part that differs from `config`."""
+PACKED_NOTE = (
+    "indicator=spectral needs a latent with height and width, and this pipeline hands its "
+    "transformer a list of tokens: the profile's indicator is used."
+)
+
+
+def choose_method(
+    config: TeaCacheConfig, solver: Solver, packed: bool = False
+) -> tuple[Method, list[str]]:
+    """What a run with `solver` uses, and a sentence for each part that differs from `config`.
+
+    packed: the latent is a list of tokens.
+    """
     method, notes = asked_method(config), []
+    if method.indicator == "spectral" and packed:
+        notes.append(PACKED_NOTE)
+        method = replace(method, cached="residual", indicator="profile")
     if method.whole and method.indicator in INSIDE:
         notes.append(
             f"cached=prediction runs nothing of the model on a skipped step, so that "

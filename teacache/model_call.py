@@ -181,11 +181,20 @@ class ModelCall:
         else:
             readings = run.read_indicator(block, arguments, image)
         if readings is None:
+            if run.observer is not None and decision.track.sigma is not None:
+                change = run.scheduled_change(decision.track.sigma)
+                for key in self._keys:
+                    run.observer.reading(run.step, key, change)
             if decision.measures:
                 decision.consider(run.scheduled_distance(decision.track.sigma))
             return
         parts = self._split(readings)
         before = [state.reading for state in states]
+        if run.observer is not None:
+            for key, now, held in zip(self._keys, parts, before, strict=True):
+                if held is not None:
+                    change = float(relative_change(now, held).max())
+                    run.observer.reading(run.step, key, change)
         if decision.measures and all(held is not None for held in before):
             changes = [
                 relative_change(now, held)
@@ -215,6 +224,8 @@ class ModelCall:
         self._entry = None
         for key, part in zip(self._keys, self._split(residual), strict=True):
             state = self._decision.track.branches[key]
+            if self._run.observer is not None:
+                self._run.observer.residual(self._run.step, key, part)
             remember(self._run, state, part, self._run.place(part))
 
     def prediction(self) -> torch.Tensor:

@@ -29,7 +29,7 @@ class AccumulatedDistance:
     max_skip: int = 0
     warmup: int = 0
 
-    def must_compute(self, step: int) -> Reason | None:
+    def settled(self, step: int) -> Reason | None:
         """Why `step` is computed whatever its distance, or None if the distance decides."""
         if step <= 0:
             return Reason.FIRST
@@ -54,6 +54,36 @@ class AccumulatedDistance:
         if self.max_skip and skipped_in_a_row >= self.max_skip:
             return Reason.CAPPED
         return Reason.UNDER_THRESHOLD
+
+
+@dataclass(frozen=True)
+class PlannedSteps:
+    """A plan made before the run: `computed` steps are computed, all others skipped.
+
+    Nothing is measured. The first and the last step are computed in any case.
+    """
+
+    computed: frozenset[int]
+    steps: int
+
+    def settled(self, step: int) -> Reason:
+        """Why `step` is computed or skipped."""
+        if step <= 0:
+            return Reason.FIRST
+        if step >= self.steps - 1:
+            return Reason.LAST
+        return Reason.PLANNED if step in self.computed else Reason.PLANNED_SKIP
+
+    def keeps(self, step: int) -> bool:
+        """Whether what `step` computes can stand in for a later one."""
+        return any(later not in self.computed for later in range(step + 1, self.steps - 1))
+
+    def judge(self, accumulated: float, skipped_in_a_row: int) -> Reason:
+        """Nothing is left to a distance: computed."""
+        return Reason.OVER_THRESHOLD
+
+
+Policy = AccumulatedDistance | PlannedSteps
 
 
 def locate_step(sigma: float, sigmas: Sequence[float], current: int) -> int:

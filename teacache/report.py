@@ -28,6 +28,12 @@ class Reason(str, Enum):
     LEARNING = "error not known yet"
     OUT_OF_REACH = "too far to predict"
     UNCACHED = "not cacheable"
+    PLANNED = "planned"
+    PLANNED_SKIP = "planned skip"
+
+
+SKIPPING = (Reason.UNDER_THRESHOLD, Reason.PLANNED_SKIP)
+"""The reasons why an evaluation is skipped."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class RunReport:
     """A sampling run as it is recorded, and what follows from the records.
 
     method: the mode's name, or its parts; cached, indicator (what was read), predictor: those
-    parts. profile is empty where none decided.
+    parts. profile is empty where none decided. evidence: what a preset was resolved to, and why.
 
     Threshold 0 means that the cache was off, and nothing was recorded. `seconds` is the wall time
     from the first evaluation's start to the last one's end. outcome: running, done, interrupted
@@ -80,6 +86,7 @@ class RunReport:
     threshold: float
     steps: int
     sigmas: list[float]
+    evidence: str = ""
     records: list[StepRecord] = field(default_factory=list)
     seconds: float = 0.0
     bytes_held: int = 0
@@ -170,6 +177,7 @@ class RunReport:
             "predictor": self.predictor,
             "sampler": self.sampler,
             "threshold": self.threshold,
+            "evidence": self.evidence,
             "outcome": self.outcome,
             "steps": self.steps,
             "evaluations": len(self.records),

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
-from itertools import pairwise
-from typing import Any
+from math import nan
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from .blocks import AdapterFailed, BlockArguments, reading
-from .config import TeaCacheConfig
+from .choice import Choice
 from .decision import MIXED, BranchState, Decision, Track
 from .families import Family
 from .indicators import (
@@ -33,10 +33,10 @@ from .indicators import (
     relative_change,
     spectral_view,
 )
-from .method import Method, Solver
-from .policy import UNSURE, AccumulatedDistance, locate_step
+from .method import Solver
+from .pace import Pace
+from .policy import AccumulatedDistance, PlannedSteps, Policy, locate_step
 from .predictors import make_predictor
-from .profiles import Profile
 from .reads import DeviceReads, LevelOfEvaluation
 from .report import Reason, RunReport, StepRecord
 from .timing import Clock, Mark
@@ -45,6 +45,21 @@ log = logging.getLogger("teacache")
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Told of a run's events: ("start" | "step" | "end", plain data)."""
+
+
+class Observer(Protocol):
+    """Is shown what a run computes, step by step (`calibration.recording.Recorder`)."""
+
+    def prediction(self, step: int, derivative: torch.Tensor) -> None:
+        """What the sampler steps along in `step`, after guidance."""
+
+    def reading(self, step: int, branch: Hashable, change: float) -> None:
+        """How much what the indicator reads of `branch` has changed since the step before."""
+
+    def residual(self, step: int, branch: Hashable, residual: torch.Tensor) -> None:
+        """The residual of `branch`'s block stack."""
+
+
 SPECTRAL_MAX_SKIP = 2
 """SeaCache's own limit of skips in a row, where the user sets none."""
 LOST_COUNT = "The sampler evaluated the model at other noise levels than its schedule names."
@@ -53,41 +68,39 @@ LOST_COUNT = "The sampler evaluated the model at other noise levels than its sch
 class Run:
     """One sampling run over `sigmas` (noise levels, one more than the run has steps).
 
-    threshold: above 0, in the indicator's distance. method, solver: what the run uses, and what
-    is known of its sampler. host: the host's name for the report.
+    choice, solver: what the run does, and what is known of its sampler. host: the host's name for
+    the report. observer: who is shown what is computed.
     """
 
     def __init__(
         self,
-        config: TeaCacheConfig,
+        choice: Choice,
         family: Family,
-        profile: Profile,
-        threshold: float,
-        method: Method,
         solver: Solver,
         sigmas: Sequence[float],
         host: str,
         listener: Listener | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        config, profile, method = choice.config, choice.profile, choice.method
         self.config = config
         self.family = family
         self.profile = profile
         self.method = method
         self.solver = solver
+        self.observer = observer
         self.sigma = 0.0
         self.reads = DeviceReads()
         self.gave_up = False
         """Whether the model turned out not to be what the table says: it runs without the cache."""
         self._sigmas = list(sigmas)
         self._level = LevelOfEvaluation(self._sigmas, solver.single, self.reads)
-        self._above_one = max(self._sigmas) > 1
-        shares = [self._share(level) for level in self._sigmas]
-        self._average_step = sum(abs(b - a) for a, b in pairwise(shares)) / max(len(sigmas) - 1, 1)
+        self._pace = Pace(self._sigmas)
         self._step = 0
         self._sigma_before: float | None = None
         self._listener = listener
-        self._policy = AccumulatedDistance(
-            threshold=threshold,
+        self._policy: Policy = AccumulatedDistance(
+            threshold=choice.threshold,
             steps=len(sigmas) - 1,
             start=config.start_percent,
             end=config.end_percent,
@@ -95,6 +108,8 @@ class Run:
             or (SPECTRAL_MAX_SKIP if method.indicator == "spectral" else 0),
             warmup=profile.warmup_steps if method.indicator == "profile" else 0,
         )
+        if choice.plan is not None:
+            self._policy = PlannedSteps(frozenset(choice.plan), len(sigmas) - 1)
         self.reading = profile.indicator if method.indicator == "profile" else ""
         """What the family's profile reads; empty where another indicator decides."""
         self._schedule: TimestepSchedule | None = None
@@ -116,9 +131,11 @@ class Run:
             indicator=self.reading or method.indicator,
             predictor=method.predictor,
             sampler=solver.name,
-            threshold=threshold,
+            threshold=choice.threshold,
             steps=len(sigmas) - 1,
             sigmas=self._sigmas,
+            evidence=choice.evidence,
+            warnings=list(choice.notes),
         )
 
     # --- one evaluation ---------------------------------------------------------------------
@@ -155,6 +172,11 @@ class Run:
         self._decisions.append((track, decision))
         return decision
 
+    @property
+    def step(self) -> int:
+        """The sampler's step that the evaluation belongs to."""
+        return self._step
+
     def step_length(self) -> float:
         """Length of this evaluation's step in sigma, with its sign.
 
@@ -165,18 +187,8 @@ class Run:
         return 0.0 if self._sigma_before is None else self.sigma - self._sigma_before
 
     def step_share(self) -> float:
-        """Length of this evaluation's step in average steps of the run.
-
-        Noise levels above 1, which no flow model has, are compared as s / (1 + s), the share of
-        the noise in the latent.
-        """
-        if not self._average_step:
-            return UNSURE
-        end = self.sigma + self.step_length()
-        return abs(self._share(end) - self._share(self.sigma)) / self._average_step
-
-    def _share(self, level: float) -> float:
-        return level / (1 + level) if self._above_one else level
+        """Length of this evaluation's step in average steps of the run."""
+        return self._pace.share(self.sigma, self.sigma + self.step_length())
 
     def keeps(self) -> bool:
         """Whether what this evaluation computes can stand in for a later one."""
@@ -266,11 +278,13 @@ class Run:
             self.report.warn(f"{self.family.name}: runs without the cache: {failure}")
             log.warning("TeaCache: %s", self.report.warnings[-1])
 
-    def scheduled_distance(self, before: float | None) -> float:
+    def scheduled_change(self, before: float) -> float:
+        """Change of the timestep's embedding since noise level `before`."""
         assert self._schedule is not None
-        if before is None:
-            return self.profile.distance(float("nan"))
-        return self.profile.distance(self._schedule.change(before, self.sigma))
+        return self._schedule.change(before, self.sigma)
+
+    def scheduled_distance(self, before: float | None) -> float:
+        return self.profile.distance(nan if before is None else self.scheduled_change(before))
 
     def distance(self, change: float) -> float:
         """The distance that a `change` of what the indicator reads stands for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from itertools import pairwise
 from typing import Any
@@ -137,8 +138,11 @@ def test_the_error_rate_in_the_report_is_what_the_next_step_was_seen_to_miss(sd3
     line = v[1] + (s[2] - s[1]) / (s[1] - s[0]) * (v[1] - v[0])
     error = ((v[2] - line).abs().mean() / line.abs().mean()).item()
     rate = error / abs((s[2] - s[1]) * (s[2] - s[0]))
-    average = (s[0] - s[-1]) / 20
-    expected = rate * abs((s[3] - s[2]) * (s[3] - s[1])) * abs(s[4] - s[3]) / average
+    odds = [math.log((1 - level) / level) for level in s[1:-1]]
+    by_noise = abs(s[4] - s[3]) / ((s[0] - s[-1]) / 20)
+    by_odds = abs(odds[3] - odds[2]) / ((odds[-1] - odds[0]) / 18)
+    step = (by_noise + by_odds) / 2
+    expected = rate * abs((s[3] - s[2]) * (s[3] - s[1])) * step
     assert report.records[3].distance == pytest.approx(expected, rel=1e-3)
     assert [r.reason for r in report.records[:4]] == [
         Reason.FIRST, Reason.LEARNING, Reason.LEARNING, Reason.OVER_THRESHOLD,

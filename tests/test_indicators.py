@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sampling import SKIP_ALL, cached, recording, report_of, sample, spying, stack_blocks
 
+from teacache.choice import plain_choice
 from teacache.config import TeaCacheConfig
 from teacache.decision import Decision
 from teacache.families.image import SD3
 from teacache.indicators import Rate, spectral_view
-from teacache.method import Solver, choose_method
+from teacache.method import Solver
 from teacache.model_call import WholeCall
 from teacache.policy import UNSURE
 from teacache.predictors import Predictor, make_predictor
@@ -76,11 +77,8 @@ def test_what_is_not_finite_is_not_trusted() -> None:
 
 
 def run_of(sigmas: list[float], **config: Any) -> Run:
-    settings = TeaCacheConfig(**config)
-    method, _ = choose_method(settings, EULER)
-    profile = load_profiles()["sd3-uncalibrated"]
-    threshold = settings.rel_l1_thresh or 0.2
-    return Run(settings, SD3, profile, threshold, method, EULER, sigmas, host="test")
+    choice = plain_choice(TeaCacheConfig(**config), load_profiles()["sd3-uncalibrated"], EULER)
+    return Run(choice, SD3, EULER, sigmas, host="test")
 
 
 def integrate(run: Run, sigmas: list[float], derivative: Any) -> tuple[torch.Tensor, Run]:

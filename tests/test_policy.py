@@ -13,14 +13,14 @@ SIGMAS = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
 
 def test_first_and_last_step_are_computed() -> None:
     policy = AccumulatedDistance(threshold=1.0, steps=5)
-    assert [policy.must_compute(step) for step in range(5)] == [
+    assert [policy.settled(step) for step in range(5)] == [
         Reason.FIRST, None, None, None, Reason.LAST,
     ]  # fmt: skip
 
 
 def test_the_range_is_a_share_of_the_steps() -> None:
     policy = AccumulatedDistance(threshold=1.0, steps=10, start=0.3, end=0.8)
-    reasons = [policy.must_compute(step) for step in range(10)]
+    reasons = [policy.settled(step) for step in range(10)]
     assert reasons[1:3] == [Reason.BEFORE_RANGE] * 2
     assert reasons[3:8] == [None] * 5
     assert reasons[8] is Reason.AFTER_RANGE

@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..blocks import AdapterFailed, BlockStack, reading
+from ..choice import plain_choice
 from ..config import TeaCacheConfig
 from ..decision import Decision, ReconsiderStep
 from ..description import describe
@@ -30,9 +31,9 @@ from ..families import (
     find_untouched,
     unwrap_compiled,
 )
-from ..method import asked_method, choose_method
+from ..method import asked_method
 from ..model_call import ModelCall, WholeCall
-from ..profiles import Profile, get_profile, load_profiles, threshold_of, with_range
+from ..profiles import Profile, get_profile, load_profiles, threshold_of
 from ..report import RunReport
 from ..run import Listener, Run
 from .samplers import boundaries, phase, solver_of
@@ -74,22 +75,9 @@ class CachedModel:
         levels: list[float] = sigmas.tolist()
         profile = self._profile_for(executor.class_obj.model_patcher, latent_image, levels)
         solver = solver_of(sampler)
-        method, notes = choose_method(self.config, solver)
-        threshold = threshold_of(self.config, profile, method)
-        run = Run(
-            with_range(self.config, profile, method),
-            self.family,
-            profile,
-            threshold,
-            method,
-            solver,
-            levels,
-            host="comfyui",
-            listener=self._listener,
-        )
-        for note in notes:
-            run.report.warn(note)
-        if threshold > 0:
+        choice = plain_choice(self.config, profile, solver)
+        run = Run(choice, self.family, solver, levels, "comfyui", self._listener)
+        if choice.threshold > 0:
             _SamplingRun(run, executor.class_obj).attach(executor.class_obj.model_options)
         outcome, mark = "failed", b""
         try:
@@ -168,6 +156,8 @@ class _SamplingRun:
 
         whole = self._run.method.whole and self._run.sigma > 0
         result = self._whole(x, evaluate) if whole else evaluate()
+        if self._run.observer is not None and self._run.sigma > 0:
+            self._run.observer.prediction(self._run.step, (x - result) / self._run.sigma)
         self._run.end_evaluation()
         return result
 

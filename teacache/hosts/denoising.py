@@ -245,6 +245,8 @@ class DenoisingLoop:
     def step(self, prediction: torch.Tensor) -> torch.Tensor:
         """What the scheduler steps along, given the `prediction` after guidance."""
         call, self._whole = self._whole, None
+        if self._run is not None and self._run.observer is not None:
+            self._run.observer.prediction(self._run.step, prediction)
         if call is None or self._run is None or self._run.gave_up:
             return prediction
         if call.skipping:

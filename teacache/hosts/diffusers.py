@@ -17,16 +17,16 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from ..choice import plain_choice
 from ..config import ConfigError, TeaCacheConfig
 from ..description import describe
 from ..families import Family, Sampling, class_name, find_family, find_untouched, unwrap_compiled
-from ..method import Solver, asked_method, choose_method
-from ..profiles import Profile, get_profile, load_profiles, threshold_of, with_range
+from ..method import Solver, asked_method
+from ..profiles import Profile, get_profile, load_profiles, threshold_of
 from ..report import RunReport
 from ..run import Listener, Run
 from .branches import arguments_of, timestep_of
@@ -40,10 +40,6 @@ TRANSFORMERS = ("transformer", "transformer_2")
 KEPT_REPORTS = 8
 PACKED = 3
 """Dimensions of a latent that is a list of tokens."""
-PACKED_NOTE = (
-    "indicator=spectral needs a latent with height and width, and this pipeline hands its "
-    "transformer a list of tokens: the profile's indicator is used."
-)
 log = logging.getLogger("teacache")
 
 __all__ = ["CachedPipeline", "disable_teacache", "enable_teacache", "teacache"]
@@ -100,24 +96,8 @@ class CachedPipeline:
             whole = levels.whole and experts == 1
             name = choose(unwrap_compiled(transformer), Sampling(latent, whole))
             profile = get_profile(name, self.family.id, load_profiles())
-        method, notes = choose_method(self.config, solver)
-        if method.indicator == "spectral" and len(latent) == PACKED:
-            notes.append(PACKED_NOTE)
-            method = replace(method, cached="residual", indicator="profile")
-        run = Run(
-            with_range(self.config, profile, method),
-            self.family,
-            profile,
-            threshold_of(self.config, profile, method),
-            method,
-            solver,
-            levels.sigmas,
-            host="diffusers",
-            listener=self._listener,
-        )
-        for note in notes:
-            run.report.warn(note)
-        return run
+        choice = plain_choice(self.config, profile, solver, packed=len(latent) == PACKED)
+        return Run(choice, self.family, solver, levels.sigmas, "diffusers", self._listener)
 
     def _new_loop(
         self, transformers: dict[str, nn.Module], levels: Levels, solver: Solver

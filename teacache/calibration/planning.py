@@ -1,0 +1,140 @@
+"""Which steps to compute: the best plan for every number of computed steps, from one trajectory.
+
+What a skip adds to the sample follows from the derivatives along an uncached trajectory alone,
+and predictions are linear in them: every error is a norm sqrt(w' G w), with the Gram matrix G of
+the derivatives. Dynamic programming over pairs of computed steps then finds, for each number of
+them, the plan with the least sum of (error of a gap) ** PEAK. The power makes the worst gap count
+most, as LeMiCa (arXiv 2511.00090) and MeanCache do it, there with other errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..predictors import interpolation_weights
+
+PEAK = 4.0
+"""Power to which the errors of gaps are added."""
+REACH = 12
+"""Longest gap between computed steps that is considered."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An uncached run, reduced: sigmas (noise levels, n + 1), gram [n, n] of its derivatives."""
+
+    sigmas: tuple[float, ...]
+    gram: Floats
+
+    @cached_property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @cached_property
+    def length(self) -> float:
+        """Sum over steps of the norm of what a step adds to the sample."""
+        return float(
+            sum(abs(h) * g**0.5 for h, g in zip(self.spans, self.gram.diagonal(), strict=True))
+        )
+
+    @cached_property
+    def spans(self) -> tuple[float, ...]:
+        return tuple(b - a for a, b in pairwise(self.sigmas))
+
+    def norm(self, weights: dict[int, float]) -> float:
+        """Norm of the sum of derivatives times `weights`, over `length`."""
+        places = list(weights)
+        w = np.array([weights[place] for place in places])
+        return float(max(w @ self.gram[np.ix_(places, places)] @ w, 0.0) ** 0.5) / self.length
+
+
+def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: bool) -> float:
+    """What skipping the steps between computed `start` and `end` adds to the sample.
+
+    before: the computed step before `start`. The steps between are predicted along the line
+    through `before` and `start`. With Euler's method the step at `end` then makes good what a
+    parabola through the three tells (`WholeCall`); what the model was meanwhile shown in a wrong
+    place changes its value there by about as much over the noise level.
+    """
+    if end == start + 1:
+        return 0.0
+    known = [start] if before is None else [before, start]
+    levels = [run.sigmas[step] for step in known]
+    missed: dict[int, float] = {}
+    corrected: dict[int, float] = {}
+    nodes = [*known, end]
+    for step in range(start + 1, end):
+        span, level = run.spans[step], run.sigmas[step]
+        for into, places in ((missed, known), (corrected, nodes)):
+            at = levels if places is known else [*levels, run.sigmas[end]]
+            into[step] = into.get(step, 0.0) - span
+            for place, weight in zip(places, interpolation_weights(at, level), strict=True):
+                into[place] = into.get(place, 0.0) + span * weight
+    shown = run.norm(missed)
+    if not euler:
+        return shown
+    return run.norm(corrected) + shown * abs(run.spans[end]) / max(run.sigmas[end], 1e-3)
+
+
+def best_plans(runs: Sequence[Trajectory], euler: bool) -> dict[int, tuple[int, ...]]:
+    """For each number of computed steps the best plan: the steps that are computed, in order.
+
+    runs: trajectories over the same noise levels, of several prompts. The first and the last step
+    are in every plan.
+    """
+    steps = runs[0].steps
+    last = steps - 1
+    if last < 1:
+        return {1: (0,)}
+    costs = _gap_costs(runs, euler)
+    # table[count][(before, at)] = (sum of costs, the step before `before`)
+    table: list[dict[tuple[int, int], tuple[float, int]]] = [{}, {(-1, 0): (0.0, -1)}]
+    for count in range(2, steps + 1):
+        reached: dict[tuple[int, int], tuple[float, int]] = {}
+        for (before, at), (total, _) in table[count - 1].items():
+            for end in range(at + 1, min(at + REACH, last) + 1):
+                cost = total + costs[before, at, end]
+                known = reached.get((at, end))
+                if known is None or cost < known[0]:
+                    reached[at, end] = (cost, before)
+        table.append(reached)
+    plans: dict[int, tuple[int, ...]] = {}
+    for count in range(2, steps + 1):
+        ends = [(total, pair) for pair, (total, _) in table[count].items() if pair[1] == last]
+        if ends:
+            plans[count] = _walk(table, count, min(ends)[1])
+    return plans
+
+
+def _walk(
+    table: list[dict[tuple[int, int], tuple[float, int]]], count: int, pair: tuple[int, int]
+) -> tuple[int, ...]:
+    found = [pair[1]]
+    while count > 1:
+        before, at = pair
+        found.append(before)
+        pair = (table[count][before, at][1], before)
+        count -= 1
+    return tuple(reversed(found))
+
+
+def _gap_costs(runs: Sequence[Trajectory], euler: bool) -> dict[tuple[int, int, int], float]:
+    """Mean over runs of (error of the gap) ** PEAK; before -1: there is none."""
+    last = runs[0].steps - 1
+    costs: dict[tuple[int, int, int], float] = {}
+    for start in range(last):
+        for before in range(max(-1, start - REACH), start):
+            if before == -1 and start > 0:
+                continue
+            for end in range(start + 1, min(start + REACH, last) + 1):
+                known = None if before == -1 else before
+                errors = [gap_error(run, known, start, end, euler) for run in runs]
+                costs[before, start, end] = float(np.mean(np.array(errors) ** PEAK))
+    return costs
