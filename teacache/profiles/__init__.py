@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
-import sys
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
 
 from ..config import MAX_THRESHOLD, READINGS, ConfigError, TeaCacheConfig
 from ..method import Method
 from ..policy import UNSURE
+from .fields import Fields, finite
 
 PROFILE_VERSION = 1
 RECOMMENDED = {"rate": 0.2, "spectral": 0.25, "first_block": 0.1}
@@ -69,84 +67,46 @@ class Profile:
         return min(abs(value), UNSURE)
 
 
-class _Fields:
-    """The fields of one file; what is unusable is refused, saying in one line what is allowed."""
-
-    def __init__(self, data: dict[str, Any], where: str) -> None:
-        self._data = data
-        self._where = where
-
-    def refuse(self, told: str) -> ConfigError:
-        return ConfigError(f"{self._where}: {told}")
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._data:
-            raise self.refuse(f"{name} is missing")
-        return self._data[name]
-
-    def get(self, name: str, default: Any) -> Any:
-        return self._data.get(name, default)
-
-    def text(self, name: str) -> str:
-        value = self[name]
-        if not isinstance(value, str) or not value:
-            raise self.refuse(f"{name} must be a text, not {value!r}")
-        return value
-
-    def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
-        value = self[name] if default is None else self.get(name, default)
-        if not _finite(value) or not low <= value <= high:
-            raise self.refuse(f"{name} must be a number from {low:g} to {high:g}, not {value!r}")
-        return float(value)
-
-    def coefficients(self) -> tuple[float, ...]:
-        values = self["coefficients"]
-        if (
-            not isinstance(values, list)
-            or len(values) not in (0, 5)
-            or not all(map(_finite, values))
-        ):
-            raise self.refuse("coefficients must be none or 5 finite numbers, a4 to a0")
-        return tuple(map(float, values))
-
-    def thresholds(self) -> tuple[Threshold, ...]:
-        values = self["thresholds"]
-        if not isinstance(values, list) or not all(
-            isinstance(value, dict) and _finite(value.get("value")) for value in values
-        ):
-            raise self.refuse('thresholds must be a list of {"value": number, "effect": text}')
-        return tuple(Threshold(float(t["value"]), t.get("effect")) for t in values)
-
-    def x_range(self) -> tuple[float, float] | None:
-        values = self.get("x_range", None)
-        if values is None:
-            return None
-        if (
-            not isinstance(values, list)
-            or len(values) != 2
-            or not all(map(_finite, values))
-            or not values[0] < values[1]
-        ):
-            raise self.refuse(f"x_range must be two rising numbers, not {values!r}")
-        return float(values[0]), float(values[1])
+def _coefficients(fields: Fields) -> tuple[float, ...]:
+    values = fields["coefficients"]
+    if not isinstance(values, list) or len(values) not in (0, 5) or not all(map(finite, values)):
+        raise fields.refuse("coefficients must be none or 5 finite numbers, a4 to a0")
+    return tuple(map(float, values))
 
 
-def _finite(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max
+def _thresholds(fields: Fields) -> tuple[Threshold, ...]:
+    values = fields["thresholds"]
+    if not isinstance(values, list) or not all(
+        isinstance(value, dict) and finite(value.get("value")) for value in values
+    ):
+        raise fields.refuse('thresholds must be a list of {"value": number, "effect": text}')
+    return tuple(Threshold(float(t["value"]), t.get("effect")) for t in values)
+
+
+def _x_range(fields: Fields) -> tuple[float, float] | None:
+    values = fields.get("x_range", None)
+    if values is None:
+        return None
+    if (
+        not isinstance(values, list)
+        or len(values) != 2
+        or not all(map(finite, values))
+        or not values[0] < values[1]
+    ):
+        raise fields.refuse(f"x_range must be two rising numbers, not {values!r}")
+    return float(values[0]), float(values[1])
 
 
 def parse_profile(text: str, where: str) -> Profile:
     """The profile that `text` holds; ConfigError, in one line that begins with `where`, if none."""
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where}: a profile must be a JSON object")
-    fields = _Fields(data, where)
-    if data.get("version") != PROFILE_VERSION:
-        raise fields.refuse(f"version must be {PROFILE_VERSION}, not {data.get('version')!r}")
+    return profile_in(Fields.of_text(text, where))
+
+
+def profile_in(fields: Fields) -> Profile:
+    """The profile in a file's fields, whatever else they hold."""
+    if fields.get("version", None) != PROFILE_VERSION:
+        found = fields.get("version", None)
+        raise fields.refuse(f"version must be {PROFILE_VERSION}, not {found!r}")
     indicator = fields.text("indicator")
     if indicator not in READINGS:
         raise fields.refuse(f"indicator must be one of {', '.join(READINGS)}")
@@ -159,14 +119,14 @@ def parse_profile(text: str, where: str) -> Profile:
         name=fields.text("name"),
         family=fields.text("family"),
         indicator=indicator,
-        coefficients=fields.coefficients(),
-        thresholds=fields.thresholds(),
+        coefficients=_coefficients(fields),
+        thresholds=_thresholds(fields),
         default_threshold=fields.number("default_threshold", 0.0, MAX_THRESHOLD),
         calibrated=fields["calibrated"] is True,
         source=fields.text("source"),
         calibrated_on=str(fields.get("calibrated_on", "")),
         r2=None if r2 is None else fields.number("r2", -math.inf, 1.0),
-        x_range=fields.x_range(),
+        x_range=_x_range(fields),
         start_percent=start,
         end_percent=end,
         warmup_steps=int(fields.number("warmup_steps", 0, 1000, 0)),
