@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,15 @@ from .errors import UserError, listing, nearest
 
 Graph = dict[str, dict[str, Any]]
 HOW_TO_EXPORT = "export it in the editor: Workflow menu → Export (API)"
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """A class of nodes: the type of every input and output; whether it shows or saves results."""
+
+    inputs: dict[str, str]
+    outputs: tuple[str, ...]
+    shows: bool = False
 
 
 def read_workflow(path: Path) -> dict[str, Any]:
@@ -86,6 +96,24 @@ def check_links(graph: Graph, source: str) -> None:
             raise UserError(f"{source}: nodes linked in a circle: {names}")
         for done in ready:
             del sources[done]
+
+
+def upstream(graph: Graph, node_ids: Iterable[str]) -> set[str]:
+    """These nodes and all that they need."""
+    found: set[str] = set()
+    waiting = list(node_ids)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += [value[0] for value in graph[node]["inputs"].values() if is_link(value)]
+    return found
+
+
+def downstream(graph: Graph, node_ids: Iterable[str]) -> set[str]:
+    """These nodes and all that need them."""
+    named = set(node_ids)
+    return {node for node in graph if upstream(graph, [node]) & named}
 
 
 def title(graph: Graph, node_id: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..config import ConfigError
 from ..errors import GraphFailed, UserError
-from ..graph import Graph, describe, title
+from ..graph import Graph, NodeKind, describe, title
 from .headless import Comfy, boot
 from .validation import check, input_types
 
@@ -40,13 +40,15 @@ class GraphResult:
 
     seconds: wall time of the whole graph. node_seconds: time in each node that ran (a node whose
     result was cached did not). files: saved pictures and other files by node. reports: one
-    RunReport as JSON per sampling run that a cache watched.
+    RunReport as JSON per sampling run that a cache watched, with the ids of the node that put the
+    cache there and of the one that sampled. notes: what Apply TeaCache nodes had to say.
     """
 
     seconds: float = 0.0
     node_seconds: dict[str, float] = field(default_factory=dict)
     files: dict[str, list[Path]] = field(default_factory=dict)
     reports: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class NodeClock:
@@ -87,6 +89,15 @@ class Session:
         """Every input of a node class and its type; empty for an unknown class."""
         return input_types(self.comfy, class_type)
 
+    def kind(self, class_type: str) -> NodeKind:
+        """What goes into a node of this class and comes out; empty for an unknown class."""
+        if class_type not in self.comfy.nodes.NODE_CLASS_MAPPINGS:
+            return NodeKind({}, ())
+        found = self.comfy.nodes.NODE_CLASS_MAPPINGS[class_type]
+        outputs = tuple(map(str, found.RETURN_TYPES))
+        shows = hasattr(found, "OUTPUT_NODE") and bool(found.OUTPUT_NODE)
+        return NodeKind(self.input_types(class_type), outputs, shows)
+
     def definitions(self) -> dict[str, dict[str, Any]]:
         """All node classes as the editor gets them from the server: inputs by kind, in order."""
         classes = self.comfy.nodes.NODE_CLASS_MAPPINGS
@@ -115,7 +126,10 @@ class Session:
                 node = data["node"]
                 on_progress(Progress(node, title(graph, node), data["value"], data["max"]))
             elif event == "teacache.end":
-                result.reports.append({"node": data["node"], **data["report"]})
+                found = {"node": data["node"], "sampler": clock.current, **data["report"]}
+                result.reports.append(found)
+            elif event == "teacache.ready":
+                result.notes += data["notes"]
 
         started = time.perf_counter()
         self._execute(graph, outputs, listen)
