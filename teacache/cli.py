@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .commands import demo, families, generate, run
+from .commands import demo, families, generate, run, sweep
 from .config import ConfigError
 from .errors import GraphFailed, UserError
 
-COMMANDS = (run, demo, generate, families)
+COMMANDS = (run, demo, generate, sweep, families)
 
 
 class Parser(argparse.ArgumentParser):

@@ -126,7 +126,7 @@ class Session:
                 node = data["node"]
                 on_progress(Progress(node, title(graph, node), data["value"], data["max"]))
             elif event == "teacache.end":
-                found = {"node": data["node"], "sampler": clock.current, **data["report"]}
+                found = {"node": data["node"], "sampled_by": clock.current, **data["report"]}
                 result.reports.append(found)
             elif event == "teacache.ready":
                 result.notes += data["notes"]
