@@ -19,7 +19,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..blocks import AdapterFailed, BlockStack, reading
-from ..choice import plain_choice
+from ..calibration.trial import Trial
+from ..choice import Choice
 from ..config import TeaCacheConfig
 from ..decision import Decision, ReconsiderStep
 from ..description import describe
@@ -31,11 +32,15 @@ from ..families import (
     find_untouched,
     unwrap_compiled,
 )
-from ..method import asked_method
+from ..method import Solver
 from ..model_call import ModelCall, WholeCall
-from ..profiles import Profile, get_profile, load_profiles, threshold_of
+from ..presets import Known, choose
+from ..profiles import Profile, get_profile, load_profiles
+from ..profiles.calibrated import Calibration
+from ..profiles.store import named_calibration
 from ..report import RunReport
 from ..run import Listener, Run
+from .comfyui_conditions import conditions_of, guidance_of, profile_store
 from .samplers import boundaries, phase, solver_of
 
 KEY = "teacache"
@@ -47,16 +52,27 @@ log = logging.getLogger("teacache")
 
 
 class CachedModel:
-    """What `apply_teacache` put on a patcher: the wrapper itself, and its last finished reports."""
+    """What `apply_teacache` put on a patcher: the wrapper itself, and its last finished reports.
+
+    profile: the one that goes by the model alone. calibration: the user's own, where the settings
+    name one; else one is looked for when a run starts. trial: of a calibration, what every run
+    does instead of what the settings say.
+    """
 
     def __init__(
-        self, config: TeaCacheConfig, family: Family, profile: Profile, listener: Listener | None
+        self,
+        config: TeaCacheConfig,
+        family: Family,
+        profile: Profile,
+        listener: Listener | None = None,
+        calibration: Calibration | None = None,
+        trial: Trial | None = None,
     ) -> None:
         self.config = config
         self.family = family
         self.profile = profile
-        self.method = asked_method(config)
-        self.threshold = threshold_of(config, profile, self.method)
+        self.calibration = calibration
+        self._trial = trial
         self._by_run = config.profile == "auto" and family.run_profile is not None
         self._reports: deque[tuple[bytes, RunReport]] = deque(maxlen=KEPT_REPORTS)
         self._listener = listener
@@ -73,10 +89,10 @@ class CachedModel:
     ) -> Any:
         """`OUTER_SAMPLE`: one sampling run."""
         levels: list[float] = sigmas.tolist()
-        profile = self._profile_for(executor.class_obj.model_patcher, latent_image, levels)
         solver = solver_of(sampler)
-        choice = plain_choice(self.config, profile, solver)
-        run = Run(choice, self.family, solver, levels, "comfyui", self._listener)
+        choice = self._choose(executor.class_obj, solver, latent_image, levels)
+        observer = None if self._trial is None else self._trial.observer
+        run = Run(choice, self.family, solver, levels, "comfyui", self._listener, observer)
         if choice.threshold > 0:
             _SamplingRun(run, executor.class_obj).attach(executor.class_obj.model_options)
         outcome, mark = "failed", b""
@@ -92,6 +108,21 @@ class CachedModel:
             self._reports.append((mark, report))
             _log_report(report)
 
+    def _choose(
+        self, guider: Any, solver: Solver, latent: torch.Tensor, levels: list[float]
+    ) -> Choice:
+        model = guider.model_patcher
+        profile = self._profile_for(model, latent, levels)
+        if self._trial is not None:
+            return self._trial.choice(self.config, profile)
+        conditions = conditions_of(
+            model, self.family, solver.name, levels, latent, guidance_of(guider)
+        )
+        named, calibration = self.calibration is not None, self.calibration
+        if not named and self.config.profile == "auto":
+            calibration = profile_store().find(conditions)
+        return choose(self.config, Known(profile, conditions, solver, calibration, named))
+
     def _profile_for(
         self, model: ModelPatcher, latent: torch.Tensor, levels: list[float]
     ) -> Profile:
@@ -106,7 +137,7 @@ class CachedModel:
 
     def describe(self) -> str:
         """One line for the node: what was recognised, and what it will do."""
-        return describe(self.config, self.family, self.profile)
+        return describe(self.config, self.family, self.profile, self.calibration)
 
     def report_for(self, samples: torch.Tensor | None = None) -> RunReport | None:
         """The report of the run that gave `samples`; of the newest run where none is known."""
@@ -214,7 +245,7 @@ class _SamplingRun:
     ) -> Any:
         options = {} if transformer_options is None else transformer_options
         arguments = (x, t, c_concat, c_crossattn, control, options)
-        branches = options.get("uuids")
+        branches = _branches(options)
         if self._decision is None or not branches or x.shape[0] % len(branches):
             return executor(*arguments, **kwargs)
         base_model = executor.class_obj
@@ -254,6 +285,17 @@ class _SamplingRun:
         assert embed is not None
         timesteps = model.model_sampling.timestep(torch.tensor(levels, device=device)).float()
         return embed(unwrap_compiled(model.diffusion_model), timesteps)
+
+
+def _branches(options: dict[str, Any]) -> list[Hashable]:
+    """The branches in a batch, in order; empty where they are not told.
+
+    A cond's own identity is not enough: ComfyUI gives the negative that stands opposite a positive
+    with an area the identity of that positive.
+    """
+    if not options.get("uuids"):
+        return []
+    return list(zip(options["uuids"], options["cond_or_uncond"], strict=True))
 
 
 def _track_key(options: dict[str, Any]) -> Hashable:
@@ -335,7 +377,10 @@ def describe_unsupported(model: ModelPatcher) -> str:
 
 
 def apply_teacache(
-    model: ModelPatcher, config: TeaCacheConfig, listener: Listener | None = None
+    model: ModelPatcher,
+    config: TeaCacheConfig,
+    listener: Listener | None = None,
+    trial: Trial | None = None,
 ) -> tuple[ModelPatcher, CachedModel | None]:
     """A clone of `model` that samples with the cache, and the cache's handle.
 
@@ -348,9 +393,12 @@ def apply_teacache(
     if found is None:
         return clone, None
     family, profile = found
-    if config.profile != "auto":
-        profile = get_profile(config.profile, family.id, load_profiles())
-    cached = CachedModel(config, family, profile, listener)
+    calibration = None
+    if config.profile in (shipped := load_profiles()):
+        profile = get_profile(config.profile, family.id, shipped)
+    elif config.profile != "auto":
+        calibration = named_calibration(config.profile, family.id, profile_store())
+    cached = CachedModel(config, family, profile, listener, calibration, trial)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, cached)
     return clone, cached
 
