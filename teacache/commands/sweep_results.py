@@ -44,18 +44,19 @@ class Files:
 
     def __init__(self, out: Path, sweep: Sweep) -> None:
         self._out = out
-        self._numbers = {id(side): number for number, side in enumerate(sweep.everyone)}
-        self.names: dict[int, list[str]] = {}
+        self._numbers = {side: number for number, side in enumerate(sweep.everyone)}
+        self.names: dict[Side, list[str]] = {}
 
     def keep(self, side: Side, pictures: Tensor) -> None:
         from ..pictures.pixels import to_picture
 
-        number = self._numbers[id(side)]
-        stem = side.label if side.point is None else f"{number:02}_{file_stem(side.label)}"
+        stem = file_stem(side.label)
+        if side.point is not None:
+            stem = f"{self._numbers[side]:02}_{stem}"
         files = named(stem, pictures)
         for name, pixels in files.items():
             write_atomically(self._out / name, to_picture(pixels).save)
-        self.names[number] = list(files)
+        self.names[side] = list(files)
 
 
 def file_stem(label: str) -> str:
@@ -100,8 +101,8 @@ def write_results(out: Path, sweep: Sweep, report: dict[str, Any], files: Files)
         None if side.thumbnail is None else to_picture(side.thumbnail) for side in sweep.everyone
     ]
     write_atomically(out / "sweep.png", sweep_picture(report, thumbnails).save)
-    for number, side in enumerate([report["reference"], *report["points"]]):
-        side["files"] = files.names.get(number, [])
+    for side, data in zip(sweep.everyone, [report["reference"], *report["points"]], strict=True):
+        data["files"] = files.names.get(side, [])
     write_json(out / "report.json", report)
 
 
@@ -121,7 +122,6 @@ def sweep_bar() -> Iterator[Callable[[Progress], None]]:
         def tell(progress: Progress) -> None:
             bar.total = progress.runs
             bar.set_description_str(str(progress), refresh=False)
-            done = progress.run - 1 + progress.share if progress.run else 0.0
-            bar.update(done - bar.n)
+            bar.update(progress.done - bar.n)
 
         yield tell

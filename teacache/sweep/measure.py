@@ -47,7 +47,7 @@ class Host(Protocol):
         """
 
 
-@dataclass
+@dataclass(eq=False)
 class Side:
     """The reference (point None) or a point, and what its runs gave; `error` if it cannot run.
 
@@ -104,6 +104,11 @@ class Progress:
     share: float
     seconds_left: float | None
 
+    @property
+    def done(self) -> float:
+        """Of `runs`."""
+        return self.run - 1 + self.share if self.run else 0.0
+
     def __str__(self) -> str:
         where = f"run {self.run} of {self.runs}: {self.label}" if self.run else "warming up"
         return where if self.seconds_left is None else f"{where}, {clock(self.seconds_left)} left"
@@ -145,7 +150,7 @@ class Sweep:
             for side in reversed(order) if repeat % 2 else order:
                 if side.error:
                     continue
-                sample = self._sample(host, side, repeat, tell)
+                sample = self._sample(host, side, tell)
                 if sample is None or not side.add(sample):
                     continue
                 if side.point is None:
@@ -159,7 +164,7 @@ class Sweep:
         """A short run without the cache, and one with it: of the first point that can run."""
 
         def advance(share: float) -> None:
-            tell(Progress(0, self._count(0), "", share, None))
+            tell(Progress(0, self._runs(), "", share, None))
 
         advance(0.0)
         host.sample(None, advance, short=True)
@@ -173,17 +178,15 @@ class Sweep:
                 refusals.append(error)
         raise refusals[0]
 
-    def _sample(
-        self, host: Host, side: Side, repeat: int, tell: Callable[[Progress], None]
-    ) -> Sample | None:
+    def _sample(self, host: Host, side: Side, tell: Callable[[Progress], None]) -> Sample | None:
         self._begun += 1
         started, last = time.perf_counter(), 0.0
 
         def advance(share: float) -> None:
             nonlocal last
             last = max(last, min(share, 1.0))
-            left = self._left(side, repeat, last, time.perf_counter() - started)
-            tell(Progress(self._begun, self._count(repeat), side.label, last, left))
+            left = self._left(side, last, time.perf_counter() - started)
+            tell(Progress(self._begun, self._runs(), side.label, last, left))
 
         advance(0.0)
         try:
@@ -207,13 +210,12 @@ class Sweep:
         side.likeness = likeness(reference, pictures, self._perceptual)
         self._perceptual = side.likeness["lpips"] is not None  # else it is not at hand
 
-    def _count(self, repeat: int) -> int:
-        """Runs in all: those begun, and what is still to come."""
-        able = sum(not side.error for side in self.everyone)
-        done = sum(len(side.seconds) for side in self.everyone if side.error)
-        return able * self.repeats + done
+    def _runs(self) -> int:
+        """Runs in all: those begun, the current one among them, and what is still to come."""
+        pending = sum(self.repeats - len(s.seconds) for s in self.everyone if not s.error)
+        return max(0, self._begun - 1) + pending
 
-    def _left(self, side: Side, repeat: int, share: float, elapsed: float) -> float | None:
+    def _left(self, side: Side, share: float, elapsed: float) -> float | None:
         """Seconds until everything is sampled: each side takes what it took, or the typical time.
 
         None while no time is known.

@@ -10,7 +10,7 @@ from .measure import Side, Sweep
 
 REPORT_VERSION = 1
 STEADY = 1.3  # slowest over fastest of equal runs, above which the times need a caveat
-REPEATED = "{what}; median of {repeats}, without the cache and every point in turn after a warm-up"
+IN_TURN = "without the cache and every point in turn after a warm-up"
 
 
 def results(
@@ -22,6 +22,7 @@ def results(
     """
     evaluations = max((counts(side)["evaluations"] for side in sweep.sides), default=0)
     every = [side_json(side, sweep, evaluations) for side in sweep.everyone]
+    often = "once each" if sweep.repeats == 1 else f"median of {sweep.repeats}"
     spreads = [max(s.seconds) / min(s.seconds) for s in sweep.everyone if s.seconds]
     return {
         "version": REPORT_VERSION,
@@ -29,7 +30,7 @@ def results(
         "x": axis_json(x),
         "y": None if y is None else axis_json(y),
         "repeats": sweep.repeats,
-        "timed": REPEATED.format(what=what, repeats=sweep.repeats),
+        "timed": f"{what}; {often}, {IN_TURN}",
         "spread": max(spreads, default=1.0),
         "repeatable": all(side.repeatable for side in sweep.everyone),
         "reference": every[0],
