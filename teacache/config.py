@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ PREDICTORS = ("auto", "reuse", "linear", "blend")
 READINGS = ("modulated_input", "timestep", "timestep_projection", "stack_input")
 """What the indicator `profile` may read; each profile names one."""
 MAX_THRESHOLD = 100.0
+PRESETS = ("auto", "faithful", "quality", "balanced", "fast")
+LEAST_SPEEDUP, MOST_SPEEDUP = 1.1, 10.0
+_SPEEDUP = re.compile(r"(\d+(?:\.\d+)?)x")
 
 
 class ConfigError(ValueError):
@@ -44,6 +48,22 @@ def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
 
 
+def wanted_speedup(preset: str) -> float | None:
+    """The factor of a preset such as "2.0x"; None for one that is a name."""
+    found = _SPEEDUP.fullmatch(preset)
+    return None if found is None else float(found[1])
+
+
+def _preset(value: object) -> None:
+    speedup = wanted_speedup(value) if isinstance(value, str) else None
+    if value in PRESETS or (speedup is not None and LEAST_SPEEDUP <= speedup <= MOST_SPEEDUP):
+        return
+    raise ConfigError(
+        f"preset must be one of {', '.join(PRESETS)}, or a wanted speed-up such as 2.0x, from "
+        f"{LEAST_SPEEDUP:g}x to {MOST_SPEEDUP:g}x, not {value!r}"
+    )
+
+
 @dataclass(frozen=True)
 class TeaCacheConfig:
     """What the user asks of the cache. Immutable; refuses unusable values with `ConfigError`.
@@ -62,6 +82,9 @@ class TeaCacheConfig:
         branch, or the whole `prediction` after guidance; `auto` is the mode's own.
     indicator: how change is measured (`teacache/indicators.py`), or `auto` for the mode's own.
     predictor: how a value is continued (`teacache/predictors.py`), or `auto` for the mode's own.
+    preset: one knob in the place of the others: a name, or a wanted speed-up such as "2.0x",
+        resolved by what is known of the model (`teacache/presets.py`). `auto` leaves the others in
+        force; where they are untouched too, a calibration of the model is followed.
     token_stride: only every so many-th token is compared by `profile` and `first_block`.
     """
 
@@ -76,6 +99,7 @@ class TeaCacheConfig:
     indicator: str = "auto"
     predictor: str = "auto"
     token_stride: int = 1
+    preset: str = "auto"
 
     def __post_init__(self) -> None:
         if self.rel_l1_thresh is not None:
@@ -95,6 +119,13 @@ class TeaCacheConfig:
         _choice("cached", self.cached, CACHED)
         _choice("indicator", self.indicator, INDICATORS)
         _choice("predictor", self.predictor, PREDICTORS)
+        _preset(self.preset)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether threshold, mode and its parts are left to what is known of the model."""
+        parts = (self.cached, self.indicator, self.predictor)
+        return self.rel_l1_thresh is None and self.mode == MODES[0] and set(parts) == {"auto"}
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> TeaCacheConfig:

@@ -3,12 +3,13 @@
 What a skip adds to the sample follows from the derivatives along an uncached trajectory alone,
 and predictions are linear in them: every error is a norm sqrt(w' G w), with the Gram matrix G of
 the derivatives. Dynamic programming over pairs of computed steps then finds, for each number of
-them, the plan with the least sum of (error of a gap) ** PEAK. The power makes the worst gap count
+them, the plan with the least sum of (error of a gap) ** peak. The power makes the worst gap count
 most, as LeMiCa (arXiv 2511.00090) and MeanCache do it, there with other errors.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from ..predictors import interpolation_weights
 
-PEAK = 4.0
-"""Power to which the errors of gaps are added."""
+PEAKS = (4.0, 2.0, 1.0)
+"""Powers to which the errors of gaps are added; the first one is tried first."""
 REACH = 12
 """Longest gap between computed steps that is considered."""
 Floats = NDArray[np.float64]
@@ -83,17 +84,17 @@ def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: 
     return run.norm(corrected) + shown * abs(run.spans[end]) / max(run.sigmas[end], 1e-3)
 
 
-def best_plans(runs: Sequence[Trajectory], euler: bool) -> dict[int, tuple[int, ...]]:
+Errors = dict[tuple[int, int, int], Floats]
+"""Of each gap (computed step before it, start, end) in each run; -1: there is none before."""
+
+
+def best_plans(errors: Errors, steps: int, peak: float) -> dict[int, tuple[int, ...]]:
     """For each number of computed steps the best plan: the steps that are computed, in order.
 
-    runs: trajectories over the same noise levels, of several prompts. The first and the last step
-    are in every plan.
+    errors: of `gap_errors`. The first and the last step are in every plan.
     """
-    steps = runs[0].steps
     last = steps - 1
-    if last < 1:
-        return {1: (0,)}
-    costs = _gap_costs(runs, euler)
+    costs = {gap: float(np.mean(each**peak)) for gap, each in errors.items()}
     # table[count][(before, at)] = (sum of costs, the step before `before`)
     table: list[dict[tuple[int, int], tuple[float, int]]] = [{}, {(-1, 0): (0.0, -1)}]
     for count in range(2, steps + 1):
@@ -125,10 +126,10 @@ def _walk(
     return tuple(reversed(found))
 
 
-def _gap_costs(runs: Sequence[Trajectory], euler: bool) -> dict[tuple[int, int, int], float]:
-    """Mean over runs of (error of the gap) ** PEAK; before -1: there is none."""
+def gap_errors(runs: Sequence[Trajectory], euler: bool) -> Errors:
+    """The error of every gap that is considered; runs: over the same noise levels."""
     last = runs[0].steps - 1
-    costs: dict[tuple[int, int, int], float] = {}
+    found: Errors = {}
     for start in range(last):
         for before in range(max(-1, start - REACH), start):
             if before == -1 and start > 0:
@@ -136,5 +137,27 @@ def _gap_costs(runs: Sequence[Trajectory], euler: bool) -> dict[tuple[int, int, 
             for end in range(start + 1, min(start + REACH, last) + 1):
                 known = None if before == -1 else before
                 errors = [gap_error(run, known, start, end, euler) for run in runs]
-                costs[before, start, end] = float(np.mean(np.array(errors) ** PEAK))
-    return costs
+                found[before, start, end] = np.array(errors)
+    return found
+
+
+def plan_error(errors: Errors, plan: Sequence[int], peak: float) -> float:
+    """What `best_plans` keeps small; infinite for a plan with a gap that is too long."""
+    total, before = 0.0, -1
+    for start, end in pairwise(plan):
+        known = errors.get((before, start, end))
+        if known is None:
+            return math.inf
+        total += float(np.mean(known**peak))
+        before = start
+    return total
+
+
+def neighbours(errors: Errors, plan: tuple[int, ...], peak: float) -> list[tuple[int, ...]]:
+    """Plans with one computed step moved by one, the most promising first."""
+    found = []
+    for place in range(1, len(plan) - 1):
+        for moved in (plan[place] - 1, plan[place] + 1):
+            if plan[place - 1] < moved < plan[place + 1]:
+                found.append((*plan[:place], moved, *plan[place + 1 :]))
+    return sorted(found, key=lambda other: (plan_error(errors, other, peak), other))

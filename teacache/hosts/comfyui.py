@@ -115,12 +115,14 @@ class CachedModel:
         profile = self._profile_for(model, latent, levels)
         if self._trial is not None:
             return self._trial.choice(self.config, profile)
-        conditions = conditions_of(
-            model, self.family, solver.name, levels, latent, guidance_of(guider)
-        )
         named, calibration = self.calibration is not None, self.calibration
+        store = profile_store()
+        own = named or bool(store.names())
+        conditions = conditions_of(
+            model, self.family, solver.name, levels, latent, guidance_of(guider), identify=own
+        )
         if not named and self.config.profile == "auto":
-            calibration = profile_store().find(conditions)
+            calibration = store.find(conditions)
         return choose(self.config, Known(profile, conditions, solver, calibration, named))
 
     def _profile_for(

@@ -21,12 +21,16 @@ from typing import Any
 
 from torch import nn
 
-from ..choice import plain_choice
+from ..calibration.trial import Trial
 from ..config import ConfigError, TeaCacheConfig
 from ..description import describe
 from ..families import Family, Sampling, class_name, find_family, find_untouched, unwrap_compiled
 from ..method import Solver, asked_method
+from ..presets import Known, choose
 from ..profiles import Profile, get_profile, load_profiles, threshold_of
+from ..profiles.calibrated import Calibration
+from ..profiles.conditions import Conditions, digest_of
+from ..profiles.store import ProfileStore, default_folder, named_calibration
 from ..report import RunReport
 from ..run import Listener, Run
 from .branches import arguments_of, timestep_of
@@ -61,19 +65,20 @@ class CachedPipeline:
         config: TeaCacheConfig,
         transformers: dict[str, nn.Module],
         listener: Listener | None,
+        trial: Trial | None = None,
     ) -> None:
         self.config = config
-        self.family, self.profile = _recognise(transformers, config)
-        self.method = asked_method(config)
-        self.threshold = threshold_of(config, self.profile, self.method)
+        self.family, self.profile, self.calibration = _recognise(transformers, config)
+        self.threshold = threshold_of(config, self.profile, asked_method(config))
         self.reports: deque[RunReport] = deque(maxlen=KEPT_REPORTS)
         self._listener = listener
+        self._trial = trial
         self._undo = ExitStack()
         self._loop: DenoisingLoop | None = None
 
     def describe(self) -> str:
         """One line: what was recognised, and what it will do."""
-        return describe(self.config, self.family, self.profile)
+        return describe(self.config, self.family, self.profile, self.calibration)
 
     def report_for(self) -> RunReport | None:
         """The report of the newest finished run, None before the first one."""
@@ -91,13 +96,43 @@ class CachedPipeline:
         transformer: nn.Module,
         latent: tuple[int, ...],
     ) -> Run:
-        choose, profile = self.family.run_profile, self.profile
-        if self.config.profile == "auto" and choose is not None and latent:
+        by_run, profile = self.family.run_profile, self.profile
+        if self.config.profile == "auto" and by_run is not None and latent:
             whole = levels.whole and experts == 1
-            name = choose(unwrap_compiled(transformer), Sampling(latent, whole))
+            name = by_run(unwrap_compiled(transformer), Sampling(latent, whole))
             profile = get_profile(name, self.family.id, load_profiles())
-        choice = plain_choice(self.config, profile, solver, packed=len(latent) == PACKED)
-        return Run(choice, self.family, solver, levels.sigmas, "diffusers", self._listener)
+        if self._trial is not None:
+            choice, observer = self._trial.choice(self.config, profile), self._trial.observer
+        else:
+            known = self._known(levels, solver, transformer, latent, profile)
+            choice, observer = choose(self.config, known), None
+        return Run(
+            choice, self.family, solver, levels.sigmas, "diffusers", self._listener, observer
+        )
+
+    def _known(
+        self,
+        levels: Levels,
+        solver: Solver,
+        transformer: nn.Module,
+        latent: tuple[int, ...],
+        profile: Profile,
+    ) -> Known:
+        named, calibration = self.calibration is not None, self.calibration
+        store = ProfileStore(default_folder())
+        own = named or bool(store.names())
+        parameters = unwrap_compiled(transformer).named_parameters()
+        conditions = Conditions(
+            family=self.family.id,
+            model=digest_of(parameters) if own else "unknown",
+            patches="",  # LoRAs are parameters of their own here
+            sampler=solver.name,
+            sigmas=tuple(levels.sigmas),
+            latent=latent[1:],
+        )
+        if not named and self.config.profile == "auto":
+            calibration = store.find(conditions)
+        return Known(profile, conditions, solver, calibration, named, len(latent) == PACKED)
 
     def _new_loop(
         self, transformers: dict[str, nn.Module], levels: Levels, solver: Solver
@@ -251,15 +286,18 @@ def _same_family(one: Family | None, other: Family) -> bool:
 
 def _recognise(
     transformers: dict[str, nn.Module], config: TeaCacheConfig
-) -> tuple[Family, Profile]:
+) -> tuple[Family, Profile, Calibration | None]:
+    """The family, its profile, and the user's own calibration where `config` names one."""
     for transformer in transformers.values():
         family = find_family(transformer)
         if family is None:
             continue
-        name = config.profile
-        if name == "auto":
+        shipped, calibration, name = load_profiles(), None, config.profile
+        if name not in (*shipped, "auto"):
+            calibration = named_calibration(name, family.id, ProfileStore(default_folder()))
+        if name not in shipped:
             name = family.profile(unwrap_compiled(transformer))
-        return family, get_profile(name, family.id, load_profiles())
+        return family, get_profile(name, family.id, shipped), calibration
     raise UnsupportedModel(_why_unsupported(transformers))
 
 
@@ -289,12 +327,14 @@ def enable_teacache(
     *,
     listener: Listener | None = None,
     num_steps: int | None = None,
+    trial: Trial | None = None,
     **config: Any,
 ) -> CachedPipeline:
     """Turn the cache on, and return its handle. An earlier cache of ours is replaced.
 
     rel_l1_thresh and config: the settings of `TeaCacheConfig`. listener: told of each run's events
     as data. num_steps: evaluations in a loop of the user's own, needed for a bare transformer.
+    trial: of a calibration.
     Raises ConfigError for a bad setting and for a model that is not known.
     """
     settings = TeaCacheConfig.from_mapping({"rel_l1_thresh": rel_l1_thresh, **config})
@@ -318,7 +358,7 @@ def enable_teacache(
             raise ConfigError(
                 f"{name} already has a cache of diffusers on: call {name}.disable_cache() first"
             )
-    handle = CachedPipeline(settings, transformers, listener)
+    handle = CachedPipeline(settings, transformers, listener, trial)
     for target in (pipe_or_transformer, *transformers.values()):
         disable_teacache(target)
     if num_steps is None:
@@ -342,11 +382,17 @@ def teacache(
     *,
     listener: Listener | None = None,
     num_steps: int | None = None,
+    trial: Trial | None = None,
     **config: Any,
 ) -> Iterator[CachedPipeline]:
     """`enable_teacache` for the time of a `with`; off again however it ends."""
     handle = enable_teacache(
-        pipe_or_transformer, rel_l1_thresh, listener=listener, num_steps=num_steps, **config
+        pipe_or_transformer,
+        rel_l1_thresh,
+        listener=listener,
+        num_steps=num_steps,
+        trial=trial,
+        **config,
     )
     try:
         yield handle

@@ -6,6 +6,7 @@ import difflib
 import math
 from dataclasses import dataclass, replace
 from importlib import resources
+from typing import TypeVar
 
 from ..config import MAX_THRESHOLD, READINGS, ConfigError, TeaCacheConfig
 from ..method import Method
@@ -143,7 +144,10 @@ def load_profiles() -> dict[str, Profile]:
     return found
 
 
-def find_profile(name: str, profiles: dict[str, Profile]) -> Profile:
+Known = TypeVar("Known")
+
+
+def find_profile(name: str, profiles: dict[str, Known]) -> Known:
     """The profile `name`, or ConfigError naming the nearest one."""
     if name in profiles:
         return profiles[name]

@@ -1,0 +1,237 @@
+"""A calibration from the first run to the finished profile."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from ..profiles import Profile, Threshold
+from ..profiles.calibrated import Calibration, Outcome
+from ..profiles.conditions import Conditions
+from ..profiles.plans import Plan, steps_for
+from .fit import Fit, fit_polynomial, thresholds_for
+from .journal import Journal
+from .planning import PEAKS, Errors, best_plans, gap_errors, neighbours
+from .recording import Recorder, Recording
+from .sketch import Sketcher
+from .trial import Trial
+
+SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
+LEAST_STEPS = 8
+TRIALS = 3
+
+Progress = Callable[[int, int, str], None]
+"""Told (evaluations done, evaluations in all, what is being done)."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One run. final: its latent, or its picture where the host tells no latent. computed: steps
+    that were computed. euler: whether the sampler takes Euler steps."""
+
+    final: torch.Tensor
+    computed: int
+    conditions: Conditions
+    euler: bool
+
+
+class Bench(Protocol):
+    """What is sampled with: a model in its host, and the cases, each a prompt and a seed.
+
+    profile: the model's own before calibration. about: model's and scheduler's name, prompts and
+    all else that is kept as provenance. key: what a resumed calibration must have in common.
+    """
+
+    profile: Profile
+    steps: int
+    cases: Sequence[str]
+    about: dict[str, Any]
+    key: dict[str, Any]
+
+    def sample(self, case: int, trial: Trial | None) -> Sampled:
+        """Runs a case; without a trial as the untouched default does, uncalibrated."""
+
+
+@dataclass
+class Calibrator:
+    """One calibration. name: of the profile. trials: plans that are tried for each speed-up beside
+    the planned one. Every finished run is in the journal, so that it is not run again.
+    """
+
+    bench: Bench
+    name: str
+    journal: Journal
+    on_progress: Progress = lambda done, total, text: None
+    trials: int = TRIALS
+    _sketch: Sketcher = field(default_factory=Sketcher)
+    _done: int = 0
+
+    def run(self) -> Calibration:
+        """Raises UserError for too few steps or cases, and for a run that gave no numbers."""
+        bench = self.bench
+        if bench.steps < LEAST_STEPS:
+            raise UserError(
+                f"steps: {bench.steps} are too few to calibrate on; {LEAST_STEPS} are needed, and "
+                "as many as you sample with are best"
+            )
+        if not bench.cases:
+            raise UserError("prompts: none is given; one is needed, and three or more are best")
+        recordings, euler, conditions = self._record()
+        default = self._outcome(None, recordings)
+        trajectories = [recording.trajectory for recording in recordings]
+        errors = gap_errors(trajectories, euler)
+        planned = {peak: best_plans(errors, bench.steps, peak) for peak in PEAKS}
+        plans, curve = dict(planned[PEAKS[0]]), {}
+        counts = sorted({*(steps_for(bench.steps, s) for s in SPEEDUPS), default.computed})
+        for count in counts:
+            if count in plans and count < bench.steps:
+                starts = [planned[peak][count] for peak in PEAKS]
+                plans[count], curve[count] = self._refined(starts, errors, recordings)
+        fit = fit_polynomial([p for recording in recordings for p in recording.points])
+        return Calibration(
+            profile=self._profile(fit, recordings),
+            refused=fit.refused,
+            points=fit.points,
+            conditions=conditions,
+            plans=plans,
+            curve=tuple(curve[count] for count in sorted(curve)),
+            default=default,
+            made={
+                **bench.about,
+                "cases": list(bench.cases),
+                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            },
+            ratios=_mean_ratios(recordings, bench.steps),
+        )
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    @property
+    def _total(self) -> int:
+        """Evaluations in all, about."""
+        steps = self.bench.steps
+        tries = sum(steps_for(steps, speedup) for speedup in SPEEDUPS) + steps // 3
+        return len(self.bench.cases) * (steps + steps // 3 + (1 + self.trials) * tries)
+
+    def _tell(self, case: int, what: str, evaluations: int) -> None:
+        self._done += evaluations
+        text = f"{what}, case {case + 1} of {len(self.bench.cases)}"
+        self.on_progress(min(self._done, self._total), self._total, text)
+
+    def _record(self) -> tuple[list[Recording], bool, Conditions]:
+        recordings, euler = [], False
+        conditions: Conditions | None = None
+        for case in range(len(self.bench.cases)):
+            recording, known = self.journal.recording(case), self.journal.conditions()
+            if recording is None or known is None:
+                recorder = Recorder(self._sketch)
+                sampled = self.bench.sample(case, Trial(observer=recorder))
+                self._check(case, sampled.final)
+                known = sampled.conditions, sampled.euler
+                try:
+                    recording = recorder.finish(sampled.conditions.sigmas, sampled.final)
+                except ValueError as error:
+                    raise UserError(f"calibration: {error}: choose another sampler") from None
+                self.journal.keep_recording(case, recording, *known)
+            recordings.append(recording)
+            conditions, euler = known
+            self._tell(case, "uncached", self.bench.steps)
+        assert conditions is not None
+        return recordings, euler, conditions
+
+    def _check(self, case: int, final: torch.Tensor) -> None:
+        if not bool(torch.isfinite(final).all()):
+            raise UserError(
+                f"case {case + 1} ({self.bench.cases[case]}): the run gave values that are not "
+                "numbers (NaN or infinite); nothing is saved. Try another precision"
+            )
+
+    def _outcome(self, plan: Plan | None, recordings: Sequence[Recording]) -> Outcome:
+        """Tries a plan, or the default, on every case."""
+        errors, computed = [], []
+        for case, recording in enumerate(recordings):
+            known = self.journal.tried(case, plan)
+            if known is None:
+                sampled = self.bench.sample(case, None if plan is None else Trial(plan))
+                self._check(case, sampled.final)
+                missed = self._sketch(sampled.final) - recording.final
+                error = float(missed.double().norm() / recording.final.double().norm())
+                known = error, sampled.computed
+                self.journal.keep_tried(case, plan, *known)
+            errors.append(known[0])
+            computed.append(known[1])
+            what = "default" if plan is None else f"{len(plan)} of {self.bench.steps} steps"
+            self._tell(case, what, known[1])
+        return Outcome(round(float(np.mean(computed))), float(np.mean(errors)), max(errors))
+
+    def _refined(
+        self, starts: Sequence[Plan], errors: Errors, recordings: Sequence[Recording]
+    ) -> tuple[Plan, Outcome]:
+        """The best of some plans and of their neighbours by what they really give, in few tries."""
+        best, outcome = starts[0], self._outcome(starts[0], recordings)
+        known = {best}
+        waiting = [plan for plan in dict.fromkeys(starts) if plan not in known]
+        for _ in range(self.trials):
+            waiting += [p for p in neighbours(errors, best, PEAKS[0]) if p not in known]
+            if not waiting:
+                break
+            plan = waiting.pop(0)
+            known.add(plan)
+            tried = self._outcome(plan, recordings)
+            if (tried.worst, tried.mean) < (outcome.worst, outcome.mean):
+                best, outcome = plan, tried
+                waiting = [p for p in waiting if p in starts]
+        return best, outcome
+
+    # --- the profile -----------------------------------------------------------------------------
+
+    def _profile(self, fit: Fit, recordings: Sequence[Recording]) -> Profile:
+        usable = not fit.refused
+        fitted = replace(
+            self.bench.profile,
+            name=self.name,
+            coefficients=fit.coefficients if usable else (),
+            thresholds=(),
+            calibrated=usable,
+            source="calibrated on this machine",
+            calibrated_on=str(self.bench.about.get("model", "")),
+            r2=fit.r2 if fit.coefficients else None,
+            x_range=fit.x_range if usable else None,
+            start_percent=0.0,
+            end_percent=1.0,
+            warmup_steps=0,
+        )
+        if not usable:
+            return fitted
+        found = thresholds_for([_distances(r, fitted) for r in recordings], self.bench.steps)
+        told = tuple(
+            Threshold(value, f"{speedup:g}x on the calibration's own runs")
+            for speedup, value in found.items()
+        )
+        return replace(
+            fitted, thresholds=told, default_threshold=found.get(2.0, fitted.default_threshold)
+        )
+
+
+def _distances(recording: Recording, profile: Profile) -> list[float]:
+    """Of each step from the second one on, the largest over branches."""
+    by_step: dict[int, float] = defaultdict(float)
+    for point in recording.points:
+        by_step[point.step] = max(by_step[point.step], profile.distance(point.indicator))
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _mean_ratios(recordings: Sequence[Recording], steps: int) -> tuple[float, ...]:
+    """Mean over branches and runs of |residual| over the one before; 1 where none was seen."""
+    by_step: dict[int, list[float]] = defaultdict(list)
+    for recording in recordings:
+        for point in recording.points:
+            by_step[point.step].append(point.ratio)
+    return tuple(float(np.mean(by_step.get(step, [1.0]))) for step in range(1, steps))

@@ -1,0 +1,135 @@
+"""What a sampling run is made with: the key under which a calibration is found again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+HEAD = 8
+"""Values of each tensor that tell one set of weights from another."""
+SAME_LEVELS = 0.02
+"""Largest difference of two noise levels that count as one, of the highest level."""
+SAME_SIZE = 2.0
+"""Latents whose number of values differs by less than this factor are of one class."""
+SAME_GUIDANCE = 1.5
+FEWER_STEPS = 0.5
+"""A plan is not carried over to less than this share of its own steps."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """family: its id. model: digest of the weights; patches: of what is patched into them, empty
+    for none. sampler: the host's name. sigmas: noise levels, one more than steps. latent: shape
+    for one picture. guidance: scale, None where the host tells none.
+    """
+
+    family: str
+    model: str
+    patches: str
+    sampler: str
+    sigmas: tuple[float, ...]
+    latent: tuple[int, ...]
+    guidance: float | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def is_same_model_as(self) -> tuple[str, str, str]:
+        return self.family, self.model, self.patches
+
+
+def digest_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """12 hex digits from names, shapes and first values; the same on every device and machine."""
+    found = hashlib.sha256()
+    for name, tensor in tensors:
+        head = tensor.detach().flatten()[:HEAD].float().cpu()
+        found.update(f"{name} {tuple(tensor.shape)}".encode())
+        found.update(head.numpy().tobytes())
+    return found.hexdigest()[:12]
+
+
+def digest_of_patches(patches: Mapping[Any, Sequence[Any]]) -> str:
+    """Of weight patches by the name of what they patch, as ComfyUI keeps them; empty for none."""
+    if not patches:
+        return ""
+    found = hashlib.sha256()
+    for name in sorted(patches, key=str):
+        found.update(str(name).encode())
+        for patch in patches[name]:
+            for part in _plain(patch):
+                found.update(part)
+    return found.hexdigest()[:12]
+
+
+def _plain(value: Any) -> Iterable[bytes]:
+    """What identifies a patch: its numbers, texts and the heads of its tensors, recursively."""
+    if isinstance(value, torch.Tensor):
+        yield str(tuple(value.shape)).encode()
+        yield value.detach().flatten()[:HEAD].float().cpu().numpy().tobytes()
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _plain(item)
+    elif isinstance(value, (str, bool, int, float)):
+        yield repr(value).encode()
+    elif hasattr(value, "weights"):  # an adapter of ComfyUI's: LoRA, LoHa, …
+        yield type(value).__name__.encode()
+        yield from _plain(value.weights)
+
+
+def same_levels(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two schedules are one."""
+    return len(one) == len(other) and all(
+        abs(a - b) <= SAME_LEVELS * max(one) for a, b in zip(one, other, strict=True)
+    )
+
+
+def differences(made: Conditions, run: Conditions) -> list[str]:
+    """In what a run differs from what a calibration was made with; phrases for the user."""
+    found = []
+    if made.model != run.model:
+        found.append("other weights")
+    if made.patches != run.patches:
+        found.append("other LoRAs or patches" if run.patches else "no LoRAs or patches any more")
+    if made.sampler != run.sampler:
+        found.append(f"sampler {run.sampler} instead of {made.sampler}")
+    if made.steps != run.steps:
+        found.append(f"{run.steps} steps instead of {made.steps}")
+    elif not same_levels(made.sigmas, run.sigmas):
+        found.append("other noise levels")
+    if not _within(math.prod(made.latent), math.prod(run.latent), SAME_SIZE):
+        found.append(f"latent {_size(run.latent)} instead of {_size(made.latent)}")
+    if (
+        made.guidance is not None
+        and run.guidance is not None
+        and not _within(made.guidance, run.guidance, SAME_GUIDANCE)
+    ):
+        found.append(f"guidance {run.guidance:g} instead of {made.guidance:g}")
+    return found
+
+
+def why_not_sound(made: Conditions, run: Conditions) -> str:
+    """Why a plan cannot be carried over to a run; empty where it can."""
+    if made.family != run.family:
+        return f"it is made for {made.family}"
+    if run.steps < FEWER_STEPS * made.steps:
+        return f"its {made.steps} steps tell nothing about {run.steps}"
+    low, high = min(made.sigmas), max(made.sigmas)
+    if max(run.sigmas) > high * 1.05 or min(run.sigmas) < low - 0.05 * high:
+        return "the run leaves its range of noise levels"
+    return ""
+
+
+def _within(one: float, other: float, factor: float) -> bool:
+    low, high = sorted((max(one, 1e-9), max(other, 1e-9)))
+    return high <= factor * low
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
