@@ -115,10 +115,15 @@ class Rate:
         return len(known) > 1 and abs(sigma - known[-1]) > self.reach * abs(known[-1] - known[-2])
 
     def distance(self, predictor: Predictor, sigma: float, share: float) -> float | None:
-        """What skipping a step at `sigma` is expected to add; None while no error has been seen.
+        """What skipping a step at `sigma` is expected to add; None where nothing tells.
+
+        That is so while no error has been seen, and at a level that has been computed: a sampler
+        that evaluates it again (Heun's) has moved the latent, and the rate knows levels only.
 
         share: the step's length in average steps.
         """
+        if any(same_level(sigma, level) for level in predictor.leading):
+            return None
         if self._error is None:
             self._reads.now()
         if self._error is None:

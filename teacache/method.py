@@ -15,13 +15,15 @@ class Solver:
     values may be extrapolated from step to step: no noise is added on the way, and nothing but
     the prediction itself is taken from the model. euler: whether a step is
     x + (next level - level) * derivative. single: whether it evaluates once at each level of the
-    schedule, in order.
+    schedule, in order. own_levels: whether it chooses its noise levels itself, and may judge its
+    next one by what the model has answered: every step is computed.
     """
 
     name: str
     smooth: bool
     euler: bool = False
     single: bool = False
+    own_levels: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ def choose_method(
         method = replace(method, indicator="rate")
     if solver.smooth:
         return method, notes
+    if solver.own_levels:
+        notes.append(
+            f"The sampler {solver.name} chooses its own noise levels: every step is computed."
+        )
+        return FAITHFUL, notes
     if method == FORECAST:
         notes.append(
             f"The sampler {solver.name} cannot be forecast (it adds noise, or takes more than the "

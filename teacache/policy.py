@@ -83,7 +83,23 @@ class PlannedSteps:
         return Reason.OVER_THRESHOLD
 
 
-Policy = AccumulatedDistance | PlannedSteps
+class EveryStep:
+    """Nothing is skipped, measured or kept."""
+
+    def settled(self, step: int) -> Reason:
+        """Why `step` is computed."""
+        return Reason.UNCACHED
+
+    def keeps(self, step: int) -> bool:
+        """Whether what `step` computes can stand in for a later one."""
+        return False
+
+    def judge(self, accumulated: float, skipped_in_a_row: int) -> Reason:
+        """Nothing is left to a distance: computed."""
+        return Reason.OVER_THRESHOLD
+
+
+Policy = AccumulatedDistance | PlannedSteps | EveryStep
 
 
 def locate_step(sigma: float, sigmas: Sequence[float], current: int) -> int:

@@ -146,6 +146,8 @@ class RunReport:
         """One plain sentence on what to change, empty when there is nothing to say."""
         if not self.records or self.skipped:
             return ""
+        if all(record.reason is Reason.UNCACHED for record in self.records):
+            return ""  # a warning says why
         eligible = [
             record
             for record in self.records

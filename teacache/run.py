@@ -35,8 +35,8 @@ from .indicators import (
 )
 from .method import Solver
 from .pace import Pace
-from .policy import AccumulatedDistance, PlannedSteps, Policy, locate_step
-from .predictors import make_predictor
+from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy, locate_step
+from .predictors import make_predictor, same_level
 from .reads import DeviceReads, LevelOfEvaluation
 from .report import Reason, RunReport, StepRecord
 from .timing import Clock, Mark
@@ -110,6 +110,8 @@ class Run:
         )
         if choice.plan is not None:
             self._policy = PlannedSteps(frozenset(choice.plan), len(sigmas) - 1)
+        if solver.own_levels:
+            self._policy = EveryStep()
         self.reading = profile.indicator if method.indicator == "profile" else ""
         """What the family's profile reads; empty where another indicator decides."""
         self._schedule: TimestepSchedule | None = None
@@ -180,11 +182,15 @@ class Run:
     def step_length(self) -> float:
         """Length of this evaluation's step in sigma, with its sign.
 
-        Where the sampler is not known to go through the schedule, that of the one before.
+        Where the sampler is not known to go through the schedule, that of the one before; the
+        schedule's own, where the evaluation repeats a level.
         """
+        following, before = self._sigmas[self._step + 1], self._sigma_before
         if self.solver.single:
-            return self._sigmas[self._step + 1] - self.sigma
-        return 0.0 if self._sigma_before is None else self.sigma - self._sigma_before
+            return following - self.sigma
+        if before is None or same_level(self.sigma, before):
+            return following - self._sigmas[self._step]
+        return self.sigma - before
 
     def step_share(self) -> float:
         """Length of this evaluation's step in average steps of the run."""

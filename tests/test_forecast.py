@@ -166,7 +166,7 @@ def test_memory_is_two_predictions(sd3: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", ["euler_ancestral", "dpmpp_sde", "lcm", "euler_cfg_pp", "dpm_adaptive", "sa_solver"]
+    "sampler", ["euler_ancestral", "dpmpp_sde", "lcm", "euler_cfg_pp", "ddpm", "sa_solver"]
 )
 def test_a_sampler_that_cannot_be_forecast_runs_faithful_and_says_so(
     sd3: Any, sampler: str

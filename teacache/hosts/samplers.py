@@ -20,6 +20,8 @@ SINGLE = (
 """Deterministic, one evaluation at each level of the schedule."""
 MULTIPLE = ("heun", "heunpp2", "dpm_2", "unipc", "unipc_bh2")
 """Deterministic, with evaluations between or beside the schedule's levels."""
+OWN_LEVELS = ("dpm_fast", "dpm_adaptive")
+"""Given only where the schedule begins and ends."""
 
 
 def solver_of(sampler: Any) -> Solver:
@@ -32,7 +34,9 @@ def solver_of(sampler: Any) -> Solver:
     options: Mapping[str, Any] = vars(sampler).get("extra_options") or {}
     if function is None:
         return Solver(type(sampler).__name__, smooth=False)
-    name = function.__name__.removeprefix("sample_")
+    name = function.__name__.removeprefix("sample_").removesuffix("_function")
+    if name in OWN_LEVELS:
+        return Solver(name, smooth=False, own_levels=True)
     noisy = any(options.get(option) for option in ("s_churn", "eta"))
     if noisy or name not in SINGLE + MULTIPLE:
         return Solver(name, smooth=False)

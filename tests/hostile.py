@@ -1,0 +1,113 @@
+"""A model that samples in milliseconds, and what must hold whatever is done to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import tiny_models
+import torch
+from sampling import cached, report_of, sample
+from torch import nn
+
+from teacache.blocks import BlockStack
+from teacache.decision import BranchState, Track
+from teacache.report import RunReport
+from teacache.run import Run
+
+NAME = "sd3"
+"""The family of the small model: its conds fit."""
+MODES = ("forecast", "faithful")
+MANY = {"forecast": 2.0, "faithful": 0.4}
+"""Thresholds at which the small model skips about half of its steps."""
+
+
+def small(depth: int = 2) -> Any:
+    """An SD3 of `depth` blocks; its weights are seeded."""
+    tiny = tiny_models.TINY[NAME]
+    embedder = {"in_features": 64, "out_features": 64 * depth}
+    kwargs = {
+        **tiny.kwargs,
+        "depth": depth,
+        "context_embedder_config": {"target": "torch.nn.Linear", "params": embedder},
+    }
+    reduced = dataclasses.replace(tiny, kwargs=kwargs, control=None)
+    with mock.patch.dict(tiny_models.TINY, {"small": reduced}):
+        return tiny_models.build("small")
+
+
+def latent(batch: int = 1, height: int = 4, width: int = 4) -> torch.Tensor:
+    return torch.zeros(batch, 16, height, width)
+
+
+def run(model: Any, **settings: Any) -> torch.Tensor:
+    """`sampling.sample` of the small model on a small latent."""
+    settings.setdefault("latent", latent(settings.pop("batch", 1)))
+    return sample(model, NAME, **settings)
+
+
+def cached_run(
+    model: Any, mode: str, threshold: float | None = None, **settings: Any
+) -> tuple[torch.Tensor, RunReport]:
+    """The latent and the report of one run with the cache, put on for it."""
+    clone, handle = cached(model, MANY[mode] if threshold is None else threshold, mode=mode)
+    return run(clone, **settings), report_of(handle)
+
+
+def pattern(report: RunReport) -> str:
+    """`c` for each computed evaluation, `s` for each skipped one."""
+    return "".join("s" if record.skipped else "c" for record in report.records)
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean difference, in parts of the other's mean."""
+    return float((one - other).abs().mean() / other.abs().mean())
+
+
+def alive() -> list[object]:
+    """What of any run is still in memory."""
+    gc.collect()
+    return [o for o in gc.get_objects() if isinstance(o, (Run, Track, BranchState, BlockStack))]
+
+
+def state_of(model: Any) -> dict[str, Any]:
+    """All of a patcher that a run could leave changed: modules, slots, hooks, options, weights."""
+    modules = list(model.model.named_modules(remove_duplicate=False))
+    return {
+        "modules": [(name, id(module)) for name, module in modules],
+        "attributes": [(name, sorted(vars(module))) for name, module in modules],
+        "hooks": [_hooks(module) for _, module in modules],
+        "options": repr(model.model_options),
+        "wrappers": repr(model.wrappers),
+        "patches": sorted(map(str, model.patches)),
+        "weights": {name: value.clone() for name, value in model.model.state_dict().items()},
+    }
+
+
+def _hooks(module: nn.Module) -> tuple[int, ...]:
+    return (
+        len(module._forward_hooks),
+        len(module._forward_pre_hooks),
+        len(module._backward_hooks),
+    )
+
+
+def assert_same_state(model: Any, before: dict[str, Any]) -> None:
+    after = state_of(model)
+    for part in before:
+        if part != "weights":
+            assert after[part] == before[part], part
+    for name, weight in before["weights"].items():
+        assert torch.equal(after["weights"][name], weight), name
+
+
+@contextmanager
+def patched(module: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """`module.name` is `make(original)` for a while."""
+    original = getattr(module, name)
+    with mock.patch.object(module, name, make(original)):
+        yield
