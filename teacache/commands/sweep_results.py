@@ -14,6 +14,7 @@ from ..files import write_atomically, write_json
 from ..sweep import Axis, Host, Point, Progress, Side, Sweep
 from ..sweep.results import notes, results, table
 from .generate_results import named
+from .options import usable_folder
 from .progress import new_bar
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ def file_stem(label: str) -> str:
 def carry_out(task: Task) -> None:
     """Samples everything; writes and prints what is done, however it ends.
 
-    Raises what `Sweep.run` raises, and `KeyboardInterrupt`.
+    Raises what `Sweep.run` raises, `KeyboardInterrupt`, and `UserError` for an unusable folder.
     """
+    usable_folder(task.out, "--out")
     sweep = Sweep(task.points, task.repeats)
     files = Files(task.out, sweep)
     started, status = time.time(), "failed"

@@ -194,12 +194,18 @@ class Session:
 
 @contextlib.contextmanager
 def interruptible(comfy: Comfy) -> Iterator[None]:
-    """Makes Ctrl-C stop the graph at its next step; a second one stops at once."""
+    """Makes Ctrl-C stop the graph at its next step; a second one stops at once.
+
+    Raises `KeyboardInterrupt` at the end also if it came after the last step.
+    """
+    asked = False
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         comfy.nodes.interrupt_processing()
 
@@ -209,3 +215,5 @@ def interruptible(comfy: Comfy) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
         comfy.nodes.interrupt_processing(False)
+    if asked:
+        raise KeyboardInterrupt

@@ -14,7 +14,9 @@ Value = float | int | str | bool | None
 MAX_POINTS = 64
 RECOMMENDED = "auto"
 """How `None` is written, which leaves a setting to the model."""
-EXAMPLE = "rel_l1_thresh: 0.1, 0.2, 0.4"
+EXAMPLE = "rel_l1_thresh=0.1,0.2,0.4"
+DECIDED = ("rel_l1_thresh", "mode", "cached", "indicator", "predictor")
+"""What a preset decides in their place."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,17 @@ class Point:
         """`rel_l1_thresh 0.1, mode forecast`."""
         return ", ".join(f"{setting} {shown(value)}" for setting, value in self.settings)
 
+    @property
+    def implied(self) -> dict[str, Value]:
+        """What has to give way so that the settings decide: a preset, or a threshold of 0."""
+        names = [setting for setting, _ in self.settings]
+        if "preset" in names:
+            return {"rel_l1_thresh": None}
+        return {"preset": "auto"} if set(names) & set(DECIDED) else {}
+
     def config(self, base: TeaCacheConfig) -> TeaCacheConfig:
         """`base` with these settings; `ConfigError` where they do not go together."""
-        return replace(base, **dict(self.settings))  # type: ignore[arg-type]
+        return replace(base, **self.implied, **dict(self.settings))  # type: ignore[arg-type]
 
 
 def shown(value: Value) -> str:
@@ -117,10 +127,15 @@ def check_value(setting: str, value: Value) -> None:
 def grid_points(x: Axis, y: Axis | None = None) -> list[Point]:
     """Every value of `x`, once for each value of `y`, row by row.
 
-    Raises `ConfigError` for the same setting on both axes and for more than `MAX_POINTS`.
+    Raises `ConfigError` for the same setting on both axes, for a preset with what it decides, and
+    for more than `MAX_POINTS`.
     """
     if y is not None and y.setting == x.setting:
         raise ConfigError(f"x and y are both {x.setting}: put another setting on one of them")
+    both = {x.setting} if y is None else {x.setting, y.setting}
+    decided = both & set(DECIDED)
+    if "preset" in both and decided:
+        raise ConfigError(f"a preset decides {listing(decided)} as well: vary one of the two")
     rows: tuple[Value, ...] = y.values if y is not None else (None,)
     count = len(x.values) * len(rows)
     if count > MAX_POINTS:

@@ -16,6 +16,8 @@ DISPLAYS = ("TeaCacheReport", "TeaCacheCompareImages", "TeaCacheSweep")
 PICTURE = "sweep_picture"
 UNTOUCHED_THRESHOLD = 0.2
 WARM_UP_STEPS = 3
+NO_PROMPT = ("negative", "model", "vae", "clip")
+"""Inputs by which no positive conditioning comes."""
 Link = list[object]  # [node id, output slot]
 
 
@@ -118,14 +120,17 @@ def with_settings(
     for node in nodes:
         inputs = graph[node]["inputs"]
         known = kind(graph[node]["class_type"]).inputs
-        for setting, value in point.settings:
+        for setting, _ in point.settings:
             if setting not in known:
-                hint = nearest(setting, known) or "."
+                hint = nearest(setting, known) or f"; it has {listing(known, 20)}"
                 raise UserError(f"node {describe(graph, node)} has no widget {setting!r}{hint}")
-            inputs[setting] = value
-            if setting == "rel_l1_thresh":
-                inputs["auto_threshold"] = value is None
-                inputs[setting] = UNTOUCHED_THRESHOLD if value is None else value
+        inputs |= {key: value for key, value in point.implied.items() if key in known}
+        inputs |= dict(point.settings)
+        if "rel_l1_thresh" in {**point.implied, **dict(point.settings)}:
+            recommended = inputs["rel_l1_thresh"] is None
+            inputs["auto_threshold"] = recommended
+            if recommended:
+                inputs["rel_l1_thresh"] = UNTOUCHED_THRESHOLD
     return graph
 
 
@@ -144,25 +149,7 @@ def shortened(graph: Graph) -> Graph:
 
 def set_prompt(graph: Graph, text: str) -> None:
     """Puts `text` where the positive conditioning comes from; `UserError` if that is not one."""
-    starts = [
-        (node, name)
-        for node in graph
-        for name, value in graph[node]["inputs"].items()
-        if is_link(value) and name in ("positive", "conditioning", "prompt")
-    ]
-    positive = [pair for pair in starts if pair[1] == "positive"] or starts
-    reached: set[str] = {node for node, name in starts if name == "prompt"}
-    waiting = [graph[node]["inputs"][name][0] for node, name in positive]
-    while waiting:
-        node = waiting.pop()
-        if node in reached:
-            continue
-        reached.add(node)
-        for name, value in graph[node]["inputs"].items():
-            if is_link(value) and name not in ("negative", "model", "vae", "clip"):
-                waiting.append(value[0])
-    if not positive:  # a sampler that takes the text itself
-        reached = set(graph)
+    reached = prompting(graph)
     fields = [
         (node, name)
         for node in graph
@@ -176,8 +163,27 @@ def set_prompt(graph: Graph, text: str) -> None:
             f"--prompt: the prompt must be one text, not {len(fields)} ({nodes}); use --set "
             "NODE.INPUT=TEXT"
         )
-    (node, name) = fields[0]
+    ((node, name),) = fields
     graph[node]["inputs"][name] = text
+
+
+def prompting(graph: Graph) -> set[str]:
+    """The nodes that positive conditioning comes from; all of them where samplers take texts."""
+    links = {
+        name: [n["inputs"][name][0] for n in graph.values() if is_link(n["inputs"].get(name))]
+        for name in ("positive", "conditioning")
+    }
+    waiting = links["positive"] or links["conditioning"]
+    if not waiting:
+        return set(graph)
+    reached: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        if node not in reached:
+            reached.add(node)
+            inputs = graph[node]["inputs"].items()
+            waiting += [v[0] for name, v in inputs if is_link(v) and name not in NO_PROMPT]
+    return reached
 
 
 def set_seed(graph: Graph, seed: int) -> None:
