@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def known_state(run: Run, decision: Decision, key: Hashable, layout: Hashable) -> BranchState:
     """The state of branch `key`; one that is new or has changed is fresh and demands computing."""
     branches = decision.track.branches
+    layout = (layout, run.leg)
     state = branches.get(key)
     decision.seen.add(key)
     if state is None or state.layout != layout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .report import Reason
 
@@ -100,6 +101,17 @@ class EveryStep:
 
 
 Policy = AccumulatedDistance | PlannedSteps | EveryStep
+
+
+def legs(sigmas: Sequence[float]) -> list[int]:
+    """For each step over `sigmas`, how often the levels have turned before it."""
+    turns, found, direction = 0, [], 0.0
+    for before, after in pairwise(sigmas):
+        length = after - before
+        turns += direction * length < 0
+        direction = length or direction
+        found.append(turns)
+    return found
 
 
 def locate_step(sigma: float, sigmas: Sequence[float], current: int) -> int:

@@ -35,7 +35,7 @@ from .indicators import (
 )
 from .method import Solver
 from .pace import Pace
-from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy, locate_step
+from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy, legs, locate_step
 from .predictors import make_predictor, same_level
 from .reads import DeviceReads, LevelOfEvaluation
 from .report import Reason, RunReport, StepRecord
@@ -96,6 +96,7 @@ class Run:
         self._sigmas = list(sigmas)
         self._level = LevelOfEvaluation(self._sigmas, solver.single, self.reads)
         self._pace = Pace(self._sigmas)
+        self._legs = legs(self._sigmas)
         self._step = 0
         self._sigma_before: float | None = None
         self._listener = listener
@@ -158,9 +159,17 @@ class Run:
             if self._level.lost:
                 self.report.warn(LOST_COUNT)
         self.sigma = sigma
-        self._step = locate_step(sigma, self._sigmas, self._step) if step is None else step
+        self._step = self._locate(sigma) if step is None else step
         self._decisions = []
         self._evaluation_start = self._clock.mark()
+
+    def _locate(self, sigma: float) -> int:
+        """The step of an evaluation at `sigma`; repeated levels are told apart by counting."""
+        place = len(self.report.records)
+        counted = self.solver.single and place < self.report.steps
+        if counted and same_level(sigma, self._sigmas[place]):
+            return place
+        return locate_step(sigma, self._sigmas, self._step)
 
     def decide(self, track: Hashable, reconsiders: bool = True) -> Decision:
         """A fresh decision for the branches of `track` (a window of a pass).
@@ -178,6 +187,11 @@ class Run:
     def step(self) -> int:
         """The sampler's step that the evaluation belongs to."""
         return self._step
+
+    @property
+    def leg(self) -> int:
+        """Along which part of the schedule values are continued: it changes where levels turn."""
+        return 0 if self.method.predictor == "reuse" else self._legs[self._step]
 
     def step_length(self) -> float:
         """Length of this evaluation's step in sigma, with its sign.

@@ -58,6 +58,30 @@ def cached_run(
     return run(clone, **settings), report_of(handle)
 
 
+def custom(
+    model: Any,
+    sigmas: list[float],
+    *,
+    noise: torch.Tensor | None = None,
+    start: torch.Tensor | None = None,
+    sampler: Any = "euler",
+    cfg: float = 3.0,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """A run over `sigmas`, from `start` with `noise` added, as the custom sampler nodes run it."""
+    import comfy.sample
+    import comfy.samplers
+
+    start = latent() if start is None else start
+    noise = comfy.sample.prepare_noise(start, 1) if noise is None else noise
+    chosen = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
+    conds = (tiny_models.cond(NAME, seed) for seed in (1, 2))
+    with torch.inference_mode():
+        return comfy.sample.sample_custom(
+            model, noise, cfg, chosen, torch.tensor(sigmas), *conds, start, noise_mask=mask, seed=1
+        )
+
+
 def pattern(report: RunReport) -> str:
     """`c` for each computed evaluation, `s` for each skipped one."""
     return "".join("s" if record.skipped else "c" for record in report.records)
