@@ -38,6 +38,16 @@ API = ROOT / "workflows" / "api"
 QUICKSTART = API / "quickstart.json"
 
 
+@pytest.fixture(autouse=True)
+def without_lpips(monkeypatch):
+    """Its weights would be asked for from the network."""
+
+    def missing(a, b):
+        raise ImportError
+
+    monkeypatch.setattr("teacache.metrics.lpips", missing)
+
+
 # --- axes -------------------------------------------------------------------------------------
 
 

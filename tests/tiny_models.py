@@ -194,6 +194,29 @@ def build(name: str, seed: int = 0) -> Any:
     return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 
 
+def unet() -> Any:
+    """A `ModelPatcher` around a tiny UNet, which TeaCache leaves as it is."""
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    kwargs = dict(
+        model_channels=32, context_dim=32, num_heads=1, num_head_channels=-1, in_channels=4,
+        out_channels=4, num_res_blocks=[1, 1], channel_mult=[1, 2], transformer_depth=[1, 1],
+        transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1, image_size=32,
+        use_linear_in_transformer=False, use_spatial_transformer=True, legacy=False,
+        adm_in_channels=None, use_temporal_attention=False,
+    )  # fmt: skip
+    config = comfy.supported_models.SD15({**comfy.supported_models.SD15.unet_config, **kwargs})
+    config.set_inference_dtype(torch.float32, None)
+    cpu = torch.device("cpu")
+    network = config.get_model({}, "")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return comfy.model_patcher.ModelPatcher(network, cpu, cpu)
+
+
 def cond(name: str, seed: int, tokens: int = CONTEXT) -> list[Any]:
     """Conditioning for one prompt, as CLIPTextEncode gives it."""
     tiny = TINY[name]
