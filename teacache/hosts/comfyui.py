@@ -113,17 +113,18 @@ class CachedModel:
     ) -> Choice:
         model = guider.model_patcher
         profile = self._profile_for(model, latent, levels)
-        if self._trial is not None:
-            return self._trial.choice(self.config, profile)
         named, calibration = self.calibration is not None, self.calibration
         store = profile_store()
-        own = named or bool(store.names())
+        identify = named or self._trial is not None or bool(store.names())
         conditions = conditions_of(
-            model, self.family, solver.name, levels, latent, guidance_of(guider), identify=own
+            model, self.family, solver.name, levels, latent, guidance_of(guider), identify
         )
         if not named and self.config.profile == "auto":
             calibration = store.find(conditions)
-        return choose(self.config, Known(profile, conditions, solver, calibration, named))
+        known = Known(profile, conditions, solver, calibration, named)
+        if self._trial is not None:
+            return self._trial.choice(self.config, known)
+        return choose(self.config, known)
 
     def _profile_for(
         self, model: ModelPatcher, latent: torch.Tensor, levels: list[float]
@@ -200,9 +201,7 @@ class _SamplingRun:
         What is continued is the derivative (x - denoised) / sigma, along which samplers step.
         """
         run = self._run
-        if self._boundaries is None:
-            self._boundaries = boundaries(self._guider.conds)
-        layout = (tuple(x.shape), x.dtype, str(x.device), phase(self._boundaries, run.sigma))
+        layout = (tuple(x.shape), x.dtype, str(x.device), self._phase())
         decision = run.decide("prediction")
         run.consider_latent(decision, x)
         call = WholeCall(run, decision, "prediction", layout)
@@ -212,6 +211,12 @@ class _SamplingRun:
         derivative = (x - denoised) / run.sigma
         corrected = call.observe(derivative)
         return denoised if corrected is derivative else x - run.sigma * corrected
+
+    def _phase(self) -> Hashable:
+        """Which conds, ControlNets and scheduled weights are in force."""
+        if self._boundaries is None:
+            self._boundaries = boundaries(self._guider.conds)
+        return phase(self._boundaries, self._run.sigma)
 
     def calc_cond_batch(
         self,
@@ -254,7 +259,8 @@ class _SamplingRun:
         stack = self._prepare(base_model, x.device)
         if stack is None:
             return executor(*arguments, **kwargs)
-        layout = (_layout((x, c_concat, c_crossattn, kwargs)), str(x.device), _control(control))
+        given = _layout((x, c_concat, c_crossattn, kwargs))
+        layout = (given, str(x.device), _control(control), self._phase())
         with stack.installed(ModelCall(self._run, self._decision, branches, layout)):
             return executor(*arguments, **kwargs)
 
