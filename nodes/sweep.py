@@ -165,6 +165,7 @@ class SweepTeaCache(io.ComfyNode):
         def keep(side: Side, pictures: torch.Tensor) -> None:
             kept[side] = pictures
 
+        sweep.check(host)
         sweep.run(host, shown.progress, keep)
         report = results(sweep, across, down, TIMED, {})
         thumbnails = [

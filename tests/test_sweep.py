@@ -110,7 +110,7 @@ REFUSED = [
     ([*W, "--presets", "best"], "--presets: preset must be one of auto, faithful, quality"),
     ([*W, "--x", "max_skip=1.5"], "max_skip must be a whole number from 0"),
     ([*W, "--x", "end_percent=0"], "start_percent must be below end_percent"),
-    ([*W, "--x", "profile=zzz"], "--x: unknown profile 'zzz'"),
+    (["--model", "demo", "--prompt", "x", "--x", "profile=zzz"], "unknown profile 'zzz'"),
     ([*W, "--x", "mode=forecast", "--modes", "faithful"], "x and y are both mode"),
     ([*W, "--presets", "fast", "--thresholds", "1"], "a preset decides rel_l1_thresh as well"),
     (
@@ -260,9 +260,14 @@ SIZE = 16
 class FakeHost:
     """Gives each point a grey of its own; remembers who was sampled, and can fail or stop."""
 
-    def __init__(self, failing=(), stop_after=None, greys=None):
+    def __init__(self, failing=(), stop_after=None, greys=None, refused=()):
         self.asked = []
+        self.refused = refused
         self.failing, self.stop_after, self.greys = failing, stop_after, greys or {}
+
+    def check(self, point):
+        if point.settings[0][1] in self.refused:
+            raise UserError(f"{point.settings[0][1]} is refused")
 
     def sample(self, point, tell, short=False):
         name = "reference" if point is None else point.settings[0][1]
@@ -282,6 +287,7 @@ class FakeHost:
 def swept(host, values="1,2,3", repeats=1, stop=False):
     x = parse_axis(f"max_skip={values}", "x")
     sweep = Sweep(grid_points(x), repeats)
+    sweep.check(host)
     told, kept = [], []
     if stop:
         with pytest.raises(KeyboardInterrupt):
@@ -315,6 +321,13 @@ def test_a_point_that_cannot_run_is_one_line():
     assert "max_skip 3: cannot run: 3 does not go" in table(report).splitlines()
     assert kept == ["uncached", "max_skip 2"]
     assert all(progress.run <= progress.runs for progress in told)
+    host = FakeHost(refused=(1,))
+    _, report, _, kept = swept(host, "1,2")
+    assert kept == ["uncached", "max_skip 2"] and report["points"][0]["error"] == "1 is refused"
+    host = FakeHost(refused=(1, 2))
+    with pytest.raises(UserError, match="1 is refused"):
+        swept(host, "1,2")
+    assert host.asked == []
     with pytest.raises(GraphFailed, match="1 does not go"):
         swept(FakeHost(failing=(1, 2)), "1,2")
     with pytest.raises(GraphFailed, match="reference does not go"):

@@ -167,7 +167,6 @@ def sweep_workflow(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
         link = find_picture(graph, nodes, session.kind, args.picture)
         session.validate(only_picture(graph, link))
         host = WorkflowHost(session, graph, nodes, link)
-        host.check(points[0])
         about = {"workflow": source, "prompt": args.prompt, "seed": args.seed}
         carry_out(Task(host, x, y, points, args.repeats, TIMED, about, args.out))
 
@@ -200,7 +199,6 @@ def sweep_pipeline(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
 
     request = request_of(args, image)
     host = PipelineHost(pipe, request)
-    say(host.check())
     about = {
         "model": str(args.model),
         "pipeline": type(pipe).__name__,

@@ -70,8 +70,9 @@ def carry_out(task: Task) -> None:
 
     Raises what `Sweep.run` raises, `KeyboardInterrupt`, and `UserError` for an unusable folder.
     """
-    usable_folder(task.out, "--out")
     sweep = Sweep(task.points, task.repeats)
+    sweep.check(task.host)
+    usable_folder(task.out, "--out")
     files = Files(task.out, sweep)
     started, status = time.time(), "failed"
     try:

@@ -63,6 +63,9 @@ class ModelHost:
         self._inputs = inputs
         self._show = show
 
+    def check(self, point: Point) -> None:
+        apply_teacache(self._plain, point.config(self._base))
+
     def sample(
         self, point: Point | None, tell: Callable[[float], None], short: bool = False
     ) -> Sample:

@@ -12,6 +12,7 @@ from .generation import Request, Step, attempt, shortened
 from .pipelines import recognise
 
 TIMED = "the pipeline's whole call, with text encoding and decoding"
+BASE = TeaCacheConfig(rel_l1_thresh=None)
 
 
 class PipelineHost:
@@ -21,19 +22,15 @@ class PipelineHost:
         self._pipe = pipe
         self._request = request
 
-    def check(self) -> str:
-        """What the cache makes of the pipeline; `UserError` if it leaves it as it is."""
-        line, problem = recognise(self._pipe, TeaCacheConfig(rel_l1_thresh=None))
+    def check(self, point: Point) -> None:
+        _, problem = recognise(self._pipe, point.config(BASE))
         if problem:
             raise UserError(problem)
-        return line
 
     def sample(
         self, point: Point | None, tell: Callable[[float], None], short: bool = False
     ) -> Sample:
-        config = None
-        if point is not None:
-            config = point.config(TeaCacheConfig(rel_l1_thresh=None))
+        config = None if point is None else point.config(BASE)
 
         def advance(step: Step) -> None:
             tell(step.done / step.total)

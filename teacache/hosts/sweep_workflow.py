@@ -31,8 +31,8 @@ class WorkflowHost:
         self._samplers: set[str] = set()
 
     def check(self, point: Point) -> None:
-        """`UserError` if the nodes lack a widget for what the point sets."""
-        with_settings(self._graph, self._nodes, point, self._session.kind)
+        graph = with_settings(self._graph, self._nodes, point, self._session.kind)
+        self._session.validate(graph)
 
     def sample(
         self, point: Point | None, tell: Callable[[float], None], short: bool = False

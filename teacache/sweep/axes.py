@@ -89,7 +89,7 @@ def parse_values(setting: str, listed: str, source: str) -> tuple[Value, ...]:
             raise ConfigError(f"{source}: an empty value in {listed.strip()!r}")
         value = parse_value(setting, item.strip())
         try:
-            check_value(setting, value)
+            TeaCacheConfig(**{setting: value})  # type: ignore[arg-type]
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
         if value in values:
@@ -113,15 +113,6 @@ def parse_value(setting: str, text: str) -> Value:
             except ValueError:
                 continue
     return text
-
-
-def check_value(setting: str, value: Value) -> None:
-    """`ConfigError` for a value that no point could use."""
-    TeaCacheConfig(**{setting: value})  # type: ignore[arg-type]
-    if setting == "profile" and value != "auto":
-        from ..profiles import find_profile, load_profiles  # takes torch, and seconds
-
-        find_profile(str(value), load_profiles())
 
 
 def grid_points(x: Axis, y: Axis | None = None) -> list[Point]:

@@ -37,6 +37,9 @@ class Sample:
 class Host(Protocol):
     """Whatever samples: a workflow, a ComfyUI model, a diffusers pipeline."""
 
+    def check(self, point: Point) -> None:
+        """Raises one of `REFUSALS` if it is clear without sampling that the point cannot run."""
+
     def sample(
         self, point: Point | None, tell: Callable[[float], None], short: bool = False
     ) -> Sample:
@@ -132,6 +135,19 @@ class Sweep:
     def everyone(self) -> list[Side]:
         return [self.reference, *self.sides]
 
+    def check(self, host: Host) -> None:
+        """Finds the points that cannot run; raises what the first does if none of them can."""
+        refusals: list[Exception] = []
+        for side in self.sides:
+            assert side.point is not None
+            try:
+                host.check(side.point)
+            except REFUSALS as error:
+                side.error = str(error)
+                refusals.append(error)
+        if len(refusals) == len(self.sides):
+            raise refusals[0]
+
     def run(
         self,
         host: Host,
@@ -170,6 +186,8 @@ class Sweep:
         host.sample(None, advance, short=True)
         refusals: list[Exception] = []
         for side in self.sides:
+            if side.error:
+                continue
             try:
                 host.sample(side.point, advance, short=True)
                 return
