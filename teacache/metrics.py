@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import sys
 from typing import Any
 
 import torch
@@ -118,4 +120,5 @@ def lpips_network(backbone: str) -> Any:
         import lpips as package
     except ImportError as error:
         raise ImportError(INSTALL_LPIPS) from error
-    return package.LPIPS(net=backbone, verbose=False).eval()
+    with contextlib.redirect_stdout(sys.stderr):  # where the fetching of weights is told
+        return package.LPIPS(net=backbone, verbose=False).eval()

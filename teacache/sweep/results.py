@@ -108,7 +108,12 @@ def row(point: dict[str, Any], perceptual: bool) -> list[str]:
     ]
     if perceptual:
         cells.append("" if point["lpips"] is None else f"{point['lpips']:.4f}")
-    return [*cells, f"{point['bytes_held'] / 1e6:.1f} MB"]
+    return [*cells, held(point["bytes_held"])]
+
+
+def held(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
 
 
 def noise(point: dict[str, Any]) -> str:
