@@ -278,7 +278,8 @@ class FakeHost:
             raise KeyboardInterrupt
         tell(0.5)
         grey = 0.5 if name == "reference" else self.greys.get(name, 0.6)
-        run = {"evaluations": 10, "computed": 4, "skipped": 6, "bytes_held": 7, "warnings": []}
+        run = {"evaluations": 10, "computed": 4, "skipped": 6, "bytes_held": 7}
+        run |= {"warnings": [], "evidence": f"evidence of {name}"}
         seconds = 2.0 if name == "reference" else 1.0
         runs = [] if name == "reference" else [run]
         return Sample(torch.full((1, SIZE, SIZE, 3), grey), seconds, runs)
@@ -347,6 +348,7 @@ def test_identical_and_another_shape_and_unsteady_times():
     assert one["identical"] and one["psnr"] is None and one["ssim"] == 1
     assert two["psnr"] == pytest.approx(20, abs=1e-3) and not two["identical"]
     assert "identical" in table(report) and "20.0 dB" in table(report)
+    assert {"evidence of 1", "evidence of 2"} <= set(notes(report))
     assert not any("Equal runs differed" in sentence for sentence in notes(report))
     sweep.sides[0].seconds.append(3.0)
     unsteady = results(sweep, parse_axis("max_skip=1,2", "x"), None, "x", {})

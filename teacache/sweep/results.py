@@ -134,4 +134,5 @@ def notes(report: dict[str, Any]) -> list[str]:
     for point in report["points"]:
         for run in point.get("runs", []):
             found += [f"{point['label']}: {warning}" for warning in run["warnings"]]
+            found += [run["evidence"]] if run["evidence"] else []
     return list(dict.fromkeys(found))
