@@ -23,8 +23,12 @@ from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor, nn
 
 from benchmarks.sampling import sample
-from benchmarks.testbeds import DIFFUSERS, STEPS, Pair, Testbed
+from benchmarks.testbeds import CFG, DIFFUSERS, STEPS, Pair, Testbed
 from teacache.config import TeaCacheConfig
+from teacache.hosts.headless import PACK
+from teacache.profiles.calibrated import Calibration
+from teacache.profiles.plans import steps_for
+from teacache.profiles.store import PARTIAL, ProfileStore
 
 HELP = (
     "EasyCache changes its input in place, which spoils the picture in float32 (there is no copy "
@@ -40,6 +44,8 @@ HELP = (
 Switch = Callable[[Testbed], AbstractContextManager[Any]]
 Apply = Callable[[Testbed, nn.Module], None]
 SKIP_ALL = 90.0
+CALIBRATED_ON = 6
+PROFILES = PACK / "output" / "benchmarks" / "profiles"
 
 
 # --- ComfyUI -------------------------------------------------------------------------------------
@@ -58,6 +64,49 @@ def teacache_comfyui(**config: Any) -> Switch:
         yield apply_teacache(bed.patcher, TeaCacheConfig(**config))[0]
 
     return switch
+
+
+class Planned:
+    """Our plans for a model, made once by our own calibration on some tuning captions."""
+
+    def __init__(self) -> None:
+        self._calibrations: dict[str, Calibration] = {}
+
+    def at(self, speedup: float) -> Switch:
+        @contextmanager
+        def switch(bed: Testbed) -> Iterator[Any]:
+            from teacache.calibration.trial import Trial
+            from teacache.hosts.comfyui import apply_teacache
+
+            if bed.name not in self._calibrations:
+                self._calibrations[bed.name] = calibrated(bed)
+            plan = self._calibrations[bed.name].plan(steps_for(STEPS, speedup))
+            yield apply_teacache(bed.patcher, TeaCacheConfig(), trial=Trial(plan))[0]
+
+        return switch
+
+
+def calibrated(bed: Testbed) -> Calibration:
+    """What `Calibrate TeaCache` learns on `CALIBRATED_ON` tuning captions; kept for later runs."""
+    from teacache.calibration.journal import Journal
+    from teacache.calibration.session import Calibrator
+    from teacache.hosts.comfyui_bench import Case, ComfyBench, Settings
+
+    store, name = ProfileStore(PROFILES), f"{bed.name}-{bed.digest()}"
+    if name in store.names():
+        return store.load(name)
+    cases = [
+        Case(caption, bed.condition([caption]), bed.condition([""]), seed)
+        for seed, caption in enumerate(bed.tuning[:CALIBRATED_ON])
+    ]
+    settings = Settings(STEPS, CFG, "euler", "simple")
+    bench = ComfyBench(bed.patcher, settings, torch.zeros(1, *bed.latent), cases)
+    journal = Journal(PROFILES / f"{name}{PARTIAL}", bench.key)
+    with torch.inference_mode():
+        calibration = Calibrator(bench, name, journal).run()
+    store.save(calibration)
+    journal.remove()
+    return calibration
 
 
 def lazycache(threshold: float) -> Switch:

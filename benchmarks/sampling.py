@@ -87,13 +87,9 @@ def _comfyui(
     import comfy.sample
     import comfy.samplers
 
-    def cond(prompts: list[str]) -> list[Any]:
-        text = dict(bed.embed(prompts))
-        tokens, pooled = text.pop("prompt_embeds"), text.get("pooled_prompt_embeds")
-        return [[tokens, {} if pooled is None else {"pooled_output": pooled}]]
-
     noise = torch.cat([bed.noise(pair) for pair in pairs])
-    positive, against = cond([pair.prompt for pair in pairs]), cond([""] * len(pairs))
+    positive = bed.condition([pair.prompt for pair in pairs])
+    against = bed.condition([""] * len(pairs))
     kind = comfy.samplers.ksampler(*sampler)
     callback = None if after_step is None else lambda step, *_: after_step(step)
 

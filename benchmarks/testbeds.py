@@ -73,6 +73,12 @@ class Testbed:
         number = int.from_bytes(hashlib.sha256(f"{pair.prompt}|{pair.seed}".encode()).digest()[:6])
         return torch.randn(1, *self.latent, generator=torch.Generator().manual_seed(number))
 
+    def condition(self, prompts: Sequence[str]) -> list[Any]:
+        """Captions as ComfyUI's nodes pass them on."""
+        text = dict(self.embed(prompts))
+        tokens, pooled = text.pop("prompt_embeds"), text.get("pooled_prompt_embeds")
+        return [[tokens, {} if pooled is None else {"pooled_output": pooled}]]
+
     def levels(self, steps: int) -> Tensor:
         """ComfyUI's `simple` schedule: noise levels of its table of 1000."""
         import comfy.samplers

@@ -125,7 +125,15 @@ def ours() -> list[Variant]:
         )  # fmt: skip
 
     forecast = {"mode": "forecast"}
+    plans = peers.Planned()
     return [
+        *(
+            Variant(
+                OURS, f"{OURS}: planned", f"{speedup:g}x", COMFYUI, plans.at(speedup),
+                quick=speedup in (2.0, 3.0),
+            )
+            for speedup in (1.5, 2.0, 2.5, 3.0, 4.0)
+        ),
         *points(
             "forecast", (0.02, 0.025, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5), (0.05, 0.1, 0.2), **forecast
         ),

@@ -5,7 +5,17 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, apply_pipeline, compare, demo, pipeline, report, sweep
+from . import (
+    apply,
+    apply_pipeline,
+    calibrate,
+    compare,
+    demo,
+    pipeline,
+    profiles,
+    report,
+    sweep,
+)
 from .schema import offer_replacements
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -16,7 +26,17 @@ class TeaCacheExtension(ComfyExtension):
         await offer_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        modules = (apply, report, compare, sweep, demo, pipeline, apply_pipeline)
+        modules = (
+            apply,
+            report,
+            compare,
+            sweep,
+            calibrate,
+            profiles,
+            demo,
+            pipeline,
+            apply_pipeline,
+        )
         return [node for module in modules for node in module.NODES]
 
 

@@ -15,15 +15,20 @@ from ..teacache.config import (
     MAX_THRESHOLD,
     MODES,
     PREDICTORS,
+    PRESETS,
     ConfigError,
     TeaCacheConfig,
 )
 from ..teacache.hosts.comfyui import apply_teacache, cached_model, describe_unsupported
-from ..teacache.profiles import find_profile, load_profiles
+from ..teacache.hosts.comfyui_conditions import profile_store
+from ..teacache.hosts.other_caches import stacked_caches
+from ..teacache.profiles import load_profiles
 from ..teacache.run import Listener
 from .schema import CATEGORY, advanced, schema
 
 UNTOUCHED_THRESHOLD = 0.2
+OFFERED_SPEEDUPS = ("1.5x", "2.0x", "2.5x", "3.0x", "4.0x")
+"""In the menu; a saved graph may hold any other one."""
 log = logging.getLogger("teacache")
 
 
@@ -95,11 +100,12 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
             advanced(
                 io.Combo.Input(
                     "profile",
-                    options=["auto", *load_profiles()],
+                    options=["auto", *load_profiles(), *profile_store().names()],
                     default="auto",
                     tooltip=(
                         "The coefficients that turn measured change into distance in the "
-                        "faithful mode. auto: the model family's own."
+                        "faithful mode, or a calibration of your own, with its plans. auto: your "
+                        "calibration of this model, else the model family's own."
                     ),
                 )
             ),
@@ -152,6 +158,17 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
                     ),
                 )
             ),
+            io.Combo.Input(
+                "preset",
+                options=[*PRESETS, *OFFERED_SPEEDUPS],
+                default="auto",
+                optional=True,
+                tooltip=(
+                    "One knob for all: a level of quality, or a wanted speed-up. It goes by your "
+                    "calibration of the model, else by what is known of it; the node says which. "
+                    "auto: the widgets above, or, while they are untouched, your calibration."
+                ),
+            ),
         ],
         outputs=[output],
         hidden=[io.Hidden.unique_id],
@@ -176,6 +193,7 @@ class CacheSettings:
         cached: str = "auto",
         indicator: str = "auto",
         predictor: str = "auto",
+        preset: str = "auto",
     ) -> bool | str:
         """Refuses the prompt before anything of the graph runs; linked values come at execution."""
         try:
@@ -190,9 +208,10 @@ class CacheSettings:
                 cached=cached,
                 indicator=indicator,
                 predictor=predictor,
+                preset=preset,
             )
-            if profile != "auto":
-                find_profile(profile, load_profiles())
+            if profile not in ("auto", *load_profiles()):
+                profile_store().named(profile)
         except ConfigError as error:
             return str(error)
         return True
@@ -224,6 +243,8 @@ class ApplyTeaCache(CacheSettings, io.ComfyNode):
             log.warning("TeaCache: %s", notes[0])
         if replaced:
             notes.append("It replaces an earlier Apply TeaCache on this model.")
+        if handle is not None and (stacked := stacked_caches(model)):
+            notes.append(stacked)
         tell_ready(node_id, "" if handle is None else handle.describe(), notes)
         return io.NodeOutput(cached)
 

@@ -49,6 +49,7 @@ async def offer_replacements() -> None:
         "cached": "auto",
         "indicator": "auto",
         "predictor": "auto",
+        "preset": "auto",
     }
     await ComfyAPI().node_replacement.register(
         io.NodeReplace(

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .commands import demo, families, generate, run, sweep
+from .commands import calibrate, demo, families, generate, profiles, run, sweep
 from .config import ConfigError
 from .errors import GraphFailed, UserError
 
-COMMANDS = (run, demo, generate, sweep, families)
+COMMANDS = (run, demo, generate, sweep, calibrate, profiles, families)
 
 
 class Parser(argparse.ArgumentParser):

@@ -15,6 +15,7 @@
  * @property {string} method the mode, or its parts
  * @property {string} profile empty where none decided
  * @property {number} threshold
+ * @property {string} evidence what a preset was resolved to, and why
  * @property {string} outcome
  * @property {number} steps
  * @property {number} computed
@@ -48,6 +49,8 @@ const KINDS = /** @type {Record<string, Kind>} */ ({
   "error not known yet": "forced",
   "max_skip reached": "capped",
   "too far to predict": "capped",
+  "planned skip": "skipped",
+  planned: "computed",
 });
 
 const UNKNOWN = /** @type {Report} */ ({
@@ -55,6 +58,7 @@ const UNKNOWN = /** @type {Report} */ ({
   method: "",
   profile: "",
   threshold: 0,
+  evidence: "",
   outcome: "running",
   steps: 0,
   computed: 0,
@@ -152,9 +156,15 @@ export function headOf({ report }) {
   return [report.family_name, report.method, report.profile].filter(Boolean).join(" · ");
 }
 
+/** @param {Run} run @param {Texts} texts @returns {string} what decides between skips */
+export function limitOf({ report }, texts) {
+  if (report.method === "planned") return texts.planned;
+  return report.threshold ? `${texts.threshold} ${report.threshold}` : "";
+}
+
 /** @param {Run} run @returns {string[]} sentences on what the user can do, mostly none */
 export function adviceOf({ live, notes, report }) {
-  return [...notes, ...report.warnings, live ? "" : report.advice].filter(Boolean);
+  return [report.evidence, ...notes, ...report.warnings, live ? "" : report.advice].filter(Boolean);
 }
 
 /**

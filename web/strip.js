@@ -5,7 +5,7 @@
  */
 
 import { areaOf, curveOf, HEIGHT, heightOf, pathOf, topOf } from "./chart.js";
-import { adviceOf, cellCount, detailsOf, headOf, IDLE, kindOf, lineOf } from "./run.js";
+import { adviceOf, cellCount, detailsOf, headOf, IDLE, kindOf, limitOf, lineOf } from "./run.js";
 
 const EMPTY = 24; // cells of a strip that has nothing to show
 const SVG = "http://www.w3.org/2000/svg";
@@ -45,12 +45,13 @@ export function makeStrip(texts, onResize) {
   /** @param {Run} run */
   function show(run) {
     shown = run;
-    const { records, threshold: value } = run.report;
+    const { records, method } = run.report;
+    const value = method === "planned" ? 0 : run.report.threshold;
     const count = cellCount(run) || EMPTY;
     element.dataset.live = String(run.live);
     element.classList.toggle("teacache-dense", count > 120);
     family.textContent = headOf(run);
-    limit.textContent = value ? `${texts.threshold} ${value}` : "";
+    limit.textContent = limitOf(run, texts);
     line.textContent = lineOf(run, texts);
     advice.replaceChildren(...adviceOf(run).map(paragraph));
 

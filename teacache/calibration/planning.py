@@ -24,6 +24,8 @@ PEAKS = (4.0, 2.0, 1.0)
 """Powers to which the errors of gaps are added; the first one is tried first."""
 REACH = 12
 """Longest gap between computed steps that is considered."""
+BANDS = 6
+"""Parts of a run whose sensitivity is measured one by one."""
 Floats = NDArray[np.float64]
 
 
@@ -161,3 +163,41 @@ def neighbours(errors: Errors, plan: tuple[int, ...], peak: float) -> list[tuple
             if plan[place - 1] < moved < plan[place + 1]:
                 found.append((*plan[:place], moved, *plan[place + 1 :]))
     return sorted(found, key=lambda other: (plan_error(errors, other, peak), other))
+
+
+def probe_plans(steps: int) -> list[tuple[int, ...]]:
+    """One plan for each of `BANDS` parts of a run: every other step of that part is skipped."""
+    edges = np.linspace(1, steps - 1, BANDS + 1).round().astype(int).tolist()
+    found = []
+    for start, end in pairwise(edges):
+        skipped = set(range(start, end, 2))
+        if skipped:
+            found.append(tuple(step for step in range(steps) if step not in skipped))
+    return found
+
+
+def weighted(
+    errors: Errors, probes: Sequence[tuple[int, ...]], measured: Sequence[Sequence[float]]
+) -> Errors:
+    """`errors`, each times how much an error at its place has grown by the end of the run.
+
+    measured: for each of the `probes` the error of the sampled latent, in each run.
+    """
+    places, growths = [], []
+    for plan, ends in zip(probes, measured, strict=True):
+        gaps = [
+            (before, start, end)
+            for before, start, end in zip((-1, *plan), plan, plan[1:], strict=False)
+            if end > start + 1
+        ]
+        missed = np.sum([errors[gap] for gap in gaps], axis=0)
+        if not (missed > 0).all():
+            return errors
+        growths.append(float(np.mean(np.array(ends) / missed)))
+        places.append(float(np.mean([start + 1 for _, start, _ in gaps])))
+    if not places or not min(growths) > 0:
+        return errors
+    return {
+        gap: each * float(np.exp(np.interp((gap[1] + gap[2]) / 2, places, np.log(growths))))
+        for gap, each in errors.items()
+    }

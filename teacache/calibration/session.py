@@ -13,12 +13,20 @@ import torch
 
 from ..errors import UserError
 from ..profiles import Profile, Threshold
-from ..profiles.calibrated import Calibration, Outcome
+from ..profiles.calibrated import SCATTER, Calibration, Outcome
 from ..profiles.conditions import Conditions
 from ..profiles.plans import Plan, steps_for
 from .fit import Fit, fit_polynomial, thresholds_for
 from .journal import Journal
-from .planning import PEAKS, Errors, best_plans, gap_errors, neighbours
+from .planning import (
+    PEAKS,
+    Errors,
+    best_plans,
+    gap_errors,
+    neighbours,
+    probe_plans,
+    weighted,
+)
 from .recording import Recorder, Recording
 from .sketch import Sketcher
 from .trial import Trial
@@ -34,12 +42,10 @@ Progress = Callable[[int, int, str], None]
 @dataclass(frozen=True)
 class Sampled:
     """One run. final: its latent, or its picture where the host tells no latent. computed: steps
-    that were computed. euler: whether the sampler takes Euler steps."""
+    that were computed."""
 
     final: torch.Tensor
     computed: int
-    conditions: Conditions
-    euler: bool
 
 
 class Bench(Protocol):
@@ -55,8 +61,8 @@ class Bench(Protocol):
     about: dict[str, Any]
     key: dict[str, Any]
 
-    def sample(self, case: int, trial: Trial | None) -> Sampled:
-        """Runs a case; without a trial as the untouched default does, uncalibrated."""
+    def sample(self, case: int, trial: Trial) -> Sampled:
+        """Runs a case."""
 
 
 @dataclass
@@ -86,7 +92,7 @@ class Calibrator:
         recordings, euler, conditions = self._record()
         default = self._outcome(None, recordings)
         trajectories = [recording.trajectory for recording in recordings]
-        errors = gap_errors(trajectories, euler)
+        errors = self._weighted(gap_errors(trajectories, euler), recordings)
         planned = {peak: best_plans(errors, bench.steps, peak) for peak in PEAKS}
         plans, curve = dict(planned[PEAKS[0]]), {}
         counts = sorted({*(steps_for(bench.steps, s) for s in SPEEDUPS), default.computed})
@@ -94,7 +100,9 @@ class Calibrator:
             if count in plans and count < bench.steps:
                 starts = [planned[peak][count] for peak in PEAKS]
                 plans[count], curve[count] = self._refined(starts, errors, recordings)
-        fit = fit_polynomial([p for recording in recordings for p in recording.points])
+        points = [point for recording in recordings for point in recording.points]
+        fit = fit_polynomial(points)
+        shown = points[:: max(1, -(-len(points) // SCATTER))]
         return Calibration(
             profile=self._profile(fit, recordings),
             refused=fit.refused,
@@ -109,6 +117,7 @@ class Calibrator:
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
             ratios=_mean_ratios(recordings, bench.steps),
+            scatter=tuple((point.indicator, point.residual) for point in shown),
         )
 
     # --- runs ------------------------------------------------------------------------------------
@@ -118,7 +127,8 @@ class Calibrator:
         """Evaluations in all, about."""
         steps = self.bench.steps
         tries = sum(steps_for(steps, speedup) for speedup in SPEEDUPS) + steps // 3
-        return len(self.bench.cases) * (steps + steps // 3 + (1 + self.trials) * tries)
+        probes = sum(map(len, probe_plans(steps)))
+        return len(self.bench.cases) * (steps + steps // 3 + probes + (1 + self.trials) * tries)
 
     def _tell(self, case: int, what: str, evaluations: int) -> None:
         self._done += evaluations
@@ -132,11 +142,13 @@ class Calibrator:
             recording, known = self.journal.recording(case), self.journal.conditions()
             if recording is None or known is None:
                 recorder = Recorder(self._sketch)
-                sampled = self.bench.sample(case, Trial(observer=recorder))
-                self._check(case, sampled.final)
-                known = sampled.conditions, sampled.euler
+                trial = Trial(observer=recorder)
+                final = self.bench.sample(case, trial).final
+                self._check(case, final)
+                assert trial.known is not None
+                known = trial.known.conditions, trial.known.solver.euler
                 try:
-                    recording = recorder.finish(sampled.conditions.sigmas, sampled.final)
+                    recording = recorder.finish(known[0].sigmas, final)
                 except ValueError as error:
                     raise UserError(f"calibration: {error}: choose another sampler") from None
                 self.journal.keep_recording(case, recording, *known)
@@ -153,13 +165,26 @@ class Calibrator:
                 "numbers (NaN or infinite); nothing is saved. Try another precision"
             )
 
+    def _weighted(self, errors: Errors, recordings: Sequence[Recording]) -> Errors:
+        probes = probe_plans(self.bench.steps)
+        measured = [self._errors(plan, recordings, "sensitivity")[0] for plan in probes]
+        return weighted(errors, probes, measured)
+
     def _outcome(self, plan: Plan | None, recordings: Sequence[Recording]) -> Outcome:
         """Tries a plan, or the default, on every case."""
+        what = "default" if plan is None else f"{len(plan)} of {self.bench.steps} steps"
+        errors, computed = self._errors(plan, recordings, what)
+        return Outcome(round(float(np.mean(computed))), float(np.mean(errors)), max(errors))
+
+    def _errors(
+        self, plan: Plan | None, recordings: Sequence[Recording], what: str
+    ) -> tuple[list[float], list[int]]:
+        """Relative error of the sampled latent and computed steps, in each case."""
         errors, computed = [], []
         for case, recording in enumerate(recordings):
             known = self.journal.tried(case, plan)
             if known is None:
-                sampled = self.bench.sample(case, None if plan is None else Trial(plan))
+                sampled = self.bench.sample(case, Trial(plan))
                 self._check(case, sampled.final)
                 missed = self._sketch(sampled.final) - recording.final
                 error = float(missed.double().norm() / recording.final.double().norm())
@@ -167,9 +192,8 @@ class Calibrator:
                 self.journal.keep_tried(case, plan, *known)
             errors.append(known[0])
             computed.append(known[1])
-            what = "default" if plan is None else f"{len(plan)} of {self.bench.steps} steps"
             self._tell(case, what, known[1])
-        return Outcome(round(float(np.mean(computed))), float(np.mean(errors)), max(errors))
+        return errors, computed
 
     def _refined(
         self, starts: Sequence[Plan], errors: Errors, recordings: Sequence[Recording]

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..choice import Choice, planned_choice, recording_choice
+from ..choice import Choice, plain_choice, planned_choice, recording_choice
 from ..config import TeaCacheConfig
-from ..profiles import Profile
+from ..presets import Known
 from ..profiles.plans import Plan
 from ..run import Observer
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trial:
-    """Compute the steps of `plan`; or compute every step, and show it to `observer`."""
+    """One run. It computes the steps of `plan`; or every step, shown to `observer`; or, without
+    both, what the settings say, whatever was calibrated before.
+
+    known: what the host knew when the run began.
+    """
 
     plan: Plan | None = None
     observer: Observer | None = None
+    known: Known | None = None
 
-    def choice(self, config: TeaCacheConfig, profile: Profile) -> Choice:
+    def choice(self, config: TeaCacheConfig, known: Known) -> Choice:
+        self.known = known
         if self.plan is not None:
-            return planned_choice(config, profile, self.plan)
-        return recording_choice(config, profile)
+            return planned_choice(config, known.profile, self.plan)
+        if self.observer is not None:
+            return recording_choice(config, known.profile)
+        return plain_choice(config, known.profile, known.solver, known.packed)

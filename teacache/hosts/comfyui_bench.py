@@ -51,18 +51,19 @@ class ComfyBench:
         found = recommended(model)
         if found is None:
             raise ConfigError(f"model: {describe_unsupported(model)}")
-        self._solver = solver_of(comfy.samplers.sampler_object(settings.sampler))
-        if not self._solver.smooth:
+        solver = solver_of(comfy.samplers.sampler_object(settings.sampler))
+        if not solver.smooth:
             raise ConfigError(
                 f"sampler_name: {settings.sampler} cannot be planned (it adds noise, or takes "
                 "more than the prediction from the model); calibrate with euler or dpmpp_2m"
             )
-        self._family, self.profile = found
+        family, self.profile = found
+        self.family = family.id
         self._model, self._settings = model, settings
         self._latent = comfy.sample.fix_empty_latent_channels(model, latent)
         self._cases = list(cases)
         self.steps = settings.steps
-        self.cases = [f"{case.label}, seed {case.seed}" for case in cases]
+        self.cases: Sequence[str] = [f"{case.label}, seed {case.seed}" for case in cases]
         name = type(model.get_model_object("diffusion_model")).__name__
         self.about = {
             "host": "ComfyUI",
@@ -74,7 +75,7 @@ class ComfyBench:
             },
         }
         conditions = conditions_of(
-            model, self._family, self._solver.name, [settings.cfg], self._latent, settings.cfg
+            model, family, solver.name, [settings.cfg], self._latent, settings.cfg
         )
         self.digest = conditions.model
         self.key = {
@@ -86,11 +87,7 @@ class ComfyBench:
             "about": self.about,
         }
 
-    @property
-    def family(self) -> str:
-        return self._family.id
-
-    def sample(self, case: int, trial: Trial | None) -> Sampled:
+    def sample(self, case: int, trial: Trial) -> Sampled:
         chosen, settings = self._cases[case], self._settings
         config = TeaCacheConfig(rel_l1_thresh=None, profile=self.profile.name)
         model, handle = apply_teacache(self._model, config, trial=trial)
@@ -102,8 +99,5 @@ class ComfyBench:
         )  # fmt: skip
         report = handle.report_for()
         assert report is not None
-        conditions = conditions_of(
-            model, self._family, report.sampler, report.sigmas, self._latent, settings.cfg
-        )
         computed = len({record.step for record in report.records if not record.skipped})
-        return Sampled(final, computed, conditions, self._solver.euler)
+        return Sampled(final, computed)

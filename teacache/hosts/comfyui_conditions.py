@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,15 @@ from comfy.model_patcher import ModelPatcher
 from ..blocks import AdapterFailed, reading
 from ..families import Family, unwrap_compiled
 from ..profiles.conditions import Conditions, digest_of, digest_of_patches
-from ..profiles.store import FOLDER_VARIABLE, ProfileStore
+from ..profiles.store import ProfileStore
 
 UNKNOWN = "unknown"
 PREFIX = "diffusion_model."
 
 
 def profile_store() -> ProfileStore:
-    """$TEACACHE_PROFILES, or teacache/profiles in ComfyUI's user folder."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return ProfileStore(Path(named))
-    return ProfileStore(Path(folder_paths.get_user_directory()) / "teacache" / "profiles")
+    """Of this ComfyUI."""
+    return ProfileStore.in_user_folder(Path(folder_paths.get_user_directory()))
 
 
 def conditions_of(

@@ -101,11 +101,11 @@ class CachedPipeline:
             whole = levels.whole and experts == 1
             name = by_run(unwrap_compiled(transformer), Sampling(latent, whole))
             profile = get_profile(name, self.family.id, load_profiles())
-        if self._trial is not None:
-            choice, observer = self._trial.choice(self.config, profile), self._trial.observer
-        else:
-            known = self._known(levels, solver, transformer, latent, profile)
+        known = self._known(levels, solver, transformer, latent, profile)
+        if self._trial is None:
             choice, observer = choose(self.config, known), None
+        else:
+            choice, observer = self._trial.choice(self.config, known), self._trial.observer
         return Run(
             choice, self.family, solver, levels.sigmas, "diffusers", self._listener, observer
         )
@@ -120,11 +120,11 @@ class CachedPipeline:
     ) -> Known:
         named, calibration = self.calibration is not None, self.calibration
         store = ProfileStore(default_folder())
-        own = named or bool(store.names())
+        identify = named or self._trial is not None or bool(store.names())
         parameters = unwrap_compiled(transformer).named_parameters()
         conditions = Conditions(
             family=self.family.id,
-            model=digest_of(parameters) if own else "unknown",
+            model=digest_of(parameters) if identify else "unknown",
             patches="",  # LoRAs are parameters of their own here
             sampler=solver.name,
             sigmas=tuple(levels.sigmas),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
@@ -109,3 +110,24 @@ def ticks(high: float, count: int = 4) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
     return [step * i for i in range(int(high / step * 1.0001) + 1)]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values between `low` and `high` to pixels between `start` and `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def marks(self) -> list[float]:
+        """Round values within."""
+        steps = ticks(self.high - self.low)
+        step = steps[1] if len(steps) > 1 else self.high - self.low
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]

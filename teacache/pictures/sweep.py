@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ..sweep.results import noise
-from .canvas import GRID, INK, MUTED, PANEL, Canvas, Point, shorten, text_width, ticks, wrap
+from .canvas import GRID, INK, MUTED, PANEL, Canvas, Point, Scale, shorten, text_width, wrap
 
 GAP, EDGE, CAPTION = 16, 20, 48
 SMALLEST, LARGEST = 224, 384  # longer side of a cell's picture
@@ -118,27 +118,6 @@ def caption(side: dict[str, Any]) -> str:
     if side["evaluations"]:
         parts.append(f"{side['computed']} of {side['evaluations']} computed")
     return " · ".join(parts)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """From values between `low` and `high` to pixels between `start` and `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    def marks(self) -> list[float]:
-        """Round values within."""
-        steps = ticks(self.high - self.low)
-        step = steps[1] if len(steps) > 1 else self.high - self.low
-        first = math.ceil(self.low / step - 1e-9)
-        last = math.floor(self.high / step + 1e-9)
-        return [number * step for number in range(first, last + 1)]
 
 
 def draw_chart(

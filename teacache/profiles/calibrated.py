@@ -8,11 +8,11 @@ from typing import Any
 
 from . import PROFILE_VERSION, Profile, profile_in
 from .conditions import Conditions
-from .fields import Fields
+from .fields import Fields, finite
 from .plans import Plan
 
 KIND = "calibration"
-MOST_STEPS = 10_000
+SCATTER = 400
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Calibration:
     plans: by number of computed steps. curve: the plans that were tried, fewest steps first.
     default: what the default mode gave before. made: model's and scheduler's name, prompts, seeds,
     versions and date. ratios: mean |residual| over the one before, by step (MagCache).
+    scatter: (indicator, residual) of at most `SCATTER` of the fit's points.
     """
 
     profile: Profile
@@ -44,6 +45,7 @@ class Calibration:
     default: Outcome
     made: dict[str, Any] = field(default_factory=dict)
     ratios: tuple[float, ...] = ()
+    scatter: tuple[tuple[float, float], ...] = ()
 
     @property
     def name(self) -> str:
@@ -92,6 +94,7 @@ class Calibration:
             "curve": [asdict(outcome) for outcome in self.curve],
             "default": asdict(self.default),
             "ratios": list(self.ratios),
+            "scatter": [list(pair) for pair in self.scatter],
             "made": self.made,
         }
 
@@ -120,6 +123,7 @@ def parse_calibration(text: str, where: str) -> Calibration:
         default=_outcome(fields.part("default"), conditions),
         made=made,
         ratios=tuple(fields.numbers("ratios")),
+        scatter=_scatter(fields),
     )
 
 
@@ -160,6 +164,15 @@ def _plans(fields: Fields, steps: int) -> list[Plan]:
             )
         found.append(tuple(plan))
     return found
+
+
+def _scatter(fields: Fields) -> tuple[tuple[float, float], ...]:
+    pairs = fields.get("scatter", [])
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(map(finite, pair)) for pair in pairs
+    ):
+        raise fields.refuse("scatter must be a list of pairs of finite numbers")
+    return tuple((float(x), float(y)) for x, y in pairs)
 
 
 def _outcome(fields: Fields, conditions: Conditions) -> Outcome:

@@ -17,6 +17,8 @@ from .conditions import Conditions, differences
 
 FOLDER_VARIABLE = "TEACACHE_PROFILES"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._()+-]{0,99}")
+PARTIAL = ".partial.jsonl"
+"""Ends the name of what an unfinished calibration has kept so far."""
 LARGEST = 64_000_000
 """Bytes of a file that is read."""
 log = logging.getLogger("teacache")
@@ -36,6 +38,12 @@ class ProfileStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @classmethod
+    def in_user_folder(cls, user: Path) -> ProfileStore:
+        """Of a ComfyUI, whose folder for its users is `user`; $TEACACHE_PROFILES goes first."""
+        named = os.environ.get(FOLDER_VARIABLE)
+        return cls(Path(named) if named else user / "teacache" / "profiles")
 
     def names(self) -> list[str]:
         if not self.folder.is_dir():
@@ -60,6 +68,15 @@ class ProfileStore:
             raise ConfigError(f"profile {name!r} exists: choose another name, or overwrite it")
         return path
 
+    def free_name(self, family: str, digest: str) -> str:
+        """family-digest, with a number where that is taken."""
+        base = f"{family}-{digest[:6]}"
+        taken, name, number = self.names(), base, 1
+        while name in taken:
+            number += 1
+            name = f"{base}-{number}"
+        return name
+
     def load(self, name: str) -> Calibration:
         path = self.path(name)
         if not path.is_file():
@@ -67,6 +84,13 @@ class ProfileStore:
             hint = nearest(name, known) or f". Known: {', '.join(known) or 'none'}"
             raise ConfigError(f"unknown profile {name!r}{hint}")
         return read_calibration(path)
+
+    def named(self, name: str) -> Calibration:
+        """The same, where shipped profiles may be meant as well."""
+        own = self.names()
+        if name not in own:
+            find_profile(name, {**load_profiles(), **dict.fromkeys(own)})
+        return self.load(name)
 
     def usable(self) -> list[Calibration]:
         """All that can be read, newest first."""
@@ -136,9 +160,7 @@ def read_calibration(path: Path) -> Calibration:
 
 def named_calibration(name: str, family: str, store: ProfileStore) -> Calibration:
     """The user's profile `name`; ConfigError when it is unknown or made for another family."""
-    if name not in store.names():
-        find_profile(name, {**load_profiles(), **dict.fromkeys(store.names())})
-    calibration = store.load(name)
+    calibration = store.named(name)
     if calibration.profile.family != family:
         raise ConfigError(
             f"profile {name!r} is made for the family {calibration.profile.family!r}, "

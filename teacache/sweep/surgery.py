@@ -149,6 +149,12 @@ def shortened(graph: Graph) -> Graph:
 
 def set_prompt(graph: Graph, text: str) -> None:
     """Puts `text` where the positive conditioning comes from; `UserError` if that is not one."""
+    node, name = prompt_field(graph)
+    graph[node]["inputs"][name] = text
+
+
+def prompt_field(graph: Graph) -> tuple[str, str]:
+    """The node and input that hold the prompt; `UserError` if there is not one."""
     reached = prompting(graph)
     fields = [
         (node, name)
@@ -163,8 +169,7 @@ def set_prompt(graph: Graph, text: str) -> None:
             f"--prompt: the prompt must be one text, not {len(fields)} ({nodes}); use --set "
             "NODE.INPUT=TEXT"
         )
-    ((node, name),) = fields
-    graph[node]["inputs"][name] = text
+    return fields[0]
 
 
 def prompting(graph: Graph) -> set[str]:

@@ -1,0 +1,112 @@
+"""TeaCache Profiles: the user's own calibrations, listed, renamed, exported, deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..teacache.calibration.results import calibration_table
+from ..teacache.config import ConfigError
+from ..teacache.hosts.comfyui_conditions import profile_store
+from ..teacache.profiles.store import ProfileStore
+from .schema import CATEGORY, schema
+
+NONE = "none"
+ACTIONS = ("list", "show", "rename", "export", "delete")
+EXPORTS = "teacache-profiles"
+
+
+class TeaCacheProfiles(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            search_aliases=["calibration", "manage profiles"],
+            node_id="TeaCacheProfiles",
+            display_name="TeaCache Profiles",
+            category=CATEGORY,
+            description="Lists the profiles that Calibrate TeaCache made, and looks after them.",
+            inputs=[
+                io.Combo.Input(
+                    "action",
+                    options=list(ACTIONS),
+                    default=ACTIONS[0],
+                    tooltip=(
+                        "export writes a copy into ComfyUI's output folder, under "
+                        f"{EXPORTS}. A deleted profile is gone."
+                    ),
+                ),
+                io.Combo.Input(
+                    "profile",
+                    options=[NONE, *profile_store().names()],
+                    default=NONE,
+                    tooltip="Of what; list needs none.",
+                ),
+                io.String.Input("new_name", default="", tooltip="For rename."),
+            ],
+            outputs=[io.String.Output(display_name="text", tooltip="What was found or done.")],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, action: str = ACTIONS[0], profile: str = NONE, new_name: str = ""
+    ) -> bool | str:
+        """Refuses the prompt before anything of the graph runs."""
+        try:
+            check(profile_store(), action, profile, new_name)
+        except ConfigError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: str) -> float:
+        """Runs whenever it is asked to: the folder may have changed."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls, action: str, profile: str, new_name: str) -> io.NodeOutput:
+        store = profile_store()
+        check(store, action, profile, new_name)
+        text = carry_out(store, action, profile, new_name)
+        return io.NodeOutput(text, ui=ui.PreviewText(text))
+
+
+def check(store: ProfileStore, action: str, profile: str, new_name: str) -> None:
+    """ConfigError naming the widget that is unusable."""
+    if action not in ACTIONS:
+        raise ConfigError(f"action must be one of {', '.join(ACTIONS)}, not {action!r}")
+    if action == "list":
+        return
+    if profile == NONE:
+        known = ", ".join(store.names()) or "none yet"
+        raise ConfigError(f"profile: choose one to {action}. There are: {known}")
+    if action != "delete" or not store.path(profile).is_file():
+        store.load(profile)
+    if action == "rename":
+        store.new_path(new_name)
+
+
+def carry_out(store: ProfileStore, action: str, profile: str, new_name: str) -> str:
+    if action == "list":
+        lines = [
+            f"{each.name} · {each.profile.family} · {each.conditions.sampler}, {each.steps} steps"
+            for each in store.usable()
+        ]
+        return "\n".join(lines) or "no profiles yet: make one with Calibrate TeaCache"
+    if action == "show":
+        return calibration_table(store.load(profile))
+    if action == "rename":
+        store.rename(profile, new_name)
+        return f"{profile} is now {new_name}"
+    if action == "delete":
+        store.delete(profile)
+        return f"{profile} is deleted"
+    target = Path(folder_paths.get_output_directory()) / EXPORTS / f"{profile}.json"
+    store.export(profile, target, overwrite=True)
+    return f"{profile} is copied to {target}"
+
+
+NODES: list[type[io.ComfyNode]] = [TeaCacheProfiles]
