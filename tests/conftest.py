@@ -94,3 +94,13 @@ def server(pack: ModuleType) -> RecordingServer:
 
     module.PromptServer.instance = RecordingServer()
     return module.PromptServer.instance
+
+
+@pytest.fixture
+def without_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likeness without LPIPS, whose weights would be asked for from the network."""
+
+    def missing(a: object, b: object) -> None:
+        raise ImportError
+
+    monkeypatch.setattr("teacache.metrics.lpips", missing)
