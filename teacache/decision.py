@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,17 @@ class ReconsiderStep(Exception):
 
     Raised out of the model's call; the host evaluates the whole decision again, computed.
     """
+
+
+class ReconsiderEvaluation(Exception):
+    """A pass demands computing after another pass of the evaluation was already skipped.
+
+    Raised out of the model's calls; the host evaluates again behind `Run.reconsider`, computed.
+    """
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 @dataclass
@@ -48,9 +59,19 @@ class Track:
 
 
 class Decision:
-    """One decision for all branches of a track: the largest distance decides."""
+    """One decision for all branches of a track: the largest distance decides.
 
-    def __init__(self, track: Track, policy: Policy, step: int, reconsiders: bool = True) -> None:
+    earlier: of the other passes of this evaluation; where one of them is computed, so is this.
+    """
+
+    def __init__(
+        self,
+        track: Track,
+        policy: Policy,
+        step: int,
+        reconsiders: bool = True,
+        earlier: Sequence[Decision] = (),
+    ) -> None:
         self.track = track
         self.distance: float | None = None
         self.accumulated = track.accumulated
@@ -62,6 +83,10 @@ class Decision:
         self._policy = policy
         self._reconsiders = reconsiders
         self._skipped_a_call = False
+        self._skipped_before = any(decision.skipping for decision in earlier)
+        for decision in earlier:
+            if self.measures and not decision.measures:
+                self.reason = decision.reason
 
     @property
     def skipping(self) -> bool:
@@ -73,12 +98,15 @@ class Decision:
         return self.reason is None or self.skipping
 
     def demand(self, reason: Reason) -> None:
-        """Compute, because of `reason`; raises ReconsiderStep if a call was skipped already.
+        """Compute, because of `reason`; raises ReconsiderStep if a call was skipped already, and
+        ReconsiderEvaluation if another pass was.
 
         Where the host cannot call again (`reconsiders`), the branches from here on are computed.
         """
         if self.measures:
             self.reason = reason
+        if self._skipped_before:
+            raise ReconsiderEvaluation(reason)
         if self._skipped_a_call:
             if self._reconsiders:
                 raise ReconsiderStep

@@ -117,7 +117,8 @@ class Run:
         """What the family's profile reads; empty where another indicator decides."""
         self._schedule: TimestepSchedule | None = None
         self._tracks: dict[Hashable, Track] = {}
-        self._decisions: list[tuple[Hashable, Decision]] = []
+        self._decisions: list[tuple[Hashable, Hashable | None, Decision]] = []
+        self._demanded: Reason | None = None
         self._updates: list[tuple[BranchState, torch.Tensor]] = []
         self._views: list[tuple[Track, torch.Tensor]] = []
         self._clock: Clock | None = None
@@ -160,7 +161,7 @@ class Run:
                 self.report.warn(LOST_COUNT)
         self.sigma = sigma
         self._step = self._locate(sigma) if step is None else step
-        self._decisions = []
+        self._decisions, self._demanded = [], None
         self._evaluation_start = self._clock.mark()
 
     def _locate(self, sigma: float) -> int:
@@ -171,17 +172,31 @@ class Run:
             return place
         return locate_step(sigma, self._sigmas, self._step)
 
-    def decide(self, track: Hashable, reconsiders: bool = True) -> Decision:
+    def decide(
+        self, track: Hashable, reconsiders: bool = True, window: Hashable | None = None
+    ) -> Decision:
         """A fresh decision for the branches of `track` (a window of a pass).
 
         reconsiders: whether the host can evaluate a decision again (`ReconsiderStep`). The same
-        track asked for again in one evaluation is another pass, with its own memory.
+        track asked for again in one evaluation is another pass, with its own memory. window: the
+        passes with the same one are computed together (`ReconsiderEvaluation`); None: by itself.
         """
-        occurrence = sum(known == track for known, _ in self._decisions)
+        occurrence = sum(known == track for known, _, _ in self._decisions)
         state = self._tracks.setdefault((track, occurrence), Track())
-        decision = Decision(state, self._policy, self._step, reconsiders)
-        self._decisions.append((track, decision))
+        passes = [
+            made for _, other, made in self._decisions if window is not None and other == window
+        ]
+        decision = Decision(state, self._policy, self._step, reconsiders, passes)
+        if self._demanded is not None and decision.measures:
+            decision.reason = self._demanded
+        self._decisions.append((track, window, decision))
         return decision
+
+    def reconsider(self, reason: Reason) -> None:
+        """The evaluation is made again from its beginning, and computed because of `reason`."""
+        self._demanded = reason
+        self._decisions = []
+        self._updates, self._views = [], []
 
     @property
     def step(self) -> int:
@@ -239,7 +254,7 @@ class Run:
         for track, view in self._views:
             track.view = view
         self._updates, self._views = [], []
-        for _, decision in self._decisions:
+        for _, _, decision in self._decisions:
             decision.settle(self.sigma)
             if decision.mixed:
                 self.report.warn(MIXED)
@@ -252,7 +267,7 @@ class Run:
         self._decisions = []
 
     def _record(self, seconds: float) -> StepRecord:
-        decisions = [decision for _, decision in self._decisions]
+        decisions = [decision for _, _, decision in self._decisions]
         computed = [decision for decision in decisions if not decision.skipping]
         shown = next(iter(computed or decisions), None)
         reason = Reason.UNCACHED if shown is None or shown.reason is None else shown.reason

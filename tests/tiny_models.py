@@ -187,6 +187,8 @@ def build(name: str, seed: int = 0) -> Any:
                 torch.nn.init.normal_(parameter, std=0.6 / parameter[0].numel() ** 0.5)
             else:
                 torch.nn.init.normal_(parameter, std=0.05)
+        if "pos_embed" in transformer._buffers:  # SD3's waits for a checkpoint, uninitialised
+            transformer.pos_embed.zero_()
         if tiny.prepare is not None:
             tiny.prepare(transformer)
     cpu = torch.device("cpu")

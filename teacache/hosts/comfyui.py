@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -22,7 +23,7 @@ from ..blocks import AdapterFailed, BlockStack, reading
 from ..calibration.trial import Trial
 from ..choice import Choice
 from ..config import TeaCacheConfig
-from ..decision import Decision, ReconsiderStep
+from ..decision import Decision, ReconsiderEvaluation, ReconsiderStep
 from ..description import describe
 from ..families import (
     Family,
@@ -41,6 +42,7 @@ from ..profiles.store import named_calibration
 from ..report import RunReport
 from ..run import Listener, Run
 from .comfyui_conditions import conditions_of, guidance_of, profile_store
+from .other_caches import answers_evaluations, stacked_caches
 from .samplers import boundaries, phase, solver_of
 
 KEY = "teacache"
@@ -90,10 +92,16 @@ class CachedModel:
         """`OUTER_SAMPLE`: one sampling run."""
         levels: list[float] = sigmas.tolist()
         solver = solver_of(sampler)
+        if answers_evaluations(executor.class_obj.model_options):
+            solver = replace(solver, single=False, euler=False)
         choice = self._choose(executor.class_obj, solver, latent_image, levels)
         observer = None if self._trial is None else self._trial.observer
         run = Run(choice, self.family, solver, levels, "comfyui", self._listener, observer)
         if choice.threshold > 0:
+            stacked = stacked_caches(executor.class_obj.model_patcher)
+            if stacked:
+                run.report.warn(stacked)
+                log.warning("TeaCache: %s", stacked)
             _SamplingRun(run, executor.class_obj).attach(executor.class_obj.model_options)
         outcome, mark = "failed", b""
         try:
@@ -185,7 +193,11 @@ class _SamplingRun:
         self._run.begin_evaluation(timestep, x.device)
 
         def evaluate() -> torch.Tensor:
-            predicted: torch.Tensor = executor(x, timestep, *args, **kwargs)
+            try:
+                predicted: torch.Tensor = executor(x, timestep, *args, **kwargs)
+            except ReconsiderEvaluation as demanded:
+                self._run.reconsider(demanded.reason)
+                predicted = executor(x, timestep, *args, **kwargs)
             return predicted
 
         whole = self._run.method.whole and self._run.sigma > 0
@@ -227,7 +239,8 @@ class _SamplingRun:
         timestep: torch.Tensor,
         model_options: dict[str, Any],
     ) -> Any:
-        decision = self._run.decide(_track_key(model_options.get("transformer_options", {})))
+        track = _track_key(model_options.get("transformer_options", {}))
+        decision = self._run.decide(track, window=("frames", track[0]))
         self._run.consider_latent(decision, x)
         outer, self._decision = self._decision, decision
         try:
@@ -306,7 +319,7 @@ def _branches(options: dict[str, Any]) -> list[Hashable]:
     return list(zip(options["uuids"], options["cond_or_uncond"], strict=True))
 
 
-def _track_key(options: dict[str, Any]) -> Hashable:
+def _track_key(options: dict[str, Any]) -> tuple[Hashable, Hashable, Hashable]:
     """Which context window, and which pass: the other nodes' patches that are in force."""
     window = options.get("context_window")
     frames = tuple(window.index_list) if window is not None else None
