@@ -146,7 +146,9 @@ def test_out_that_is_a_file(tmp_path, capsys, comfy_dir):
     assert_refused(arguments, f"--out {file}: cannot be a folder", capsys)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["demo", "--help"], ["sweep", "--help"]]
+)
 def test_help_loads_no_library(arguments):
     code = (
         "import sys; from teacache.cli import main; status = main(sys.argv[1:]);"

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,7 @@ def test_ctrl_c_keeps_the_finished_points(comfy_dir, tmp_path):
     )
     while not (tmp_path / "01_rel_l1_thresh_0.6.png").exists():
         assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, told = process.communicate(timeout=60)
     assert process.returncode == 130
