@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import comfy.samplers
@@ -18,6 +19,7 @@ from ..teacache.sweep import Axis, Progress, Side, Sweep, grid_points, parse_axi
 from ..teacache.sweep.results import notes, results, table
 from .schema import CATEGORY, advanced, schema, to_image
 
+log = logging.getLogger("teacache")
 TEXT_INTERVAL = 0.5  # seconds between two lines of progress on the node
 
 
@@ -201,6 +203,8 @@ class Shown:
     def progress(self, progress: Progress) -> None:
         """Also where ComfyUI lets an interrupted prompt stop."""
         self._bar.update_absolute(progress.done, progress.runs, self._preview)
+        if progress.share == 0:
+            log.info("TeaCache: sweep: %s", progress)
         now = time.monotonic()
         if now >= self._due or progress.share == 0:
             self._due = now + TEXT_INTERVAL

@@ -168,6 +168,14 @@ def test_settings_on_the_node():
     assert (one["rel_l1_thresh"], one["auto_threshold"]) == (0.2, True)
     assert (two["rel_l1_thresh"], two["auto_threshold"]) == (0.2, False)
     assert "preset" not in one  # this node has no such widget
+    graph["2"]["inputs"]["preset"] = "fast"
+    known = NodeKind({**KINDS["ApplyTeaCache"].inputs, "preset": "COMBO"}, ("MODEL",))
+    changed = with_settings(graph, ["2"], points[1], lambda name: known)["2"]["inputs"]
+    assert changed["preset"] == "auto", "the preset would decide, and not the threshold"
+    graph["2"]["inputs"]["rel_l1_thresh"] = 0.0
+    (point,) = grid_points(parse_axis("preset=2.0x", "x"))
+    changed = with_settings(graph, ["2"], point, lambda name: known)["2"]["inputs"]
+    assert (changed["preset"], changed["rel_l1_thresh"]) == ("2.0x", 0.2)
     (point,) = grid_points(parse_axis("token_stride=2", "x"))
     with pytest.raises(UserError, match=r"has no widget 'token_stride'; it has model, rel_l1"):
         with_settings(graph, ["2"], point, kind)
