@@ -75,8 +75,8 @@ class TeaCacheConfig:
     start_percent, end_percent: share of this run's steps, 0 to 1, within which steps may be
         skipped. The first and last step of a run are always computed.
     max_skip: most steps skipped in a row; 0 sets no limit, as published.
-    cache_device: where residuals wait: `device` beside the model, `cpu` in main memory;
-        `auto` is `device`.
+    cache_device: where what is kept waits: `device` beside the model, `cpu` in main memory;
+        `auto` is `device`, or `cpu` where ComfyUI runs with --lowvram or --novram.
     profile: name of a coefficient profile, or `auto` for the family's own.
     cached: what is kept and stands in on a skip: the `residual` of the block stack, branch by
         branch, or the whole `prediction` after guidance; `auto` is the mode's own.

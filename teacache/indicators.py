@@ -159,4 +159,4 @@ def spectral_view(latent: torch.Tensor, sigma: float) -> torch.Tensor:
     gain = signal * power / (signal**2 * power + noise**2)
     spectrum = torch.fft.fftn(latent.float(), dim=axes)
     view: torch.Tensor = torch.fft.ifftn(spectrum * (gain / gain.mean()), dim=axes).real
-    return view
+    return view.contiguous()  # without the imaginary half, which `view` would keep in memory

@@ -68,12 +68,12 @@ class WholeCall:
     def skipping(self) -> bool:
         return self._decision.skipping
 
-    def predict(self) -> torch.Tensor:
-        """The value expected now."""
+    def predict(self, like: torch.Tensor) -> torch.Tensor:
+        """The value expected now, on the device and in the type of `like`."""
         self._decision.skipped_a_call()
         sigma = self._run.sigma
         self._state.skipped.append((sigma, self._run.step_length()))
-        return self._state.predictor.predict(sigma)
+        return self._state.predictor.predict(sigma).to(like.device, like.dtype)
 
     def observe(self, value: torch.Tensor) -> torch.Tensor:
         """Remember the computed `value`; returns the one to go on with.
@@ -88,7 +88,7 @@ class WholeCall:
             corrected = self._corrected(value)
         state.skipped = []
         if run.keeps():
-            remember(run, state, value, value)
+            remember(run, state, value, run.place(value))
         return corrected
 
     def _corrected(self, value: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,8 @@ class WholeCall:
             for place, weight in enumerate(reversed(predictor.weights(sigma))):
                 weights[-2 - place] -= length / step * weight
         weights[-1] += 1.0
-        return combine([*predictor.held, value], weights)
+        held = [known.to(value.device, value.dtype) for known in predictor.held]
+        return combine([*held, value], weights)
 
 
 class ModelCall:
@@ -190,7 +191,9 @@ class ModelCall:
                 decision.consider(run.scheduled_distance(decision.track.sigma))
             return
         parts = self._split(readings)
-        before = [state.reading for state in states]
+        before = [
+            None if state.reading is None else state.reading.to(image.device) for state in states
+        ]
         if run.observer is not None:
             for key, now, held in zip(self._keys, parts, before, strict=True):
                 if held is not None:

@@ -236,10 +236,11 @@ class Run:
         view = spectral_view(latent, self.sigma)
         before = decision.track.view
         if before is not None and before.shape == view.shape and decision.measures:
-            decision.consider(max(self.reads.now(relative_change(view, before))))
+            change = relative_change(view, before.to(view.device))
+            decision.consider(max(self.reads.now(change)))
         elif decision.measures:
             decision.demand(Reason.NEW_BRANCH if before is None else Reason.MISMATCH)
-        self._views.append((decision.track, view))
+        self._views.append((decision.track, self.place(view)))
 
     def mark(self) -> Mark:
         """This moment, as an end for `end_evaluation`."""
@@ -330,16 +331,21 @@ class Run:
 
     def after_evaluation(self, state: BranchState, readings: torch.Tensor) -> None:
         """`readings` become the state's when this evaluation ends."""
-        self._updates.append((state, readings))
+        self._updates.append((state, self.place(readings)))
 
-    def place(self, residual: torch.Tensor) -> torch.Tensor:
-        """`residual` where the config wants it to wait."""
-        return residual.to("cpu") if self.config.cache_device == "cpu" else residual
+    def place(self, held: torch.Tensor) -> torch.Tensor:
+        """`held` where the config wants it to wait for a later step."""
+        return held.to("cpu") if self.config.cache_device == "cpu" else held
 
     # --- the end ------------------------------------------------------------------------------
 
     def finish(self, outcome: str) -> RunReport:
         """Free everything and complete the report. outcome: done, interrupted or failed."""
+        self._tracks.clear()
+        self._decisions = []
+        self._updates, self._views = [], []
+        self._schedule = None
+        self.reads.forget()
         if self._clock is not None:
             times = self._clock.resolve(self._marks)
             self.report.seconds = self._clock.elapsed(self._marks)
@@ -348,23 +354,16 @@ class Run:
                 for record, seconds in zip(self.report.records, times, strict=True)
             ]
         self.report.outcome = outcome
-        self._tracks.clear()
-        self._decisions = []
-        self._updates, self._views = [], []
-        self._schedule = None
-        self.reads.forget()
         self._tell("end", {"report": self.report.to_json()})
         return self.report
 
     def _bytes_held(self) -> int:
-        held = 0
+        tensors: list[torch.Tensor | None] = []
         for track in self._tracks.values():
+            tensors.append(track.view)
             for state in track.branches.values():
-                tensors = state.predictor.held
-                if state.reading is not None:
-                    tensors.append(state.reading)
-                held += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        return held
+                tensors += [*state.predictor.held, state.reading]
+        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
     def _tell(self, event: str, data: dict[str, Any]) -> None:
         if self._listener is not None:

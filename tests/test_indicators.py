@@ -88,7 +88,8 @@ def integrate(run: Run, sigmas: list[float], derivative: Any) -> tuple[torch.Ten
         run.begin_evaluation(sigma, torch.device("cpu"))
         decision: Decision = run.decide("prediction")
         call = WholeCall(run, decision, "prediction", "layout")
-        value = call.predict() if call.skipping else call.observe(derivative(sigma))
+        exact = derivative(sigma)
+        value = call.predict(exact) if call.skipping else call.observe(exact)
         x = x + (following - sigma) * value
         run.end_evaluation()
     run.finish("done")

@@ -95,6 +95,7 @@ class CachedModel:
         if answers_evaluations(executor.class_obj.model_options):
             solver = replace(solver, single=False, euler=False)
         choice = self._choose(executor.class_obj, solver, latent_image, levels)
+        choice = replace(choice, config=_with_room(choice.config))
         observer = None if self._trial is None else self._trial.observer
         run = Run(choice, self.family, solver, levels, "comfyui", self._listener, observer)
         if choice.threshold > 0:
@@ -152,9 +153,11 @@ class CachedModel:
 
     def report_for(self, samples: torch.Tensor | None = None) -> RunReport | None:
         """The report of the run that gave `samples`; of the newest run where none is known."""
-        mark = b"" if samples is None else _fingerprint(samples)
         newest = [report for _, report in self._reports]
-        matching = [report for known, report in self._reports if known == mark]
+        matching: list[RunReport] = []
+        if samples is not None:
+            mark = _fingerprint(samples)
+            matching = [report for known, report in self._reports if known == mark]
         return next(reversed(matching or newest), None)
 
 
@@ -218,7 +221,7 @@ class _SamplingRun:
         run.consider_latent(decision, x)
         call = WholeCall(run, decision, "prediction", layout)
         if call.skipping:
-            return x - run.sigma * call.predict()
+            return x - run.sigma * call.predict(x)
         denoised = evaluate()
         derivative = (x - denoised) / run.sigma
         corrected = call.observe(derivative)
@@ -306,6 +309,16 @@ class _SamplingRun:
         assert embed is not None
         timesteps = model.model_sampling.timestep(torch.tensor(levels, device=device)).float()
         return embed(unwrap_compiled(model.diffusion_model), timesteps)
+
+
+def _with_room(config: TeaCacheConfig) -> TeaCacheConfig:
+    """`config`, keeping in main memory where ComfyUI wants the device's back (--lowvram, --novram)
+    and the user did not decide."""
+    state = comfy.model_management.VRAMState
+    short = comfy.model_management.vram_state in (state.LOW_VRAM, state.NO_VRAM)
+    return (
+        replace(config, cache_device="cpu") if short and config.cache_device == "auto" else config
+    )
 
 
 def _branches(options: dict[str, Any]) -> list[Hashable]:

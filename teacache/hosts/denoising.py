@@ -250,7 +250,7 @@ class DenoisingLoop:
         if call is None or self._run is None or self._run.gave_up:
             return prediction
         if call.skipping:
-            return call.predict().clone()
+            return call.predict(prediction).clone()
         value = prediction.clone()  # pipelines and schedulers may go on in place
         corrected = call.observe(value)
         return prediction if corrected is value else corrected
