@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 
 from teacache.blocks import BlockStack
 from teacache.decision import BranchState, Track
+from teacache.predictors import Predictor
 from teacache.report import RunReport
 from teacache.run import Run
 
@@ -135,3 +137,61 @@ def patched(module: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None
     original = getattr(module, name)
     with mock.patch.object(module, name, make(original)):
         yield
+
+
+def failure(kind: str) -> BaseException:
+    from comfy.model_management import InterruptProcessingException
+
+    return {
+        "interrupt": InterruptProcessingException,
+        "error": lambda: RuntimeError("a node failed"),
+        "memory": lambda: torch.OutOfMemoryError("out of memory"),
+        "ctrl-c": KeyboardInterrupt,
+    }[kind]()
+
+
+@contextmanager
+def failing(module: nn.Module, call: int, kind: str) -> Iterator[list[int]]:
+    """The `call`-th call of `module` fails; the list grows with each one."""
+    calls: list[int] = []
+
+    def count(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == call:
+            raise failure(kind)
+
+    hook = module.register_forward_pre_hook(count)
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def watched() -> Iterator[list[weakref.ref[Any]]]:
+    """Weak references to each run, each track, and each tensor that a run holds."""
+    held: list[weakref.ref[Any]] = []
+
+    def made(kind: type) -> Callable[[Any], Any]:
+        def wrap(init: Any) -> Any:
+            def noted(self: Any, *args: Any, **kwargs: Any) -> None:
+                init(self, *args, **kwargs)
+                held.append(weakref.ref(self))
+
+            return noted
+
+        return wrap
+
+    def observing(observe: Any) -> Any:
+        def noted(self: Predictor, sigma: float, value: torch.Tensor) -> None:
+            observe(self, sigma, value)
+            held.append(weakref.ref(value))
+
+        return noted
+
+    with (
+        patched(Run, "__init__", made(Run)),
+        patched(Track, "__init__", made(Track)),
+        patched(Predictor, "observe", observing),
+    ):
+        yield held
