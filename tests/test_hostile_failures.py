@@ -12,11 +12,14 @@ from hostile import (
     MODES,
     assert_same_state,
     cached_run,
+    failing,
+    failure,
     patched,
     pattern,
     run,
     small,
     state_of,
+    watched,
 )
 from sampling import SKIP_ALL, cached, report_of
 from torch import nn
