@@ -19,8 +19,9 @@ from teacache.pictures.timeline import (
     SKIPPED,
     TROUBLE,
     Columns,
+    color_of,
 )
-from teacache.report import Reason, RunReport, StepRecord
+from teacache.report import SKIPPING, Reason, RunReport, StepRecord
 
 CENTRE = CELLS_TOP + CELLS_HEIGHT // 2
 
@@ -64,6 +65,21 @@ def test_every_cell_has_the_colour_of_its_decision():
     assert [hexed(image, columns.middle(i), CENTRE) for i in range(len(decisions))] == expected
     between = {hexed(image, columns.span(i)[1] + 0.6, CENTRE) for i in range(len(decisions) - 1)}
     assert not between & set(expected), "cells run into one another"
+
+
+def test_every_reason_has_its_colour():
+    computed = [reason for reason in Reason if reason not in SKIPPING]
+    red = {r for r in computed if color_of({"skipped": False, "reason": r.value}) == TROUBLE}
+    assert red == {Reason.NEW_BRANCH, Reason.MISMATCH, Reason.UNCACHED}
+
+
+def test_a_plan_has_no_threshold_and_tells_its_evidence():
+    data = report([Reason.FIRST, *[Reason.PLANNED] * 7], threshold=1.0, distance=None)
+    planned = timeline({**data, "method": "planned"})
+    orange = np.abs(np.asarray(planned).astype(int) - (0xC7, 0x7D, 0x0A)).sum(axis=-1) < 60
+    assert not orange.any()
+    told = timeline({**data, "evidence": "preset 2.0x: a generic plan."})
+    assert told.height == timeline(data).height + 20
 
 
 def test_number_of_cells_along_the_strip():

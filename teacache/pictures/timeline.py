@@ -23,15 +23,17 @@ COLORS = {
     "over threshold": COMPUTED,
     "first step": FORCED,
     "last step": FORCED,
+    "profile's warm-up": FORCED,
     "before start_percent": FORCED,
     "after end_percent": FORCED,
     "error not known yet": FORCED,
     "max_skip reached": CAPPED,
     "too far to predict": CAPPED,
+    "planned": COMPUTED,
 }
 LEGEND = (
     (SKIPPED, "skipped"),
-    (COMPUTED, "computed: over threshold"),
+    (COMPUTED, "computed: over threshold, or planned"),
     (FORCED, "computed: first, last, out of range"),
     (CAPPED, "computed: max_skip"),
     (TROUBLE, "computed: input or branch changed"),
@@ -86,7 +88,8 @@ def timeline(report: dict[str, Any], width: int = 960) -> Image.Image:
     draw_title(canvas, report)
     if records:
         columns = Columns(width, len(records))
-        draw_curve(canvas, columns, records, float(report["threshold"] or 0.0))
+        planned = report["method"] == "planned"
+        draw_curve(canvas, columns, records, 0.0 if planned else float(report["threshold"] or 0.0))
         draw_cells(canvas, columns, records)
         draw_bars(canvas, columns, records)
         draw_steps(canvas, columns, len(records) == report["steps"], BARS_TOP + BARS_HEIGHT)
@@ -97,7 +100,8 @@ def timeline(report: dict[str, Any], width: int = 960) -> Image.Image:
 
 
 def notes_of(report: dict[str, Any]) -> list[str]:
-    notes = [note for note in [report["advice"], *report["warnings"]] if note]
+    said = [report["evidence"], report["advice"], *report["warnings"]]
+    notes = [note for note in said if note]
     if not report["records"] and not notes:
         off = "The cache was off: threshold 0."
         notes = ["No evaluation was recorded." if report["threshold"] else off]
