@@ -57,6 +57,7 @@ class CalibrateTeaCache(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**64 - 1,
+                    control_after_generate=False,  # a cancelled calibration goes on with its own
                     tooltip="Of the first run's noise; every further run takes the next one.",
                 ),
                 io.Int.Input("steps", default=20, min=1, max=10000, tooltip="As you sample."),
