@@ -13,7 +13,7 @@ CACHE_DEVICES = ("auto", "device", "cpu")
 MODES = ("forecast", "faithful")
 CACHED = ("auto", "residual", "prediction")
 INDICATORS = ("auto", "profile", "spectral", "first_block", "rate")
-PREDICTORS = ("auto", "reuse", "linear", "blend")
+PREDICTORS = ("auto", "reuse", "linear", "damped", "blend")
 READINGS = ("modulated_input", "timestep", "timestep_projection", "stack_input")
 """What the indicator `profile` may read; each profile names one."""
 MAX_THRESHOLD = 100.0

@@ -49,9 +49,9 @@ class Method:
 
 FAITHFUL = Method("residual", "profile", "reuse")
 """TeaCache as published."""
-FORECAST = Method("prediction", "rate", "linear")
+FORECAST = Method("prediction", "rate", "damped")
 """The mode that measured best (docs/results.md)."""
-PLANNED = Method("prediction", "plan", "linear")
+PLANNED = Method("prediction", "plan", "damped")
 """What is computed stands before the run; skips as `forecast`."""
 INSIDE = ("profile", "first_block")
 """Indicators that read the inside of the model."""

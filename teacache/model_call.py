@@ -52,6 +52,10 @@ def remember(run: Run, state: BranchState, value: torch.Tensor, kept: torch.Tens
     """Hold `kept` (`value`, where it is to wait), after seeing what its prediction missed."""
     if run.method.indicator == "rate":
         state.rate.measure(state.predictor, run.sigma, value)
+    if run.method.indicator != "plan":
+        lesson = state.predictor.lesson(run.sigma, value)
+        if lesson is not None:
+            run.reads.later(*lesson)
     state.predictor.observe(run.sigma, kept)
 
 
@@ -173,8 +177,8 @@ class ModelCall:
         if run.method.indicator == "rate":
             consider_rate(run, decision, states)
             return
-        if run.method.indicator == "spectral":
-            return  # the host has shown the latent: `Run.consider_latent`
+        if run.method.indicator in ("spectral", "plan"):
+            return  # settled before: by `Run.consider_latent`, or by the plan
         if run.method.indicator == "first_block":
             assert self._lead is not None
             stride = run.config.token_stride

@@ -86,7 +86,8 @@ def _plain(config: TeaCacheConfig, known: Known) -> Choice:
 
 
 def _calibrated_default(config: TeaCacheConfig, known: Known) -> Choice:
-    """As fast as the default was on this model before it was calibrated, but planned."""
+    """As fast as the default was on this model before it was calibrated, but planned; the default
+    itself where it was better than its plan."""
     calibration = known.calibration
     assert calibration is not None
     refused = why_not_sound(calibration.conditions, known.conditions)
@@ -94,7 +95,13 @@ def _calibrated_default(config: TeaCacheConfig, known: Known) -> Choice:
         chosen = plain_choice(config, known.profile, known.solver, known.packed)
         told = f"Profile {calibration.name} is not used: {refused}."
         return replace(chosen, notes=(*chosen.notes, told))
-    speedup = calibration.speedup(calibration.default.computed)
+    default = calibration.default
+    speedup = calibration.speedup(default.computed)
+    tried = calibration.outcome(default.computed)
+    if tried is None or tried.worst > default.worst or tried.mean > default.mean:
+        chosen = plain_choice(config, known.profile, known.solver, known.packed)
+        told = f"profile {calibration.name}: no plan was better than the forecast when tried"
+        return replace(chosen, evidence=f"{told}.")
     chosen, told = _by_calibration(config, known, calibration, speedup)
     return replace(chosen, evidence=f"{told}.")
 

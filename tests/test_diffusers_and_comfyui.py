@@ -223,7 +223,7 @@ CASES: dict[str, tuple[Callable[[Path], Pair], list[float]]] = {
 
 FORECASTS = {
     "demo": [0.3, 0.8, 2.0, 4.0],
-    "flux1": [0.5, 2.0, 4.0, 8.0],
+    "flux1": [0.2, 0.5, 2.0, 8.0],
     "qwen_image": [0.5, 2.0, 4.0, 8.0],
     "wan21": [0.5, 2.0, 4.0, 8.0],
 }

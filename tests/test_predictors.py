@@ -118,9 +118,51 @@ def test_combining_in_half_precision_is_as_exact_as_its_numbers() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="reuse, linear, blend, not 'oracle'"):
+    with pytest.raises(ConfigError, match="reuse, linear, damped, blend, not 'oracle'"):
         make_predictor("oracle")
 
 
 def test_orders_are_the_values_that_the_leading_term_passes_through() -> None:
     assert [kind.order for kind in (Reuse, Linear, Blend)] == [1, 2, 2]
+
+
+def test_a_damped_line_is_followed_as_far_as_lines_were_right() -> None:
+    """A line's end that was reached draws the part to 1, values that stay draw it to 0."""
+    straight, still = make_predictor("damped"), make_predictor("damped")
+    for place in range(8):
+        sigma = 0.9 - 0.1 * place
+        for predictor, value in ((straight, 3 * sigma), (still, 0.0 if place > 1 else 3 * sigma)):
+            seen = torch.full((1, 4), value)
+            lesson = predictor.lesson(sigma, seen)
+            assert (lesson is None) == (place < 2)
+            if lesson is not None:
+                scalar, learn = lesson
+                learn(float(scalar))
+            predictor.observe(sigma, seen)
+    ahead = straight.predict(0.1)
+    torch.testing.assert_close(ahead, torch.full((1, 4), 0.3), rtol=0, atol=0.01)
+    assert straight.part > 0.98
+    assert 0.0 <= still.part <= 1.0
+
+
+def test_what_a_damped_line_learns_is_the_nearest_part_of_the_way() -> None:
+    predictor = make_predictor("damped")
+    predictor.observe(0.9, torch.tensor([[0.0, 0.0]]))
+    predictor.observe(0.8, torch.tensor([[1.0, 0.0]]))
+    lesson = predictor.lesson(0.7, torch.tensor([[1.25, 7.0]]))  # the line ends at (2, 0)
+    assert lesson is not None
+    scalar, learn = lesson
+    assert float(scalar) == pytest.approx(0.25)
+    learn(float(scalar))
+    assert predictor.part == pytest.approx((0.5 + 0.25) / 2)
+    learn(float("nan"))
+    assert predictor.part == pytest.approx((0.5 + 0.25) / 2)
+
+
+@given(st.lists(st.floats(-3, 3), min_size=4, max_size=4), st.floats(0.01, 0.6))
+def test_a_constant_series_stays_whatever_part_is_followed(values: list[float], to: float) -> None:
+    constant = torch.tensor([values])
+    predictor = make_predictor("damped")
+    for sigma in (0.9, 0.8, 0.7):
+        predictor.observe(sigma, constant)
+    assert torch.equal(predictor.predict(to), constant)

@@ -16,9 +16,10 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ..predictors import interpolation_weights
+from ..predictors import Damped, interpolation_weights
 
 PEAKS = (4.0, 2.0, 1.0)
 """Powers to which the errors of gaps are added; the first one is tried first."""
@@ -26,6 +27,7 @@ REACH = 12
 """Longest gap between computed steps that is considered."""
 BANDS = 6
 """Parts of a run whose sensitivity is measured one by one."""
+_NOTHING = torch.empty(0)
 Floats = NDArray[np.float64]
 
 
@@ -61,25 +63,29 @@ class Trajectory:
 def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: bool) -> float:
     """What skipping the steps between computed `start` and `end` adds to the sample.
 
-    before: the computed step before `start`. The steps between are predicted along the line
-    through `before` and `start`. With Euler's method the step at `end` then makes good what a
-    parabola through the three tells (`WholeCall`); what the model was meanwhile shown in a wrong
-    place changes its value there by about as much over the noise level.
+    before: the computed step before `start`. The steps between are predicted half-way along the
+    line through `before` and `start`, as a plan does (`Damped`, which learns nothing there). With
+    Euler's method the step at `end` then makes good what a parabola through the three tells
+    (`WholeCall`); what the model was meanwhile shown in a wrong place changes its value there by
+    about as much over the noise level.
     """
     if end == start + 1:
         return 0.0
+    predictor = Damped()
+    for step in [start] if before is None else [before, start]:
+        predictor.observe(run.sigmas[step], _NOTHING)
     known = [start] if before is None else [before, start]
-    levels = [run.sigmas[step] for step in known]
-    missed: dict[int, float] = {}
-    corrected: dict[int, float] = {}
     nodes = [*known, end]
+    levels = [run.sigmas[node] for node in nodes]
+    missed: dict[int, float] = dict.fromkeys(nodes, 0.0)
+    corrected: dict[int, float] = dict.fromkeys(nodes, 0.0)
     for step in range(start + 1, end):
         span, level = run.spans[step], run.sigmas[step]
-        for into, places in ((missed, known), (corrected, nodes)):
-            at = levels if places is known else [*levels, run.sigmas[end]]
-            into[step] = into.get(step, 0.0) - span
-            for place, weight in zip(places, interpolation_weights(at, level), strict=True):
-                into[place] = into.get(place, 0.0) + span * weight
+        missed[step] = corrected[step] = -span
+        for place, weight in zip(known, predictor.weights(level), strict=True):
+            missed[place] += span * weight
+        for place, weight in zip(nodes, interpolation_weights(levels, level), strict=True):
+            corrected[place] += span * weight
     shown = run.norm(missed)
     if not euler:
         return shown

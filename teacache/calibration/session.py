@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..profiles import Profile, Threshold
 from ..profiles.calibrated import SCATTER, Calibration, Outcome
 from ..profiles.conditions import Conditions
-from ..profiles.plans import Plan, steps_for
+from ..profiles.plans import Plan, generic_plan, steps_for
 from .fit import Fit, fit_polynomial, thresholds_for
 from .journal import Journal
 from .planning import (
@@ -99,6 +99,7 @@ class Calibrator:
         for count in counts:
             if count in plans and count < bench.steps:
                 starts = [planned[peak][count] for peak in PEAKS]
+                starts.append(generic_plan(conditions.sigmas, count))
                 plans[count], curve[count] = self._refined(starts, errors, recordings)
         points = [point for recording in recordings for point in recording.points]
         fit = fit_polynomial(points)
@@ -201,17 +202,16 @@ class Calibrator:
         """The best of some plans and of their neighbours by what they really give, in few tries."""
         best, outcome = starts[0], self._outcome(starts[0], recordings)
         known = {best}
-        waiting = [plan for plan in dict.fromkeys(starts) if plan not in known]
+        waiting = [plan for plan in dict.fromkeys(starts) if plan != best]
         for _ in range(self.trials):
-            waiting += [p for p in neighbours(errors, best, PEAKS[0]) if p not in known]
-            if not waiting:
+            near = (p for p in neighbours(errors, best, PEAKS[0]) if p not in known)
+            plan = waiting.pop(0) if waiting else next(near, None)
+            if plan is None:
                 break
-            plan = waiting.pop(0)
             known.add(plan)
             tried = self._outcome(plan, recordings)
             if (tried.worst, tried.mean) < (outcome.worst, outcome.mean):
                 best, outcome = plan, tried
-                waiting = [p for p in waiting if p in starts]
         return best, outcome
 
     # --- the profile -----------------------------------------------------------------------------
