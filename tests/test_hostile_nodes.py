@@ -194,8 +194,10 @@ def test_context_windows_keep_to_themselves(schedule: str, mode: str) -> None:
     from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 
     wan = tiny_models.build("wan21")
-    made = WanContextWindowsManualNode.execute(wan, 9, 5, schedule, 1, False, "pyramid")
-    (windowed,) = made.result
+    chosen = {"context_length": 9, "context_overlap": 5, "context_schedule": schedule}
+    inputs = WanContextWindowsManualNode.define_schema().inputs[1:]
+    values = {given.id: given.default for given in inputs} | chosen
+    (windowed,) = WanContextWindowsManualNode.execute(wan, **values).result
     frames = {"latent": torch.zeros(1, 16, 7, 4, 4), "steps": 10}
     native = sample(windowed, "wan21", **frames)
     assert distance(native, sample(wan, "wan21", **frames)) > 1e-4, "the windows have no effect"

@@ -209,5 +209,5 @@ def test_the_rows_of_a_batch_stay_apart(model: Any, batch: int, cfg: float, mode
     for row in range(batch):
         alone = custom(clone, even(12), noise=noise[row : row + 1], cfg=cfg)
         assert pattern(report_of(handle)) == decided
-        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-3, atol=1e-3)
     assert (together[0] - together[1]).abs().mean() > 0.1
