@@ -288,7 +288,8 @@ def test_the_node_says_that_two_caches_are_stacked(
     kind = nodes.NODE_CLASS_MAPPINGS["ApplyTeaCache"]
     for given, count in ((model, 0), (other(model), 1)):
         server.sent.clear()
-        kind.PREPARE_CLASS_CLONE({"unique_id": "5"}).EXECUTE_NORMALIZED(model=given)
+        hidden = {"unique_id": "5", "hidden_inputs": {}}  # the second: newer ComfyUI
+        kind.PREPARE_CLASS_CLONE(hidden).EXECUTE_NORMALIZED(model=given)
         (ready,) = [data for event, data in server.sent if event == "teacache.ready"]
         told = [note for note in ready["notes"] if "Two caches are stacked" in note]
         assert len(told) == count and all(name in note for note in told)

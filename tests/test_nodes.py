@@ -19,7 +19,9 @@ def node(pack: ModuleType, server: Any) -> Any:
 
     def call(class_id: str, **inputs: Any) -> tuple[tuple[Any, ...], list[str]]:
         before = len(server.sent)
-        prepared = nodes.NODE_CLASS_MAPPINGS[class_id].PREPARE_CLASS_CLONE({"unique_id": "5"})
+        prepared = nodes.NODE_CLASS_MAPPINGS[class_id].PREPARE_CLASS_CLONE(
+            {"unique_id": "5", "hidden_inputs": {}}
+        )
         out = prepared.EXECUTE_NORMALIZED(**inputs)
         lines = [data["text"] for event, data in server.sent[before:] if event == "text"]
         return out.result, lines
