@@ -62,8 +62,8 @@ def by_hand(
     """Euler's method over `sigmas`, damped lines where nothing is `computed`, in float64.
 
     computed: the denoised latent by step; the result is the latent that enters those steps, and
-    the last one. Lines are followed as far as they were right before. What they missed is made good at the next computed step, by integrating
-    the parabola through the values before and after.
+    the last one. Lines are followed as far as they were right before. What they missed is made
+    good at the next computed step, by integrating the parabola through the values before and after.
     """
     x = noise.double() * sigmas[0]
     path: dict[int, torch.Tensor] = {}
