@@ -13,7 +13,13 @@ import { advance, IDLE } from "./run.js";
 import { makeStrip } from "./strip.js";
 
 const NODES = ["ApplyTeaCache", "ApplyTeaCacheDiffusers"];
-const COMPARE = "TeaCacheCompareImages";
+/** Nodes that show the text of their output, and the class of its look. */
+const TEXTS = new Map([
+  ["TeaCacheCompareImages", "teacache-text"],
+  ["TeaCacheCalibrate", "teacache-text teacache-table"],
+  ["TeaCacheProfiles", "teacache-text teacache-table"],
+]);
+const TABLE_WIDTH = 480; // of a new node with a table, so that no row is broken
 const WIDGET = "teacache_strip";
 const SHOW = "TeaCache.ShowStrip";
 const THRESHOLD = "TeaCache.DefaultThreshold";
@@ -125,22 +131,27 @@ class Strips {
   }
 }
 
-/** Shows on Compare Images what it measured. */
-function showMetrics(node) {
+/** Shows on a node of `TEXTS` what it said when it ran. */
+function showText(node) {
+  const look = TEXTS.get(node.comfyClass);
   const element = document.createElement("div");
-  element.className = "teacache-strip teacache-metrics";
-  const height = () => element.scrollHeight + 2 * MARGIN;
-  const widget = node.addDOMWidget("teacache_metrics", "teacache", element, {
+  element.className = "teacache-strip";
+  const body = document.createElement("div");
+  body.className = look;
+  element.append(body);
+  const height = () => body.offsetHeight + 2 * MARGIN;
+  const widget = node.addDOMWidget("teacache_text", "teacache", element, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: height,
     getMaxHeight: height,
   });
   widget.serialize = false;
+  if (look.includes("table")) node.setSize([Math.max(node.size[0], TABLE_WIDTH), node.size[1]]);
   const onExecuted = node.onExecuted;
   node.onExecuted = function (output) {
     onExecuted?.call(this, output);
-    element.textContent = output.text?.join("") ?? "";
+    body.textContent = output.text?.join("\n") ?? "";
     grow(node);
   };
 }
@@ -209,7 +220,7 @@ app.registerExtension({
     }
   },
   nodeCreated(node) {
-    if (node.comfyClass === COMPARE) showMetrics(node);
+    if (TEXTS.has(node.comfyClass)) showText(node);
     if (!NODES.includes(node.comfyClass)) return;
     const threshold = node.widgets.find(({ name }) => name === "rel_l1_thresh");
     threshold.value = app.extensionManager.setting.get(THRESHOLD); // a loaded node brings its own
