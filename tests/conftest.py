@@ -63,6 +63,14 @@ def _import_library() -> None:
 _import_library()
 
 
+@pytest.fixture(autouse=True)
+def profile_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for the user's own profiles: this machine's are left alone."""
+    folder = tmp_path / "own-profiles"
+    monkeypatch.setenv("TEACACHE_PROFILES", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def comfy_dir() -> Path:
     """ComfyUI's tree: COMFYUI_DIR, or the one that run.py unpacks."""
