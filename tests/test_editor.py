@@ -299,7 +299,7 @@ def test_two_nodes_in_one_graph(editor: Editor) -> None:
     assert (reports["21"]["steps"], reports["2"]["steps"]) == (18, 22)
     assert min(report["skipped"] for report in reports.values()) > 0
     assert sorted(editor.lines()) == sorted(map(line_of, reports.values()))
-    metrics = editor.page.locator(".teacache-metrics")
+    metrics = editor.page.locator(".teacache-text")
     metrics.filter(has_text="PSNR").wait_for(state="attached")
     assert " · SSIM 0." in metrics.inner_text()
     editor.fit()
@@ -339,6 +339,68 @@ def test_inside_a_subgraph(editor: Editor) -> None:
     assert editor.lines() == [line_of(report)]
     editor.screenshot("subgraph")
     editor.page.evaluate("() => app.canvas.setGraph(app.graph.rootGraph ?? app.graph)")
+
+
+def choose(editor: Editor, kind: str, **values: Any) -> None:
+    """Sets widgets of the graph's node of this type."""
+    editor.page.evaluate(
+        """([kind, values]) => {
+            const node = app.graph.nodes.find(({ type }) => type === kind);
+            for (const [name, value] of Object.entries(values))
+                node.widgets.find((widget) => widget.name === name).value = value;
+        }""",
+        [kind, values],
+    )
+
+
+def test_a_preset_tells_its_evidence(editor: Editor) -> None:
+    editor.load(quickstart(steps=12))
+    choose(editor, "ApplyTeaCache", preset="2.0x")
+    editor.run()
+    (report,) = editor.finish().values()
+    advice = editor.page.locator(".teacache-advice")
+    advice.filter(has_text="preset 2.0x: ").wait_for()
+    assert advice.inner_text().split("\n")[0] == report["evidence"]
+    assert "a generic plan, 6 of 12 steps computed" in report["evidence"]
+    assert (report["computed"], report["skipped"]) == (6, 6)
+    head = editor.page.locator(".teacache-head").inner_text().split("\n")
+    assert head == [f"{report['family_name']} · planned", "plan"]
+    assert set(kinds(editor)) == {"forced", "computed", "skipped"}
+    editor.screenshot("preset")
+
+
+def test_a_calibration_is_shown_found_and_deleted(editor: Editor, server: Server) -> None:
+    graph = json.loads((ROOT / "workflows" / "calibrate.json").read_text())
+    made = server.base / "user" / "teacache" / "profiles" / "made here.json"
+    try:
+        editor.load(graph)
+        settings = {"name": made.stem, "seed": next(SEEDS), "steps": 8, "seeds": 1, "trials": 0}
+        choose(editor, "TeaCacheCalibrate", **settings)
+        editor.run()
+        editor.page.wait_for_function("() => window.finished", timeout=60_000)
+        table = editor.page.locator(".teacache-table").filter(has_text="speed-up")
+        assert table.inner_text().startswith("Profile made here · sd3 · ")
+        assert table.inner_text().count("x  ") == 5  # 1.5x and 2x to 4x, and the default
+        assert made.is_file()
+        editor.fit()
+        editor.screenshot("calibrated")
+
+        editor.load(quickstart(steps=8))
+        choose(editor, "ApplyTeaCache", preset="2.0x")
+        editor.run()
+        (report,) = editor.finish().values()
+        assert report["evidence"].startswith("preset 2.0x: profile made here: 4 of 8 steps planned")
+        editor.page.locator(".teacache-advice").filter(has_text="made here").wait_for()
+
+        prompt = {"class_type": "TeaCacheProfiles", "inputs": {"action": "delete"}}
+        prompt["inputs"] |= {"profile": made.stem, "new_name": ""}
+        editor.load_api({"1": prompt})
+        editor.run()
+        said = editor.page.locator(".teacache-table").filter(has_text="made here is deleted")
+        said.wait_for()
+        assert not made.exists()
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def test_a_node_taken_away_while_it_runs(editor: Editor) -> None:
