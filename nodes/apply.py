@@ -154,7 +154,8 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
                     optional=True,
                     tooltip=(
                         "How a value is continued. reuse: unchanged; linear: along a straight "
-                        "line; blend: the line bent by a smooth fit. auto: the mode's."
+                        "line; damped: along it as far as lines were right before; blend: the "
+                        "line bent by a smooth fit. auto: the mode's."
                     ),
                 )
             ),
