@@ -213,9 +213,19 @@ def test_context_windows_keep_to_themselves(schedule: str, mode: str) -> None:
     comfy.patcher_extension.add_callback_with_key(kind, None, at_window, handler.callbacks)
     clone, handle = cached(windowed, SKIP_ALL, mode=mode)
     called: list[tuple[int, ...]] = []
+    owners: dict[int, set[tuple[int, ...]]] = {}
+
+    def noting(decide: Any) -> Any:
+        def noted(self: Run, track: Any, **keywords: Any) -> Any:
+            decision = decide(self, track, **keywords)
+            owners.setdefault(id(decision.track), set()).add(now[-1] if now else ())
+            return decision
+
+        return noted
+
     hook = wan.model.diffusion_model.register_forward_pre_hook(lambda *_: called.append(now[-1]))
     try:
-        with spying(wan) as spy:
+        with spying(wan) as spy, patched(Run, "decide", noting):
             got = sample(clone, "wan21", **frames)
     finally:
         hook.remove()
@@ -228,6 +238,7 @@ def test_context_windows_keep_to_themselves(schedule: str, mode: str) -> None:
     assert len(computed) >= 3
     if mode == "faithful":
         assert spy.skipped_calls
+        assert all(len(windows) == 1 for windows in owners.values()), "windows share a memory"
 
 
 # --- other caches ---------------------------------------------------------------------------------
