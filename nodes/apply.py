@@ -23,6 +23,7 @@ from ..teacache.hosts.comfyui import apply_teacache, cached_model, describe_unsu
 from ..teacache.hosts.comfyui_conditions import profile_store
 from ..teacache.hosts.other_caches import stacked_caches
 from ..teacache.profiles import load_profiles
+from ..teacache.profiles.store import ProfileStore
 from ..teacache.run import Listener
 from .schema import CATEGORY, advanced, schema
 
@@ -32,8 +33,13 @@ OFFERED_SPEEDUPS = ("1.5x", "2.0x", "2.5x", "3.0x", "4.0x")
 log = logging.getLogger("teacache")
 
 
-def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Schema:
-    """The schema of a node that puts the cache on what `source` brings."""
+def apply_schema(
+    *, source: io.Input, output: io.Output, store: ProfileStore, **fields: Any
+) -> io.Schema:
+    """The schema of a node that puts the cache on what `source` brings.
+
+    store: where the user's own profiles for it lie.
+    """
     return schema(
         search_aliases=["teacache", "step cache", "first block cache", "faster sampling"],
         category=CATEGORY,
@@ -100,7 +106,7 @@ def apply_schema(*, source: io.Input, output: io.Output, **fields: Any) -> io.Sc
             advanced(
                 io.Combo.Input(
                     "profile",
-                    options=["auto", *load_profiles(), *profile_store().names()],
+                    options=["auto", *load_profiles(), *store.names()],
                     default="auto",
                     tooltip=(
                         "The coefficients that turn measured change into distance in the "
@@ -182,6 +188,11 @@ class CacheSettings:
     """The check of the widgets, which both nodes share."""
 
     @classmethod
+    def store(cls) -> ProfileStore:
+        """Where the user's own profiles for what the node takes lie."""
+        return profile_store()
+
+    @classmethod
     def validate_inputs(
         cls,
         rel_l1_thresh: float = UNTOUCHED_THRESHOLD,
@@ -212,7 +223,7 @@ class CacheSettings:
                 preset=preset,
             )
             if profile not in ("auto", *load_profiles()):
-                profile_store().named(profile)
+                cls.store().named(profile)
         except ConfigError as error:
             return str(error)
         return True
@@ -230,6 +241,7 @@ class ApplyTeaCache(CacheSettings, io.ComfyNode):
             ),
             source=io.Model.Input("model", tooltip="The diffusion model to speed up."),
             output=io.Model.Output(tooltip="The model, sampling with the cache."),
+            store=cls.store(),
         )
 
     @classmethod

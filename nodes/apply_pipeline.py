@@ -13,6 +13,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..teacache.hosts.pipelines import Pipeline, recognise
+from ..teacache.profiles.store import ProfileStore, default_folder
 from .apply import (
     CacheSettings,
     apply_schema,
@@ -27,6 +28,11 @@ log = logging.getLogger("teacache")
 
 class ApplyTeaCacheDiffusers(CacheSettings, io.ComfyNode):
     @classmethod
+    def store(cls) -> ProfileStore:
+        """Pipelines have the same profiles in the graph and outside it."""
+        return ProfileStore(default_folder())
+
+    @classmethod
     def define_schema(cls) -> io.Schema:
         return apply_schema(
             node_id="ApplyTeaCacheDiffusers",
@@ -39,6 +45,7 @@ class ApplyTeaCacheDiffusers(CacheSettings, io.ComfyNode):
             output=PipelineSocket.Output(
                 display_name="pipeline", tooltip="The pipeline, sampling with the cache."
             ),
+            store=cls.store(),
         )
 
     @classmethod

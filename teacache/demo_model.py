@@ -17,6 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .files import write_atomically, write_json
+
 MODELS = Path(__file__).resolve().parent.parent / "models"
 TRANSFORMER_FILE = Path("diffusion_models", "teacache_demo.safetensors")
 VAE_FILE = Path("vae", "teacache_demo_vae.safetensors")
@@ -208,15 +210,12 @@ def export_diffusers(folder: str | Path, models: str | Path = MODELS) -> Path:
         "vae/config.json": AUTOENCODER_CONFIG,
     }
     for name, config in configs.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / name, config)
     weights_name = "diffusion_pytorch_model.safetensors"
     save_file(transformer, str(folder / "transformer" / weights_name), {"format": "pt"})
     save_file(vae, str(folder / "vae" / weights_name), {"format": "pt"})
-    text = folder / EXPORTED_TEXT
-    text.parent.mkdir(exist_ok=True)
-    text.write_bytes((models / TEXT_FILE).read_bytes())
+    text = (models / TEXT_FILE).read_bytes()
+    write_atomically(folder / EXPORTED_TEXT, lambda file: file.write_bytes(text))
     return folder
 
 

@@ -18,6 +18,7 @@ const TEXTS = new Map([
   ["TeaCacheCompareImages", "teacache-text"],
   ["TeaCacheCalibrate", "teacache-text teacache-table"],
   ["TeaCacheProfiles", "teacache-text teacache-table"],
+  ["TeaCacheSweep", "teacache-text teacache-table"],
 ]);
 const TABLE_WIDTH = 480; // of a new node with a table, so that no row is broken
 const WIDGET = "teacache_strip";
