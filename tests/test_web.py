@@ -21,7 +21,7 @@ def definitions(pack):
     ours = {
         name: node
         for name, node in nodes.NODE_CLASS_MAPPINGS.items()
-        if node.__module__.startswith(pack.__name__)
+        if node.__module__.startswith(f"{pack.__name__}.nodes")
     }
     assert "ApplyTeaCache" in ours and "TeaCacheCompareImages" in ours
     return {name: node.GET_NODE_INFO_V1() for name, node in ours.items()}
