@@ -41,7 +41,8 @@ class Conditions:
         return len(self.sigmas) - 1
 
     @property
-    def is_same_model_as(self) -> tuple[str, str, str]:
+    def identity(self) -> tuple[str, str, str]:
+        """What a calibration is found by."""
         return self.family, self.model, self.patches
 
 

@@ -107,7 +107,7 @@ class ProfileStore:
         same = [
             known
             for known in self.usable()
-            if known.conditions.is_same_model_as == conditions.is_same_model_as
+            if known.conditions.identity == conditions.identity
         ]
         return min(same, key=lambda c: len(differences(c.conditions, conditions)), default=None)
 
