@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import comfy.samplers
 import comfy.utils
 import torch
 from comfy_api.latest import io, ui
@@ -20,6 +19,7 @@ from ..teacache.hosts.comfyui_conditions import profile_store
 from ..teacache.pictures.calibration import calibration_picture
 from ..teacache.profiles.store import PARTIAL
 from ..teacache.sweep.measure import clock
+from .sampler_widgets import MAX_SEED, sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
 
 MORE_PROMPTS = 7
@@ -52,35 +52,15 @@ class CalibrateTeaCache(io.ComfyNode):
                     default=AUTO,
                     tooltip="The profile's name. auto: the model family and a number.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,  # a cancelled calibration goes on with its own
-                    tooltip="Of the first run's noise; every further run takes the next one.",
+                seed_widget(  # unchanged, so that a cancelled calibration goes on with its own
+                    "Of the first run's noise; every further run takes the next one.",
+                    changes=False,
                 ),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="As you sample."),
-                io.Float.Input(
-                    "cfg",
-                    default=3.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale, as you sample.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="euler",
-                    tooltip="As you sample; one that adds no noise.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="simple",
-                    tooltip="As you sample.",
+                *sampler_widgets(
+                    steps="As you sample.",
+                    cfg="Guidance scale, as you sample.",
+                    sampler_name="As you sample; one that adds no noise.",
+                    scheduler="As you sample.",
                 ),
                 io.Int.Input(
                     "seeds",
@@ -152,7 +132,7 @@ class CalibrateTeaCache(io.ComfyNode):
         prompts = [positive, *(more[key] for key in sorted(more) if more[key] is not None)]
         numbered = [(number, prompt) for number, prompt in enumerate(prompts, 1)]
         cases = [
-            Case(f"prompt {number}", prompt, negative, (seed + run) % 2**64)
+            Case(f"prompt {number}", prompt, negative, (seed + run) % (MAX_SEED + 1))
             for run, (number, prompt) in enumerate(
                 (number, prompt) for number, prompt in numbered for _ in range(seeds)
             )

@@ -23,6 +23,7 @@ from ..teacache.pictures.pixels import to_picture
 from ..teacache.switch import BACKEND_VARIABLE, chosen_config
 from .apply import event_listener
 from .apply_pipeline import PipelineSocket
+from .sampler_widgets import seed_widget
 from .schema import CATEGORY, advanced, schema
 
 DEMO_NAME = "TeaCache demo model"
@@ -169,14 +170,7 @@ class DiffusionPipelineSampler(io.ComfyNode):
                     step=0.1,
                     tooltip="How closely to follow the prompt. -1: the pipeline's own.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the noise.",
-                ),
+                seed_widget("Of the noise.", changes=True),
                 io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Pictures to make."),
                 io.Image.Input(
                     "image",

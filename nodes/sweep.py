@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 
-import comfy.samplers
 import comfy.utils
 import torch
 from comfy_api.latest import io, ui
@@ -17,6 +16,7 @@ from ..teacache.pictures.pixels import to_picture
 from ..teacache.pictures.sweep import sweep_picture
 from ..teacache.sweep import Axis, Progress, Side, Sweep, grid_points, parse_axis
 from ..teacache.sweep.results import notes, results, table
+from .sampler_widgets import sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
 
 log = logging.getLogger("teacache")
@@ -60,35 +60,12 @@ class SweepTeaCache(io.ComfyNode):
                         "May be empty."
                     ),
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the noise, the same for all.",
-                ),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps."),
-                io.Float.Input(
-                    "cfg",
-                    default=3.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="euler",
-                    tooltip="As in KSampler.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="simple",
-                    tooltip="As in KSampler.",
+                seed_widget("Of the noise, the same for all.", changes=True),
+                *sampler_widgets(
+                    steps="Sampling steps.",
+                    cfg="Guidance scale.",
+                    sampler_name="As in KSampler.",
+                    scheduler="As in KSampler.",
                 ),
                 io.Float.Input(
                     "denoise",
