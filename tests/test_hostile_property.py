@@ -117,7 +117,7 @@ ranges = st.tuples(st.sampled_from((0.0, 0.0, 0.2, 0.5)), st.sampled_from((1.0, 
 def configs(draw: Any) -> dict[str, Any]:
     start, end = draw(ranges)
     config: dict[str, Any] = {
-        "threshold": draw(st.sampled_from((0.0, 0.02, 0.1, 0.2, 0.5, 1.0, 3.0, 60.0))),
+        "threshold": draw(st.sampled_from((0.0, 0.1, 0.2, 0.5, 1.0, 3.0, 60.0, 60.0))),
         "mode": draw(st.sampled_from(("forecast", "faithful"))),
         "start_percent": start,
         "end_percent": end,
