@@ -17,7 +17,8 @@ from ..config import ConfigError, TeaCacheConfig
 from ..errors import GraphFailed, UserError
 from ..sweep import Point, Sample
 from ..timing import Clock
-from .comfyui import KEY, apply_teacache, cached_model, describe_unsupported, recommended
+from .comfyui import apply_teacache, cached_model, describe_unsupported, recommended
+from .sampling_run import KEY
 
 TIMED = "sampling alone: model loaded, without decoding"
 WARM_UP_STEPS = 3

@@ -105,9 +105,7 @@ class ProfileStore:
     def find(self, conditions: Conditions) -> Calibration | None:
         """The calibration of the same model and patches, the one whose conditions differ least."""
         same = [
-            known
-            for known in self.usable()
-            if known.conditions.identity == conditions.identity
+            known for known in self.usable() if known.conditions.identity == conditions.identity
         ]
         return min(same, key=lambda c: len(differences(c.conditions, conditions)), default=None)
 
