@@ -143,7 +143,7 @@ def ours() -> list[Variant]:
                 peers.teacache_comfyui(rel_l1_thresh=threshold, **forecast),
                 sampler=SOLVERS["dpmpp_2m"], quick=threshold == 0.1,
             )
-            for threshold in (0.03, 0.05, 0.1, 0.2)
+            for threshold in (0.02, 0.03, 0.05, 0.1, 0.2)
         ),
         *points("forecast, blend", (0.05, 0.1, 0.2), predictor="blend", **forecast),
         *points("forecast, reuse", (0.05, 0.1, 0.2), predictor="reuse", **forecast),
