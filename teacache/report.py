@@ -106,6 +106,11 @@ class RunReport:
     def computed(self) -> int:
         return len(self.records) - self.skipped
 
+    @property
+    def computed_steps(self) -> int:
+        """Steps in which something was computed, however often the sampler evaluates in one."""
+        return len({record.step for record in self.records if not record.skipped})
+
     def _median_seconds(self, skipped: bool) -> float | None:
         times = [record.seconds for record in self.records if record.skipped == skipped]
         return statistics.median(times) if times else None

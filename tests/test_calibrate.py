@@ -108,6 +108,22 @@ def test_the_record_of_another_calibration_is_not_taken(
     assert plain(calibrate(again, path)) == finished[0] and again.runs == finished[1]
 
 
+def test_other_prompts_are_another_calibration(sd3: Any) -> None:
+    """Prompts come as conditioning, without their words."""
+    from teacache.hosts.comfyui_bench import Case, ComfyBench, Settings
+
+    def key(positive: int, negative: int = 9) -> dict[str, Any]:
+        conds = tiny_models.cond("sd3", positive), tiny_models.cond("sd3", negative)
+        settings = Settings(STEPS, 3.0, "euler", "simple")
+        found: dict[str, Any] = ComfyBench(
+            sd3, settings, tiny_models.latent("sd3", 1), [Case("prompt 1", *conds, 0)]
+        ).key
+        return found
+
+    assert key(1) == key(1)
+    assert key(1) != key(2) and key(1) != key(1, negative=8)
+
+
 def test_the_default_and_the_plans_are_what_really_ran(sd3: Any, finished: Any) -> None:
     """The stored errors, measured again on plain runs of the model."""
     data, _ = finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -49,7 +50,10 @@ class PipelineBench:
         module = next(pipe.components[n] for n in TRANSFORMERS if n in pipe.components)
         self.digest = digest_of(unwrap_compiled(module).named_parameters())
         plain = [asdict(replace(request, image=None)) for request in requests]
-        self.key = {"model": self.digest, "requests": plain, "about": self.about}
+        images = [_content(request.image) for request in requests]
+        self.key = {
+            "model": self.digest, "requests": plain, "images": images, "about": self.about,
+        }  # fmt: skip
 
     def sample(self, case: int, trial: Trial) -> Sampled:
         name = self.profile.name
@@ -57,5 +61,10 @@ class PipelineBench:
             result = generate(self._pipe, self._requests[case])
             report = handle.report_for()
         assert report is not None
-        computed = len({record.step for record in report.records if not record.skipped})
-        return Sampled(result.pictures, computed)
+        return Sampled(result.pictures, report.computed_steps)
+
+
+def _content(image: Any) -> list[str]:
+    """12 hex digits of every picture to start from."""
+    pictures = image if isinstance(image, list) else [] if image is None else [image]
+    return [hashlib.sha256(picture.tobytes()).hexdigest()[:12] for picture in pictures]
