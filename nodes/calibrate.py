@@ -10,14 +10,12 @@ import torch
 from comfy_api.latest import io, ui
 from server import PromptServer
 
-from ..teacache.calibration.journal import Journal
+from ..teacache.calibration.keeping import calibrate_into
 from ..teacache.calibration.results import calibration_table
-from ..teacache.calibration.session import Calibrator
 from ..teacache.config import ConfigError
 from ..teacache.hosts.comfyui_bench import Case, ComfyBench, Settings
 from ..teacache.hosts.comfyui_conditions import profile_store
 from ..teacache.pictures.calibration import calibration_picture
-from ..teacache.profiles.store import PARTIAL
 from ..teacache.sweep.measure import clock
 from .sampler_widgets import MAX_SEED, sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
@@ -139,17 +137,18 @@ class CalibrateTeaCache(io.ComfyNode):
         ]
         samples = latent_image["samples"]
         bench = ComfyBench(model, Settings(steps, cfg, sampler_name, scheduler), samples, cases)
-        store = profile_store()
-        name = store.free_name(bench.family, bench.digest) if name == AUTO else name
-        store.new_path(name, overwrite)
         shown = Shown(str(cls.hidden.unique_id))
-        journal = Journal(store.folder / f"{name}{PARTIAL}", {**bench.key, "trials": trials})
         with torch.inference_mode():
-            calibration = Calibrator(bench, name, journal, shown.progress, trials).run()
-        store.save(calibration, overwrite)
-        journal.remove()
+            calibration = calibrate_into(
+                profile_store(),
+                bench,
+                None if name == AUTO else name,
+                trials=trials,
+                overwrite=overwrite,
+                on_progress=shown.progress,
+            )
         text = calibration_table(calibration)
-        shown.tell(f"profile {name} is saved")
+        shown.tell(f"profile {calibration.name} is saved")
         picture = to_image(calibration_picture(calibration.to_json()))
         preview = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(model, picture, text, ui=preview)

@@ -7,6 +7,7 @@
     trial       what a run does meanwhile
     journal     the runs so far, so that an interrupted calibration goes on
     session     all of it, in order
+    keeping     the same, saved as a profile
 
 `run` knows none of it: hosts and commands import the modules that they need.
 """

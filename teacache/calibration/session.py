@@ -51,10 +51,13 @@ class Sampled:
 class Bench(Protocol):
     """What is sampled with: a model in its host, and the cases, each a prompt and a seed.
 
-    profile: the model's own before calibration. about: model's and scheduler's name, prompts and
-    all else that is kept as provenance. key: what a resumed calibration must have in common.
+    family, digest: of the model. profile: the model's own before calibration. about: model's and
+    scheduler's name, prompts and all else that is kept as provenance. key: what a resumed
+    calibration must have in common.
     """
 
+    family: str
+    digest: str
     profile: Profile
     steps: int
     cases: Sequence[str]

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def calibrate_pipeline(args: argparse.Namespace) -> None:
-    from ..profiles.store import PARTIAL, ProfileStore, default_folder
+    from ..profiles.store import ProfileStore, default_folder
 
     store = ProfileStore(default_folder())
     if args.name is not None:
@@ -109,8 +109,7 @@ def calibrate_pipeline(args: argparse.Namespace) -> None:
     args.prompt = args.prompts[0]
     pipe, device, image = open_pipeline(args)
 
-    from ..calibration.journal import Journal
-    from ..calibration.session import Calibrator
+    from ..calibration.keeping import calibrate_into
     from ..hosts import pipelines
     from ..hosts.pipeline_bench import PipelineBench
 
@@ -122,16 +121,17 @@ def calibrate_pipeline(args: argparse.Namespace) -> None:
     ]
     with pipelines.placed(pipe, args.placement or "auto", device, None):
         bench = PipelineBench(pipe, str(args.model), requests)
-        name = args.name or store.free_name(bench.family, bench.digest)
-        key = {**bench.key, "trials": args.trials}
-        journal = Journal(store.folder / f"{name}{PARTIAL}", key)
-        if journal.resumed:
-            say("going on with what was interrupted")
         with bar() as tell:
-            calibration = Calibrator(bench, name, journal, tell, args.trials).run()
-    path = store.save(calibration, args.overwrite)
-    journal.remove()
-    finish(calibration, path, args.out)
+            calibration = calibrate_into(
+                store,
+                bench,
+                args.name,
+                trials=args.trials,
+                overwrite=args.overwrite,
+                on_progress=tell,
+                on_resume=lambda: say("going on with what was interrupted"),
+            )
+    finish(calibration, store.path(calibration.name), args.out)
 
 
 @contextmanager
