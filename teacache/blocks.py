@@ -7,136 +7,25 @@ the blocks stay as they are, and no forward is copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
+from .streams import (
+    AdapterFailed,
+    BlockArguments,
+    BlockList,
+    Passed,
+    SideList,
+    image_part,
+    reading,
+    with_image,
+)
+
 _Forward = TypeVar("_Forward", bound=Callable[..., Any])
-
-
-class Role(Enum):
-    """What a stream of tokens carries. Joined streams name their parts in order."""
-
-    IMAGE = "image"
-    TEXT = "text"
-    TEXT_IMAGE = "text+image"
-    IMAGE_TEXT = "image+text"
-
-
-class AdapterFailed(Exception):
-    """What the table says of a model does not hold for the model at hand; the cause is chained."""
-
-    def __str__(self) -> str:
-        return f"{type(self.__cause__).__name__}: {self.__cause__}"
-
-
-@contextmanager
-def reading() -> Iterator[None]:
-    """Errors of reading a model's insides come out as `AdapterFailed`."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise AdapterFailed from error
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Where a block takes a stream: its role, position and parameter name.
-
-    batch: the dimension along which the batch lies; None where there is none (a batch of one).
-    parts: the stream is a tuple of tensors, handled as one.
-    """
-
-    role: Role
-    position: int
-    name: str
-    batch: int | None = 0
-    parts: bool = False
-
-    def pack(self, value: Any) -> torch.Tensor:
-        """`value` as one tensor, the batch first."""
-        if self.parts:
-            return torch.cat([part.flatten(1) for part in value], dim=1)
-        packed: torch.Tensor = (
-            value.unsqueeze(0) if self.batch is None else value.movedim(self.batch, 0)
-        )
-        return packed
-
-    def unpack(self, packed: torch.Tensor, like: Any) -> Any:
-        """`packed` in the form of `like`."""
-        if self.parts:
-            sizes = [part[0].numel() for part in like]
-            flat = torch.split(packed, sizes, dim=1)
-            return tuple(part.reshape(old.shape) for part, old in zip(flat, like, strict=True))
-        return packed.squeeze(0) if self.batch is None else packed.movedim(0, self.batch)
-
-
-class BlockArguments:
-    """The arguments of one call of a block, by position or name."""
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.args = args
-        self.kwargs = kwargs
-
-    def __getitem__(self, key: tuple[int, str]) -> Any:
-        position, name = key
-        return self.kwargs[name] if name in self.kwargs else self.args[position]
-
-    def stream(self, stream: Stream) -> Any:
-        return self[stream.position, stream.name]
-
-
-@dataclass(frozen=True)
-class BlockList:
-    """One list of blocks in the stack.
-
-    path: dotted name of the list in the transformer. takes: the streams a block is given.
-    returns: the roles it returns, in order; a single one is returned bare, several as a tuple.
-    checked: whether that a block returns its image stream, bare and in the same shape, is only
-    supposed: each block's output is looked at before anything is skipped.
-    """
-
-    path: str
-    takes: tuple[Stream, ...]
-    returns: tuple[Role, ...]
-    checked: bool = False
-
-    def image_stream(self) -> Stream:
-        return next(stream for stream in self.takes if stream.role is not Role.TEXT)
-
-
-class Passed(Enum):
-    """What a block beside the stack gives when it is passed over.
-
-    ZERO: nothing to add, in the shape of its first argument. ZERO_AND_STREAM: nothing to add,
-    and its own stream, which is its first argument.
-    """
-
-    ZERO = "zero"
-    ZERO_AND_STREAM = "zero and stream"
-
-
-@dataclass(frozen=True)
-class SideList:
-    """Blocks beside the stack whose output is only added to it, passed over on a skip.
-
-    path: as in BlockList; a model without that list has none of them. runs: names of those which
-    run all the same, because what they give is added after the last block of the stack, where
-    the residual does not contain it. stream: name of their first parameter. gives: what a block
-    gives instead of running.
-    """
-
-    path: str
-    runs: Callable[[Any], Collection[str]]
-    stream: str
-    gives: Passed
 
 
 class StackCall(Protocol):
@@ -168,23 +57,6 @@ class StackCall(Protocol):
     def image_tokens(self) -> int:
         """Length of the image's second dimension at the entry of the stack: its tokens, where
         streams are joined. 0 before the entry and after `give_up`."""
-
-
-def _image_part(tensor: torch.Tensor, role: Role, tokens: int) -> torch.Tensor:
-    if role is Role.TEXT_IMAGE:
-        return tensor[:, -tokens:]
-    if role is Role.IMAGE_TEXT:
-        return tensor[:, :tokens]
-    return tensor
-
-
-def _with_image(joined: torch.Tensor, role: Role, image: torch.Tensor) -> torch.Tensor:
-    tokens = image.shape[1]
-    if role is Role.TEXT_IMAGE:
-        return torch.cat((joined[:, :-tokens], image), dim=1)
-    if role is Role.IMAGE_TEXT:
-        return torch.cat((image, joined[:, tokens:]), dim=1)
-    return image
 
 
 def outside_compiled_regions(forward: _Forward) -> _Forward:
@@ -220,7 +92,7 @@ class _StackStandIn(_StandIn):
 
     @outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = BlockArguments(args, kwargs)
+        arguments = BlockArguments(args, kwargs, self.spec.image_stream())
         skipping, passed = self._before(arguments)
         if skipping:
             return passed
@@ -268,7 +140,7 @@ class _StackStandIn(_StandIn):
         stream = self.spec.image_stream()
         packed = stream.pack(arguments.stream(stream))
         tokens = self.stack.call.lead_tokens
-        return _image_part(packed, stream.role, tokens) if tokens else packed
+        return image_part(packed, stream.role, tokens) if tokens else packed
 
     @reading()
     def _passed(self, arguments: BlockArguments) -> Any:
@@ -277,7 +149,7 @@ class _StackStandIn(_StandIn):
         stream = spec.image_stream()
         if self.last:
             value, image = by_role[stream.role], self.stack.call.prediction()
-            joined = _with_image(stream.pack(value), stream.role, image)
+            joined = with_image(stream.pack(value), stream.role, image)
             by_role[stream.role] = stream.unpack(joined, value)
         elif self.first and self.stack.sides_run:
             value = by_role[stream.role]
@@ -290,7 +162,7 @@ class _StackStandIn(_StandIn):
         stream = self.spec.image_stream()
         returns = self.spec.returns
         value = out[returns.index(stream.role)] if len(returns) > 1 else out
-        return _image_part(stream.pack(value), stream.role, tokens)
+        return image_part(stream.pack(value), stream.role, tokens)
 
 
 class _LeadStandIn(_StandIn):

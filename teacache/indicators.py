@@ -21,7 +21,7 @@ from .predictors import Predictor, same_level
 from .reads import DeviceReads
 
 if TYPE_CHECKING:
-    from .blocks import BlockArguments
+    from .streams import BlockArguments
 
 ModulatedInput = Callable[[Any, "BlockArguments"], torch.Tensor]
 """(first block, its arguments) -> the block's modulated image tokens, [rows, tokens, width]."""
@@ -34,9 +34,9 @@ TIMESTEP_READINGS = ("timestep", "timestep_projection")
 
 
 def relative_change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """mean|now - before| / mean|before| for each row, [rows], in fp32, on the tensors' device."""
-    difference = (now - before).abs().flatten(1).float().mean(dim=1)
-    return difference / before.abs().flatten(1).float().mean(dim=1)
+    """sum|now - before| / sum|before| for each row, [rows], in fp32, on the tensors' device."""
+    difference = (now - before).abs_().flatten(1).sum(dim=1, dtype=torch.float32)
+    return difference / before.abs().flatten(1).sum(dim=1, dtype=torch.float32)
 
 
 class TimestepSchedule:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .blocks import AdapterFailed, BlockArguments, reading
 from .decision import BranchState, Decision
 from .indicators import relative_change
 from .predictors import combine, interpolation_weights
 from .report import Reason
+from .streams import AdapterFailed, BlockArguments, reading
 
 if TYPE_CHECKING:
     from .run import Run
@@ -185,7 +185,7 @@ class ModelCall:
             readings: torch.Tensor | None = image[:, ::stride] - self._lead[:, ::stride]
             self._lead = None
         else:
-            readings = run.read_indicator(block, arguments, image)
+            readings = run.read_entry(block, arguments, image)
         if readings is None:
             if run.observer is not None and decision.track.sigma is not None:
                 change = run.scheduled_change(decision.track.sigma)

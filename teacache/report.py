@@ -58,7 +58,7 @@ class StepRecord:
         return dataclasses.replace(self, seconds=seconds)
 
     def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "reason": self.reason.value}
+        return {**vars(self), "reason": self.reason.value}
 
 
 @dataclass

@@ -20,11 +20,10 @@ from math import nan
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
-from .blocks import AdapterFailed, BlockArguments, reading
 from .choice import Choice
 from .decision import MIXED, BranchState, Decision, Track
+from .entry import EntryReader
 from .families import Family
 from .indicators import (
     TIMESTEP_READINGS,
@@ -39,6 +38,7 @@ from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy, legs, 
 from .predictors import make_predictor, same_level
 from .reads import DeviceReads, LevelOfEvaluation
 from .report import Reason, RunReport, StepRecord
+from .streams import AdapterFailed, reading
 from .timing import Clock, Mark
 
 log = logging.getLogger("teacache")
@@ -115,6 +115,7 @@ class Run:
             self._policy = EveryStep()
         self.reading = profile.indicator if method.indicator == "profile" else ""
         """What the family's profile reads; empty where another indicator decides."""
+        self.read_entry = EntryReader(self.reading, family, config.token_stride)
         self._schedule: TimestepSchedule | None = None
         self._tracks: dict[Hashable, Track] = {}
         self._decisions: list[tuple[Hashable, Hashable | None, Decision]] = []
@@ -153,7 +154,7 @@ class Run:
         """
         if self._clock is None:
             self._clock = Clock(device)
-            self._tell("start", {"report": self.report.to_json()})
+            self._tell("start", lambda: {"report": self.report.to_json()})
         self._sigma_before = self.sigma if self.report.records else None
         if isinstance(sigma, torch.Tensor):
             sigma = self._level(sigma)
@@ -264,7 +265,7 @@ class Run:
         self.report.bytes_held = max(self.report.bytes_held, self._bytes_held())
         record = self._record(self._clock.seconds_now(*span))
         self.report.records.append(record)
-        self._tell("step", {"record": record.to_json()})
+        self._tell("step", lambda: {"record": record.to_json()})
         self._decisions = []
 
     def _record(self, seconds: float) -> StepRecord:
@@ -283,20 +284,6 @@ class Run:
         )
 
     # --- what a call of the model asks --------------------------------------------------------
-
-    @reading()
-    def read_indicator(
-        self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
-    ) -> torch.Tensor | None:
-        """What the profile reads, or None where it follows from the noise level alone."""
-        stride = self.config.token_stride
-        if self.reading in TIMESTEP_READINGS:
-            return None
-        if self.reading == "stack_input":
-            return image[:, ::stride].clone()
-        assert self.family.modulated_input is not None
-        read = self.family.modulated_input(block, arguments)
-        return read if stride == 1 else read[:, ::stride].clone()
 
     def plan(self, embed: Callable[[list[float]], torch.Tensor], ahead: bool = True) -> None:
         """Compute the timestep indicator of the whole schedule, where it is what decides.
@@ -354,7 +341,7 @@ class Run:
                 for record, seconds in zip(self.report.records, times, strict=True)
             ]
         self.report.outcome = outcome
-        self._tell("end", {"report": self.report.to_json()})
+        self._tell("end", lambda: {"report": self.report.to_json()})
         return self.report
 
     def _bytes_held(self) -> int:
@@ -365,6 +352,6 @@ class Run:
                 tensors += [*state.predictor.held, state.reading]
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
-    def _tell(self, event: str, data: dict[str, Any]) -> None:
+    def _tell(self, event: str, data: Callable[[], dict[str, Any]]) -> None:
         if self._listener is not None:
-            self._listener(event, data)
+            self._listener(event, data())

@@ -13,9 +13,9 @@ import torch
 from sampling import NEVER, SKIP_ALL, cached, report_of, sample
 
 import teacache.families
-from teacache.blocks import BlockList, Role, Stream
 from teacache.config import ConfigError, TeaCacheConfig
 from teacache.families import Family
+from teacache.streams import BlockList, Role, Stream
 
 pytestmark = pytest.mark.usefixtures("comfy")
 

@@ -19,7 +19,7 @@ from sampling import (
     stack_blocks,
 )
 
-from teacache.blocks import Role
+from teacache.streams import Role
 
 pytestmark = pytest.mark.usefixtures("comfy")
 every_family = pytest.mark.parametrize("name", list(tiny_models.TINY))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,8 @@ from sampling import SKIP_ALL, cached, recording, report_of, sample, spying, sta
 from teacache.choice import plain_choice
 from teacache.config import TeaCacheConfig
 from teacache.decision import Decision
+from teacache.entry import EntryReader
+from teacache.families import find_family
 from teacache.families.image import SD3
 from teacache.indicators import Rate, spectral_view
 from teacache.method import Solver
@@ -24,6 +27,7 @@ from teacache.predictors import Predictor, make_predictor
 from teacache.profiles import load_profiles
 from teacache.reads import DeviceReads
 from teacache.run import Run
+from teacache.streams import BlockArguments
 
 EULER = Solver("euler", smooth=True, euler=True, single=True)
 
@@ -234,3 +238,59 @@ def test_fewer_tokens_change_the_distance_little(comfy: Any) -> None:
         distances.append([record.distance for record in report.records[1:-1]])
     assert distances[0] != distances[1]
     assert distances[0] == pytest.approx(distances[1], rel=0.2)
+
+
+READ_BY_TOKEN = {"sd3": True, "flux1": True, "qwen_image": True, "ltx": True, "cosmos1": False}
+
+
+@pytest.mark.parametrize("name", list(READ_BY_TOKEN))
+def test_of_thinned_tokens_only_those_are_read_where_that_is_the_same(
+    comfy: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reading is every third token of the family's own; from the second one on no other is
+    computed, where the family modulates each token by itself."""
+    model = tiny_models.build(name)
+    family = find_family(model.model.diffusion_model)
+    assert family is not None and family.modulated_input is not None
+    original, read = family.modulated_input, EntryReader.__call__
+    computed: list[int] = []
+    given: list[int] = []
+
+    def counting(block: Any, arguments: BlockArguments) -> torch.Tensor:
+        found = original(block, arguments)
+        computed.append(found.shape[1])
+        return found
+
+    reader = EntryReader("modulated_input", replace(family, modulated_input=counting), 3)
+
+    def reading(_: EntryReader, block: Any, arguments: BlockArguments, image: torch.Tensor) -> Any:
+        found = read(reader, block, arguments, image)
+        assert found is not None
+        torch.testing.assert_close(found, original(block, arguments)[:, ::3])
+        given.append(found.shape[1])
+        return found
+
+    monkeypatch.setattr(EntryReader, "__call__", reading)
+    clone, _ = cached(model, 1e-12, token_stride=3)
+    sample(clone, name, steps=4)
+    assert len(given) >= 4 and given[0] < max(computed)
+    assert computed[-1] == (given[-1] if READ_BY_TOKEN[name] else max(computed))
+
+
+def test_tokens_with_modulations_of_their_own_are_all_read(comfy: Any) -> None:
+    """A guiding frame of HunyuanVideo has another row of the modulation, by place."""
+    transformer = tiny_models.build("hunyuan_video").model.diffusion_model
+    family = find_family(transformer)
+    assert family is not None and family.modulated_input is not None
+    reader = EntryReader("modulated_input", family, 2)
+    image, vec = torch.randn(1, 8, tiny_models.WIDTH), torch.randn(1, 2, tiny_models.WIDTH)
+    spans = [(0, 3, 0), (3, None, 1)]
+    given = {"img": image, "vec": vec, "modulation_dims_img": spans}
+    arguments = BlockArguments((), given, family.lists[0].image_stream())
+    block = transformer.double_blocks[0]
+    with torch.inference_mode():
+        expected = family.modulated_input(block, arguments)[:, ::2]
+        for _ in range(2):
+            found = reader(block, arguments, image)
+            assert found is not None
+            torch.testing.assert_close(found, expected)

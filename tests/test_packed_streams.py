@@ -14,7 +14,8 @@ from sampling import NEVER, SKIP_ALL, cached, report_of, sample, spying
 from tiny_models import CONTEXT, DEPTH, WIDTH, TinyModel
 from torch import nn
 
-from teacache.blocks import BlockArguments, BlockList, BlockStack, Role, Stream
+from teacache.blocks import BlockStack
+from teacache.streams import BlockArguments, BlockList, Role, Stream
 
 
 class Call:

@@ -159,8 +159,8 @@ ATTENTION = {
 
 @pytest.mark.parametrize("name", list(ATTENTION))
 def test_the_modulated_input_is_what_enters_the_first_attention(name: str) -> None:
-    from teacache.blocks import BlockArguments
     from teacache.families import find_family
+    from teacache.streams import BlockArguments
 
     model = tiny_models.build(name)
     transformer = model.model.diffusion_model
@@ -185,8 +185,8 @@ def test_the_modulated_input_is_what_enters_the_first_attention(name: str) -> No
 
 
 def test_a_guiding_frame_is_modulated_by_its_own_row() -> None:
-    from teacache.blocks import BlockArguments
     from teacache.families.video_modulation import hunyuan_double_block
+    from teacache.streams import BlockArguments
 
     block = tiny_models.build("hunyuan_video").model.diffusion_model.double_blocks[0]
     img, vec = torch.randn(1, 8, tiny_models.WIDTH), torch.randn(1, 2, tiny_models.WIDTH)

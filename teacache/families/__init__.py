@@ -6,7 +6,7 @@ import logging
 
 from torch import nn
 
-from ..blocks import AdapterFailed, reading
+from ..streams import AdapterFailed, reading
 from .audio import AUDIO_FAMILIES, AUDIO_UNTOUCHED
 from .base import Family, Sampling, Untouched, class_name, unwrap_compiled
 from .diffusers_image import DIFFUSERS_IMAGE_FAMILIES

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ..blocks import BlockList, SideList
 from ..indicators import EmbedTimesteps, ModulatedInput
+from ..streams import BlockList, SideList
 
 
 @dataclass(frozen=True)

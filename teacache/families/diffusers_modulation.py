@@ -6,11 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..blocks import BlockArguments
-
-
-def _modulated(normed: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return normed * (1 + scale) + shift
+from ..streams import BlockArguments
+from .modulation import modulate
 
 
 def ada_norm_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -32,7 +29,7 @@ def flux2_block(block: Any, arguments: BlockArguments) -> Tensor:
     if modulation.ndim == 2:
         modulation = modulation.unsqueeze(1)
     shift, scale = modulation.chunk(6, dim=-1)[:2]
-    return _modulated(block.norm1(arguments[0, "hidden_states"]), scale, shift)
+    return modulate(block.norm1(arguments[0, "hidden_states"]), scale, shift)
 
 
 def lumina2_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -71,7 +68,7 @@ def ltx_block(block: Any, arguments: BlockArguments) -> Tensor:
     table = block.scale_shift_table
     rows = temb.reshape(x.shape[0], temb.shape[1], table.shape[0], -1)
     shift, scale = (table[:2].to(rows) + rows[:, :, :2]).unbind(dim=2)
-    return _modulated(block.norm1(x), scale, shift)
+    return modulate(block.norm1(x), scale, shift)
 
 
 def cosmos_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -88,4 +85,4 @@ def table_block(block: Any, arguments: BlockArguments) -> Tensor:
     x, timestep = arguments[0, "hidden_states"], arguments[4, "timestep"]
     table = block.scale_shift_table[None].to(timestep)
     shift, scale = (table + timestep.reshape(x.shape[0], 6, -1)).chunk(6, dim=1)[:2]
-    return _modulated(block.norm1(x), scale, shift)
+    return modulate(block.norm1(x), scale, shift)

@@ -6,7 +6,7 @@ import inspect
 
 from torch import nn
 
-from ..blocks import BlockList, Role, Stream
+from ..streams import BlockList, Role, Stream
 from .base import Family
 
 LIST_NAMES = ("blocks", "transformer_blocks", "layers", "single_blocks")

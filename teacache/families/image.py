@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..blocks import BlockList, Role, Stream
+from ..streams import BlockList, Role, Stream
 from .base import Family
 from .modulation import (
     aura_block,

@@ -5,7 +5,7 @@ Recognised by class name alone, so that nothing here depends on their being ther
 
 from __future__ import annotations
 
-from ..blocks import BlockList, Role, Stream
+from ..streams import BlockList, Role, Stream
 from .base import Family, Untouched
 from .image import (
     FLUX_CLASS,

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..blocks import BlockArguments
+from ..streams import BlockArguments
 
 
-def _modulated(normed: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
-    scaled = normed * (1 + scale)
-    return scaled if shift is None else scaled + shift
+def modulate(normed: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
+    """normed * (1 + scale) + shift, as every adaLN has it."""
+    return normed * (1 + scale) if shift is None else torch.addcmul(shift, normed, 1 + scale)
 
 
 def joint_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -25,9 +26,9 @@ def joint_block(block: Any, arguments: BlockArguments) -> Tensor:
     x_block = block.x_block
     modulation = x_block.adaLN_modulation(c).unsqueeze(1)
     if x_block.scale_mod_only:
-        return _modulated(x_block.norm1(x), modulation[..., : x.shape[-1]])
+        return modulate(x_block.norm1(x), modulation[..., : x.shape[-1]])
     shift, scale = modulation[..., : 2 * x.shape[-1]].chunk(2, dim=-1)
-    return _modulated(x_block.norm1(x), scale, shift)
+    return modulate(x_block.norm1(x), scale, shift)
 
 
 def flux_double_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -38,7 +39,7 @@ def flux_double_block(block: Any, arguments: BlockArguments) -> Tensor:
     """
     img, vec = arguments[0, "img"], arguments[2, "vec"]
     first = block.img_mod(vec)[0] if block.modulation else vec[0][0]
-    return _modulated(block.img_norm1(img), first.scale[:, :1], first.shift[:, :1])
+    return modulate(block.img_norm1(img), first.scale[:, :1], first.shift[:, :1])
 
 
 def qwen_image_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -54,7 +55,7 @@ def lens_block(block: Any, arguments: BlockArguments) -> Tensor:
 def _first_half_of_img_mod(block: Any, img: Tensor, temb: Tensor) -> Tensor:
     first = block.img_mod(temb[: img.shape[0]]).chunk(2, dim=-1)[0].unsqueeze(1)
     shift, scale, _ = first.chunk(3, dim=-1)
-    return _modulated(block.img_norm1(img), scale, shift)
+    return modulate(block.img_norm1(img), scale, shift)
 
 
 def lumina_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -64,7 +65,7 @@ def lumina_block(block: Any, arguments: BlockArguments) -> Tensor:
     """
     x, adaln = arguments[0, "x"], arguments[3, "adaln_input"]
     scale = block.adaLN_modulation(adaln[-x.shape[0] :]).chunk(4, dim=1)[0].unsqueeze(1)
-    return _modulated(block.attention_norm1(x), scale)
+    return modulate(block.attention_norm1(x), scale)
 
 
 def omnigen_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -83,7 +84,7 @@ def aura_block(block: Any, arguments: BlockArguments) -> Tensor:
     """AuraFlow: `normX1` with the shift and scale of `modX` (`aura/mmdit.py`)."""
     x, condition = arguments[1, "x"], arguments[2, "global_cond"]
     shift, scale = block.modX(condition).unsqueeze(1).chunk(6, dim=-1)[:2]
-    return _modulated(block.normX1(x), scale, shift)
+    return modulate(block.normX1(x), scale, shift)
 
 
 def pixart_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -105,7 +106,7 @@ def ace15_block(block: Any, arguments: BlockArguments) -> Tensor:
 def _by_table(block: Any, norm: Any, x: Tensor, t: Tensor) -> Tensor:
     table = block.scale_shift_table.reshape(1, 6, -1).to(t)
     shift, scale = (table + t.reshape(x.shape[0], 6, -1)).chunk(6, dim=1)[:2]
-    return _modulated(norm(x), scale, shift)
+    return modulate(norm(x), scale, shift)
 
 
 def hunyuan_dit_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -126,36 +127,36 @@ def kandinsky_block(block: Any, arguments: BlockArguments) -> Tensor:
     (`kandinsky5/model.py`)."""
     x, time_embed = arguments[0, "visual_embed"], arguments[2, "time_embed"]
     shift, scale = block.visual_modulation(time_embed).unsqueeze(1).chunk(9, dim=-1)[:2]
-    return _modulated(block.self_attention_norm(x), scale, shift)
+    return modulate(block.self_attention_norm(x), scale, shift)
 
 
 def krea2_block(block: Any, arguments: BlockArguments) -> Tensor:
     """Krea 2: `prenorm` with the first scale and shift of `mod(vec)` (`krea2/model.py`)."""
     x, vec = arguments[0, "x"], arguments[1, "vec"]
     scale, shift = block.mod(vec[: x.shape[0]])[:2]
-    return _modulated(block.prenorm(x), scale, shift)
+    return modulate(block.prenorm(x), scale, shift)
 
 
 def ideogram_block(block: Any, arguments: BlockArguments) -> Tensor:
     """Ideogram 4: `attention_norm1` with the first scale (`ideogram4/model.py`)."""
     scale = block.adaln_modulation(arguments[3, "adaln_input"]).chunk(4, dim=-1)[0]
-    return _modulated(block.attention_norm1(arguments[0, "x"]), scale)
+    return modulate(block.attention_norm1(arguments[0, "x"]), scale)
 
 
 def ernie_block(block: Any, arguments: BlockArguments) -> Tensor:
     """ERNIE-Image: `adaLN_sa_ln` with the shared shift and scale (`ernie/model.py`)."""
     shift, scale = arguments[2, "temb"][:2]
-    return _modulated(block.adaLN_sa_ln(arguments[0, "x"]), scale, shift)
+    return modulate(block.adaLN_sa_ln(arguments[0, "x"]), scale, shift)
 
 
 def joy_block(block: Any, arguments: BlockArguments) -> Tensor:
     """JoyImage: `img_norm1` with the first shift and scale of `img_mod` (`joyimage/model.py`)."""
     img, temb = arguments[0, "hidden_states"], arguments[2, "temb"]
     shift, scale = block.img_mod(temb)[:2]
-    return _modulated(block.img_norm1(img), scale.unsqueeze(1), shift.unsqueeze(1))
+    return modulate(block.img_norm1(img), scale.unsqueeze(1), shift.unsqueeze(1))
 
 
 def pixeldit_block(block: Any, arguments: BlockArguments) -> Tensor:
     """PixelDiT: `norm_x1` with the first shift and scale (`pixeldit/model.py`)."""
     shift, scale = block.adaLN_modulation_img(arguments[2, "c"]).chunk(6, dim=-1)[:2]
-    return _modulated(block.norm_x1(arguments[0, "x"]), scale, shift)
+    return modulate(block.norm_x1(arguments[0, "x"]), scale, shift)

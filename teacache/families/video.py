@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..blocks import BlockList, Role, Stream
+from ..streams import BlockList, Role, Stream
 from .base import Family, Untouched
 from .modulation import kandinsky_block
 from .video_modulation import (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm, silu
 
-from ..blocks import BlockArguments
+from ..streams import BlockArguments
 
 EPS = 1e-6
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..blocks import BlockList, Passed, Role, SideList, Stream
+from ..streams import BlockList, Passed, Role, SideList, Stream
 from .base import Family, Sampling, Untouched
 
 WIDTH_14B = 5120

@@ -19,7 +19,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ..blocks import AdapterFailed, reading
 from ..calibration.trial import Trial
 from ..choice import Choice
 from ..config import TeaCacheConfig
@@ -39,6 +38,7 @@ from ..profiles.calibrated import Calibration
 from ..profiles.store import named_calibration
 from ..report import RunReport
 from ..run import Listener, Run
+from ..streams import AdapterFailed, reading
 from .comfyui_conditions import conditions_of, guidance_of, profile_store
 from .other_caches import answers_evaluations, stacked_caches
 from .samplers import solver_of

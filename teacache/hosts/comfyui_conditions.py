@@ -10,10 +10,10 @@ import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..blocks import AdapterFailed, reading
 from ..families import Family, unwrap_compiled
 from ..profiles.conditions import Conditions, digest_of, digest_of_patches
 from ..profiles.store import ProfileStore
+from ..streams import AdapterFailed, reading
 
 UNKNOWN = "unknown"
 PREFIX = "diffusion_model."

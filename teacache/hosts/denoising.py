@@ -18,13 +18,14 @@ import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook, StateManager
 from torch import nn
 
-from ..blocks import AdapterFailed, BlockStack, outside_compiled_regions, reading
+from ..blocks import BlockStack, outside_compiled_regions
 from ..decision import Decision
 from ..families import unwrap_compiled
 from ..indicators import TIMESTEP_READINGS
 from ..model_call import ModelCall, WholeCall
 from ..report import Reason, RunReport
 from ..run import Run
+from ..streams import AdapterFailed, reading
 from ..timing import Mark
 from .branches import (
     Branches,

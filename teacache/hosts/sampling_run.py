@@ -9,11 +9,12 @@ import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..blocks import AdapterFailed, BlockStack, reading
+from ..blocks import BlockStack
 from ..decision import Decision, ReconsiderEvaluation, ReconsiderStep
 from ..families import unwrap_compiled
 from ..model_call import ModelCall, WholeCall
 from ..run import Run
+from ..streams import AdapterFailed, reading
 from .samplers import boundaries, phase
 
 KEY = "teacache"
