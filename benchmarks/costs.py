@@ -1,11 +1,12 @@
-"""What a skipped step and a decision cost on the demo model, beside the model's own parts.
+"""What a skipped step and a decision cost, beside the model's own parts.
 
     python -m benchmarks.costs [--repeats 12] [--threads 1] [--out FILE.md]
 
 Each repeat samples 50 steps in every way, in turn, after a warm-up; a step's time is that of the
 guider's prediction, by a wrapper around it, and figures are medians over all steps of all repeats.
 The floor is the same model with its blocks replaced by one that passes its inputs through:
-embedders, final layer and what ComfyUI does around them.
+embedders, final layer and what ComfyUI does around them. The same on a model as wide as a real
+one (`benchmarks.wide`), where blocks run only in the steps that are not counted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,38 @@ from torch import Tensor, nn
 
 from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, STEPS, Pair, Testbed, load
+from benchmarks.wide import wide_bed
 from teacache.config import TeaCacheConfig
 from teacache.files import write_atomically
 from teacache.hosts.headless import boot, find_comfyui
 
 NEVER, ALWAYS = 1e-12, 90.0
 REPEATS = 12
+WIDE_STEPS, WIDE_REPEATS = 12, 3
 SKIPPING: dict[str, dict[str, Any]] = {
     "residual, reuse (faithful)": {"mode": "faithful", "rel_l1_thresh": ALWAYS},
+    "residual, reuse, every 8th token": {
+        "mode": "faithful",
+        "token_stride": 8,
+        "rel_l1_thresh": ALWAYS,
+    },
     "residual, linear": {"mode": "faithful", "predictor": "linear", "rel_l1_thresh": ALWAYS},
+    "residual, rate (reads nothing)": {
+        "mode": "faithful",
+        "indicator": "rate",
+        "predictor": "reuse",
+        "rel_l1_thresh": ALWAYS,
+    },
     "forecast": {"mode": "forecast", "rel_l1_thresh": 0.2},
 }
+WIDE = {name: config for name, config in SKIPPING.items() if name != "forecast"}
 DECIDING: dict[str, dict[str, Any]] = {
     "faithful": {"mode": "faithful", "rel_l1_thresh": NEVER},
+    "faithful, every 8th token": {
+        "mode": "faithful",
+        "token_stride": 8,
+        "rel_l1_thresh": NEVER,
+    },
     "forecast": {"mode": "forecast", "rel_l1_thresh": NEVER},
 }
 
@@ -60,7 +80,9 @@ def without_blocks(bed: Testbed) -> Iterator[None]:
         transformer.joint_blocks = blocks
 
 
-def timed(bed: Testbed, config: dict[str, Any] | None) -> tuple[list[float], list[bool], float]:
+def timed(
+    bed: Testbed, config: dict[str, Any] | None, steps: int
+) -> tuple[list[float], list[bool], float]:
     """Seconds of each step, which were skipped, and seconds of the whole call."""
     from comfy.patcher_extension import WrappersMP
 
@@ -79,9 +101,9 @@ def timed(bed: Testbed, config: dict[str, Any] | None) -> tuple[list[float], lis
 
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "clock", clock)
     pair = Pair(bed.tuning[0], 0)
-    whole = sample(bed, COMFYUI, model, [pair], bed.levels(STEPS)).seconds
+    whole = sample(bed, COMFYUI, model, [pair], bed.levels(steps)).seconds
     report = None if handle is None else handle.report_for()
-    skipped = [record.skipped for record in report.records] if report else [False] * STEPS
+    skipped = [record.skipped for record in report.records] if report else [False] * steps
     return seconds, skipped, whole
 
 
@@ -101,38 +123,45 @@ class Series:
         self.share = sum(skipped) / len(skipped)
 
 
-def measure(bed: Testbed, repeats: int) -> dict[str, Series]:
-    ways: dict[str, dict[str, Any] | None] = {"uncached": None, "floor": None}
-    ways |= {f"skip: {name}": config for name, config in SKIPPING.items()}
-    ways |= {f"decide: {name}": config for name, config in DECIDING.items()}
+def measure(
+    bed: Testbed, ways: dict[str, dict[str, Any] | None], steps: int, repeats: int
+) -> dict[str, Series]:
     found = {name: Series() for name in ways}
     for repeat in range(repeats + 1):
         for name, config in ways.items():
             if name == "floor":
                 with without_blocks(bed):
-                    result = timed(bed, config)
+                    result = timed(bed, config, steps)
             else:
-                result = timed(bed, config)
+                result = timed(bed, config, steps)
             if repeat:
                 found[name].add(*result)
     return found
 
 
+def skips(found: dict[str, Series], names: Iterable[str], full: float | None) -> list[str]:
+    """Rows of the floor and of skipped steps."""
+    floor = statistics.median(found["floor"].computed)
+    rows = {"floor: embedders and final layer": floor}
+    rows |= {
+        f"skipped step, {name}": statistics.median(found[f"skip: {name}"].skipped) for name in names
+    }
+    return [
+        f"| {name} | {1e3 * took:.2f} ms |"
+        + (f" {took / full:.1%} |" if full is not None else "")
+        + f" {took / floor:.2f} |"
+        for name, took in rows.items()
+    ]
+
+
 def table(found: dict[str, Series]) -> str:
     full = statistics.median(found["uncached"].computed)
-    floor = statistics.median(found["floor"].computed)
     lines = [
         "| | time | of a full step | beside the floor |",
         "|---|---|---|---|",
         f"| full step, no cache | {1e3 * full:.2f} ms | 100 % | |",
-        f"| floor: embedders and final layer | {1e3 * floor:.2f} ms | {floor / full:.1%} | 1.00 |",
+        *skips(found, SKIPPING, full),
     ]
-    for name in SKIPPING:
-        took = statistics.median(found[f"skip: {name}"].skipped)
-        lines.append(
-            f"| skipped step, {name} | {1e3 * took:.2f} ms | {took / full:.1%} "
-            f"| {took / floor:.2f} |"
-        )
     for name in DECIDING:
         extra = statistics.median(found[f"decide: {name}"].computed) - full
         lines.append(
@@ -155,22 +184,38 @@ def table(found: dict[str, Series]) -> str:
     return "\n".join(lines)
 
 
+def wide_table(found: dict[str, Series]) -> str:
+    return "\n".join(["| | time | beside the floor |", "|---|---|---|", *skips(found, WIDE, None)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     parser.add_argument("--comfyui", type=Path)
-    parser.add_argument("--out", type=Path, help="a Markdown file for the table")
+    parser.add_argument("--out", type=Path, help="a Markdown file for the tables")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory(prefix="teacache-costs-") as folder:
         boot(find_comfyui(args.comfyui), Path(folder))
-        found = measure(load("demo", None), args.repeats)
+        ways: dict[str, dict[str, Any] | None] = {"uncached": None, "floor": None}
+        ways |= {f"skip: {name}": config for name, config in SKIPPING.items()}
+        ways |= {f"decide: {name}": config for name, config in DECIDING.items()}
+        found = measure(load("demo", None), ways, STEPS, args.repeats)
+        wide = wide_bed()
+        ways = {"floor": None} | {f"skip: {name}": config for name, config in WIDE.items()}
+        found_wide = measure(wide, ways, WIDE_STEPS, WIDE_REPEATS)
     text = (
-        f"# What a skip and a decision cost on the demo model\n\n"
+        f"# What a skip and a decision cost\n\n"
         f"`python -m benchmarks.costs --repeats {args.repeats} --threads {args.threads}` · torch "
-        f"{torch.__version__} · {platform.machine()}, {args.threads} thread(s) · 128 x 128, 50 "
-        f"Euler steps, guidance 3, float32. Steps 4 to 49 count.\n\n{table(found)}\n"
+        f"{torch.__version__} · {platform.machine()}, {args.threads} thread(s) · guidance 3, "
+        f"float32, medians\n\n"
+        f"## The demo model\n\n"
+        f"128 x 128, {STEPS} Euler steps, of which 4 to {STEPS - 1} count.\n\n{table(found)}\n\n"
+        f"## {wide.about}\n\n"
+        f"Random weights, {WIDE_STEPS} Euler steps, of which 4 to {WIDE_STEPS - 1} count, "
+        f"{WIDE_REPEATS} repeats. There is no full step to compare with.\n\n"
+        f"{wide_table(found_wide)}\n"
     )
     print(text)
     if args.out is not None:
