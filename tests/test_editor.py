@@ -2,109 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 from comfy_server import ROOT, Server, serving
-
-if os.environ.get("CI") != "true":
-    pytest.importorskip("playwright", reason="no playwright here: pip install playwright")
-from playwright.sync_api import Browser, Page, sync_playwright
+from editing import FLAGS, SEEDS, STEPS, Editor, editing, kinds, line_of, quickstart
+from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MISSING = "no Chromium here; on Debian and Ubuntu: apt-get install chromium"
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage",
-]  # fmt: skip
-ARTIFACTS = ROOT / "tests" / "artifacts"
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 OLD = sorted((ROOT / "tests" / "workflows_old").glob("*/*.json"))
-SEEDS = itertools.count(1000)
 FILLED = '.teacache-cells rect:not([data-kind="open"])'
-STEPS = 40
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM and os.environ.get("CI") != "true", reason=MISSING),
 ]
-
-
-@dataclass
-class Editor:
-    """A page with the editor open in it."""
-
-    mode: str
-    url: str
-    page: Page
-    errors: list[str] = field(default_factory=list)
-
-    def open(self) -> None:
-        self.page.goto(self.url)
-        self.page.wait_for_function("() => window.app?.graph && window.app.extensionManager")
-        self.page.wait_for_selector('[data-testid="queue-button"]')
-
-    def load(self, graph: dict[str, Any]) -> None:
-        self.page.evaluate("graph => app.loadGraphData(graph)", graph)
-        self.page.wait_for_function(
-            "count => app.graph.nodes.length === count", arg=len(graph["nodes"])
-        )
-
-    def load_api(self, prompt: dict[str, Any]) -> None:
-        self.page.evaluate("prompt => app.loadApiJson(prompt, 'test')", prompt)
-        self.page.wait_for_function("count => app.graph.nodes.length === count", arg=len(prompt))
-
-    def run(self) -> None:
-        self.page.evaluate(
-            """() => {
-                window.seen = [];
-                window.reports = {};
-                window.finished = false;
-                app.api.addEventListener("teacache.end", ({ detail }) => {
-                    window.reports[detail.node] = detail.report;
-                });
-                app.api.addEventListener("execution_success", () => (window.finished = true));
-            }"""
-        )
-        self.page.locator('[data-testid="queue-button"] button').first.click()
-
-    def finish(self) -> dict[str, dict[str, Any]]:
-        """Waits for the end of the run; the reports by node."""
-        self.page.wait_for_function("() => window.finished", timeout=60_000)
-        self.page.wait_for_function("() => Object.keys(window.reports).length > 0")
-        return self.page.evaluate("() => window.reports")
-
-    def lines(self) -> list[str]:
-        return self.page.locator(".teacache-line").all_inner_texts()
-
-    def fit(self) -> None:
-        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-        self.page.wait_for_timeout(700)
-
-    def show(self, scale: float, offset: tuple[float, float]) -> None:
-        self.page.evaluate(
-            """([scale, offset]) => {
-                app.canvas.ds.scale = scale;
-                app.canvas.ds.offset = offset;
-                app.canvas.setDirty(true, true);
-            }""",
-            [scale, offset],
-        )
-        self.page.wait_for_timeout(500)
-
-    def screenshot(self, name: str) -> None:
-        ARTIFACTS.mkdir(exist_ok=True)
-        self.page.screenshot(path=str(ARTIFACTS / f"{name}_{self.mode}.png"))
 
 
 @pytest.fixture(scope="module")
@@ -122,34 +41,6 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-@contextmanager
-def editing(browser: Browser, server: Server, mode: str, **settings: Any) -> Iterator[Editor]:
-    wanted = {
-        "Comfy.TutorialCompleted": True,
-        "Comfy.VueNodes.Enabled": mode == "nodes2",
-        "Comfy.Minimap.Visible": False,
-        **settings,
-    }
-    body = json.dumps(wanted).encode()
-    urlopen(Request(f"{server.url}/api/settings", body, method="POST")).close()
-    context = browser.new_context(viewport={"width": 1600, "height": 1000})
-    context.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
-    editor = Editor(mode, server.url, context.new_page())
-    editor.page.on("console", lambda message: editor.errors.extend(_ours(message)))
-    editor.page.on("pageerror", lambda error: editor.errors.append(str(error.stack)))
-    editor.open()
-    yield editor
-    context.close()
-
-
-def _ours(message: Any) -> list[str]:
-    """A console error or warning that concerns the pack, else nothing."""
-    text = f"{message.type}: {message.text} ({message.location.get('url')})"
-    asks_registry = "api.comfy.org" in message.text  # the editor, about every custom node
-    counts = message.type in ("error", "warning") and not asks_registry
-    return [text] if counts and "teacache" in text.lower() else []
-
-
 @pytest.fixture(scope="module", params=["classic", "nodes2"])
 def editor(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Editor]:
     with editing(browser, server, request.param) as opened:
@@ -162,29 +53,6 @@ def no_error_from_the_pack(request: pytest.FixtureRequest) -> Iterator[None]:
     if "editor" in request.fixturenames:
         errors = request.getfixturevalue("editor").errors
         assert not [error for error in errors if "teacache" in error.lower()]
-
-
-def quickstart(steps: int = STEPS) -> dict[str, Any]:
-    """The template with another seed, so that the server runs it again."""
-    graph = json.loads((ROOT / "workflows" / "quickstart.json").read_text())
-    sampler = next(node for node in graph["nodes"] if node["type"] == "KSampler")
-    sampler["widgets_values"][0] = next(SEEDS)
-    sampler["widgets_values"][2] = steps
-    return graph
-
-
-def line_of(report: dict[str, Any]) -> str:
-    """What the strip must say, from the report's own numbers."""
-    saved = report["saved_seconds"]
-    time = f"{saved * 1e3:.0f} ms" if saved < 0.9995 else f"{saved:.1f} s"
-    gain = f" · {report['estimated_speedup']:.2f}x · saved {time}" if report["skipped"] else ""
-    held = f"{report['bytes_held'] / 1e3:.0f} kB held"
-    return f"{report['computed']} of {report['evaluations']} steps computed{gain} · {held}"
-
-
-def kinds(editor: Editor) -> list[str]:
-    cells = editor.page.locator(".teacache-cells rect")
-    return cells.evaluate_all("cells => cells.map(cell => cell.dataset.kind)")
 
 
 @pytest.mark.parametrize(
