@@ -6,7 +6,7 @@ Each repeat samples 50 steps in every way, in turn, after a warm-up; a step's ti
 guider's prediction, by a wrapper around it, and figures are medians over all steps of all repeats.
 The floor is the same model with its blocks replaced by one that passes its inputs through:
 embedders, final layer and what ComfyUI does around them. The same on a model as wide as a real
-one (`benchmarks.wide`), where blocks run only in the steps that are not counted.
+one (`benchmarks.wide`), whose blocks do nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from teacache.hosts.headless import boot, find_comfyui
 
 NEVER, ALWAYS = 1e-12, 90.0
 REPEATS = 12
-WIDE_STEPS, WIDE_REPEATS = 12, 3
+WIDE_STEPS = 12
 SKIPPING: dict[str, dict[str, Any]] = {
     "residual, reuse (faithful)": {"mode": "faithful", "rel_l1_thresh": ALWAYS},
     "residual, reuse, every 8th token": {
@@ -204,7 +204,7 @@ def main() -> None:
         found = measure(load("demo", None), ways, STEPS, args.repeats)
         wide = wide_bed()
         ways = {"floor": None} | {f"skip: {name}": config for name, config in WIDE.items()}
-        found_wide = measure(wide, ways, WIDE_STEPS, WIDE_REPEATS)
+        found_wide = measure(wide, ways, WIDE_STEPS, args.repeats)
     text = (
         f"# What a skip and a decision cost\n\n"
         f"`python -m benchmarks.costs --repeats {args.repeats} --threads {args.threads}` · torch "
@@ -213,8 +213,8 @@ def main() -> None:
         f"## The demo model\n\n"
         f"128 x 128, {STEPS} Euler steps, of which 4 to {STEPS - 1} count.\n\n{table(found)}\n\n"
         f"## {wide.about}\n\n"
-        f"Random weights, {WIDE_STEPS} Euler steps, of which 4 to {WIDE_STEPS - 1} count, "
-        f"{WIDE_REPEATS} repeats. There is no full step to compare with.\n\n"
+        f"Random weights, {WIDE_STEPS} Euler steps, of which 4 to {WIDE_STEPS - 1} count. There is "
+        f"no full step to compare with.\n\n"
         f"{wide_table(found_wide)}\n"
     )
     print(text)
