@@ -87,12 +87,13 @@ class _StackStandIn(_StandIn):
     def __init__(self, stack: BlockStack, blocks: BlockList, first: bool, last: bool) -> None:
         super().__init__(stack)
         self.__dict__["spec"] = blocks
+        self.__dict__["image_stream"] = blocks.image_stream()
         self.__dict__["first"] = first
         self.__dict__["last"] = last
 
     @outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = BlockArguments(args, kwargs, self.spec.image_stream())
+        arguments = BlockArguments(args, kwargs, self.image_stream)
         skipping, passed = self._before(arguments)
         if skipping:
             return passed
@@ -128,7 +129,7 @@ class _StackStandIn(_StandIn):
 
     @reading()
     def _check(self, arguments: BlockArguments, out: Any) -> None:
-        given = arguments.stream(self.spec.image_stream())
+        given = arguments.stream(self.image_stream)
         if not isinstance(out, torch.Tensor) or out.shape != given.shape:
             kind = type(self.block).__name__
             raise TypeError(f"{kind} does not return one tensor in the shape of its input")
@@ -137,7 +138,7 @@ class _StackStandIn(_StandIn):
     def _entry(self, arguments: BlockArguments) -> torch.Tensor:
         if self.stack.call.image_tokens:
             raise RuntimeError("its blocks run more than once within one call")
-        stream = self.spec.image_stream()
+        stream = self.image_stream
         packed = stream.pack(arguments.stream(stream))
         tokens = self.stack.call.lead_tokens
         return image_part(packed, stream.role, tokens) if tokens else packed
@@ -146,7 +147,7 @@ class _StackStandIn(_StandIn):
     def _passed(self, arguments: BlockArguments) -> Any:
         spec = self.spec
         by_role = {stream.role: arguments.stream(stream) for stream in spec.takes}
-        stream = spec.image_stream()
+        stream = self.image_stream
         if self.last:
             value, image = by_role[stream.role], self.stack.call.prediction()
             joined = with_image(stream.pack(value), stream.role, image)
@@ -159,7 +160,7 @@ class _StackStandIn(_StandIn):
 
     @reading()
     def _image_of(self, out: Any, tokens: int) -> torch.Tensor:
-        stream = self.spec.image_stream()
+        stream = self.image_stream
         returns = self.spec.returns
         value = out[returns.index(stream.role)] if len(returns) > 1 else out
         return image_part(stream.pack(value), stream.role, tokens)

@@ -45,8 +45,7 @@ def z_image_block(block: Any, arguments: BlockArguments) -> Tensor:
     if arguments[4, "noise_mask"] is not None:
         adaln = arguments[5, "adaln_noisy"]
     scale = block.adaLN_modulation(adaln).unsqueeze(1).chunk(4, dim=2)[0]
-    modulated: Tensor = block.attention_norm1(x) * (1 + scale)
-    return modulated
+    return modulate(block.attention_norm1(x), scale)
 
 
 def hunyuan_video_block(block: Any, arguments: BlockArguments) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import rms_norm, silu
 
 from ..streams import BlockArguments
+from .modulation import modulate
 
 EPS = 1e-6
 
@@ -26,11 +27,9 @@ def hunyuan_double_block(block: Any, arguments: BlockArguments) -> Tensor:
     normed: Tensor = block.img_norm1(arguments[0, "img"])
     spans = arguments[5, "modulation_dims_img"]
     if spans is None:
-        return torch.addcmul(first.shift, normed, 1 + first.scale)
+        return modulate(normed, first.scale, first.shift)
     parts = [
-        torch.addcmul(
-            first.shift[:, row, None], normed[:, start:end], 1 + first.scale[:, row, None]
-        )
+        modulate(normed[:, start:end], first.scale[:, row, None], first.shift[:, row, None])
         for start, end, row in spans
     ]
     return torch.cat(parts, dim=1)
@@ -42,7 +41,7 @@ def ltx_block(block: Any, arguments: BlockArguments) -> Tensor:
     table = block.scale_shift_table.to(device=x.device, dtype=x.dtype)
     rows = timestep.reshape(x.shape[0], timestep.shape[1], table.shape[0], -1)
     shift, scale = (table[:2] + rows[:, :, :2]).unbind(dim=2)
-    return torch.addcmul(shift, _rms(x), 1 + scale)
+    return modulate(_rms(x), scale, shift)
 
 
 def ltx_av_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -51,14 +50,13 @@ def ltx_av_block(block: Any, arguments: BlockArguments) -> Tensor:
     shift, scale = block.get_ada_values(
         block.scale_shift_table, video.shape[0], arguments[4, "v_timestep"], slice(0, 2)
     )
-    return torch.addcmul(shift, _rms(video), 1 + scale)
+    return modulate(_rms(video), scale, shift)
 
 
 def mochi_block(block: Any, arguments: BlockArguments) -> Tensor:
     """Mochi: RMS norm with the first part of `mod_x` (`asymm_models_joint.py`)."""
     scale = block.mod_x(silu(arguments[1, "c"])).chunk(4, dim=1)[0]
-    modulated: Tensor = _rms(arguments[0, "x"]) * (1 + scale.unsqueeze(1))
-    return modulated
+    return modulate(_rms(arguments[0, "x"]), scale.unsqueeze(1))
 
 
 def cosmos_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -69,7 +67,7 @@ def cosmos_block(block: Any, arguments: BlockArguments) -> Tensor:
     if part.use_adaln_lora:
         modulation = modulation + arguments[5, "adaln_lora_B_3D"]
     shift, scale, _ = modulation.chunk(3, dim=1)
-    return torch.addcmul(shift, part.norm_state(x), 1 + scale).movedim(3, 0)
+    return modulate(part.norm_state(x), scale, shift).movedim(3, 0)
 
 
 def predict2_block(block: Any, arguments: BlockArguments) -> Tensor:
