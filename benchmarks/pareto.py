@@ -29,7 +29,7 @@ from benchmarks.journal import Journal, Record
 from benchmarks.quality import CONVERGED_STEPS, Converged, compared, picture, why_no_lpips
 from benchmarks.sampling import Sample, live_bytes, sample
 from benchmarks.testbeds import CFG, COMFYUI, DIFFUSERS, STEPS, Pair, Testbed, load
-from benchmarks.variants import UNCACHED, Variant, variants
+from benchmarks.variants import BESIDE_ABLATION, UNCACHED, Variant, variants
 from teacache.config import ConfigError
 from teacache.hosts.headless import PACK, boot, find_comfyui
 from teacache.metrics import psnr
@@ -161,15 +161,17 @@ def version_of_pack() -> str:
 
 
 def selected(which: str, quick: bool) -> list[Variant]:
-    """which: all, main (without the modes of ours that are no default) or ablation (only them)."""
+    """which: all, main (without the modes of ours that are no default) or ablation (them, in every
+    pair, beside the two that are).
+    """
     found = variants()
     if quick:
         found = [replace(variant, every=1) for variant in found if variant.quick]
-    references = tuple(UNCACHED.values())
     if which == "main":
         return [variant for variant in found if not variant.ablation]
     if which == "ablation":
-        return [v for v in found if v.ablation or v.method in references]
+        beside = (*UNCACHED.values(), *BESIDE_ABLATION)
+        return [replace(v, every=1) for v in found if v.ablation or v.name in beside]
     return found
 
 

@@ -15,6 +15,11 @@ CONVERGED = ("dpmpp_2m", {})
 """The sampler of the converged reference."""
 OURS = "ours"
 ABLATION_EVERY = 4
+BESIDE_ABLATION = (
+    *(f"{OURS}: forecast {threshold}" for threshold in (0.025, 0.05, 0.1, 0.2)),
+    *(f"faithful TeaCache {threshold}" for threshold in (0.12, 0.2, 0.4)),
+)
+"""What the modes that are no default are compared with in a run of their own."""
 OFF_THE_FRONT = ("FasterCache", "TaylorSeer, attention")
 
 
@@ -106,7 +111,7 @@ def faithful() -> list[Variant]:
 
 def ours() -> list[Variant]:
     def points(
-        label: str, thresholds: tuple[float, ...], quick: tuple[float, ...] = (), **config: str
+        label: str, thresholds: tuple[float, ...], quick: tuple[float, ...] = (), **config: Any
     ) -> list[Variant]:
         return [
             Variant(
@@ -145,15 +150,23 @@ def ours() -> list[Variant]:
             )
             for threshold in (0.02, 0.03, 0.05, 0.1, 0.2)
         ),
-        *points("forecast, blend", (0.05, 0.1, 0.2), predictor="blend", **forecast),
-        *points("forecast, reuse", (0.05, 0.1, 0.2), predictor="reuse", **forecast),
+        *points("forecast, reuse", (0.025, 0.1, 0.2), predictor="reuse", **forecast),
+        *points("forecast, linear", (0.025, 0.1, 0.2), predictor="linear", **forecast),
+        *points("forecast, blend", (0.05, 0.2, 0.5), predictor="blend", **forecast),
+        *residual("rate", "reuse", 0.05, 0.2, 0.5),
         *residual("rate", "linear", 0.02, 0.05, 0.2),
-        *residual("profile", "linear", 0.2, 0.3, 0.6),
-        *residual("profile", "blend", 0.2, 0.4),
-        *residual("spectral", "reuse", 0.1, 0.25),
-        *residual("spectral", "linear", 0.1, 0.25),
-        *residual("first_block", "reuse", 0.05, 0.1),
-        *residual("first_block", "linear", 0.05, 0.1),
+        *residual("rate", "damped", 0.02, 0.05, 0.2),
+        *residual("rate", "blend", 0.05, 0.2, 0.5),
+        *residual("profile", "linear", 0.12, 0.2, 0.4),
+        *residual("profile", "damped", 0.12, 0.2, 0.4),
+        *residual("profile", "blend", 0.12, 0.2, 0.4),
+        *residual("spectral", "reuse", 0.1, 0.25, 1.0),
+        *residual("spectral", "linear", 0.1, 0.25, 1.0),
+        *residual("first_block", "reuse", 0.03, 0.1, 0.2),
+        *residual("first_block", "linear", 0.03, 0.1, 0.2),
+        *points(
+            "faithful, every 8th token", (0.12, 0.2, 0.4), mode="faithful", token_stride=8
+        ),
         *(
             Variant(
                 OURS, f"{OURS}: forecast, diffusers", f"{threshold:g}", DIFFUSERS,
