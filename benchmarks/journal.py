@@ -1,8 +1,9 @@
 """The record of a comparison: one JSON object a line, so that an interrupted run goes on.
 
 The first line is the header, what the run was made with. Then come records of kind `unusable`
-(a variant that does not run, and why), `memory` (of a variant), `sample` (of a variant and a
-pair) and `pair` (a pair is complete). Samples of an incomplete pair do not count.
+(a variant that does not run, and why), `lpips` (why it cannot be measured, if so), `memory` (of a
+variant), `sample` (of a variant and a pair) and `pair` (a pair is complete). Samples of an
+incomplete pair do not count; of two records of one thing the later one does.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ Record = dict[str, Any]
 
 @dataclass
 class Journal:
-    """pairs: complete ones, (caption, seed), in order. samples: by variant and pair."""
+    """pairs: complete ones, (caption, seed), in order. samples: by variant and pair.
+
+    no_lpips: why LPIPS could not be measured the last time; None where it could.
+    """
 
     path: Path
     header: Record
+    no_lpips: str | None = None
     unusable: dict[str, str] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     pairs: dict[tuple[str, int], Record] = field(default_factory=dict)
     samples: dict[str, dict[tuple[str, int], Record]] = field(default_factory=dict)
+    _incomplete: dict[tuple[str, int], dict[str, Record]] = field(default_factory=dict, init=False)
 
     @classmethod
     def read(cls, path: Path) -> Journal:
@@ -72,6 +78,11 @@ class Journal:
         for record in records:
             self._add(record)
 
+    def has(self, caption: str, seed: int, with_lpips: bool) -> bool:
+        """Whether a pair is complete, and measured by LPIPS where that is asked."""
+        pair = self.pairs.get((caption, seed))
+        return pair is not None and (pair["lpips"] or not with_lpips)
+
     def complete(self, variant: str) -> dict[tuple[str, int], Record]:
         """A variant's samples of complete pairs, in the pairs' order."""
         samples = self.samples.get(variant, {})
@@ -81,9 +92,14 @@ class Journal:
         kind, name = record["kind"], record.get("variant", "")
         if kind == "unusable":
             self.unusable[name] = record["why"]
+        elif kind == "lpips":
+            self.no_lpips = record["why_not"]
         elif kind == "memory":
             self.memory[name] = record["bytes"]
         elif kind == "sample":
-            self.samples.setdefault(name, {})[record["prompt"], record["seed"]] = record
+            self._incomplete.setdefault((record["prompt"], record["seed"]), {})[name] = record
         elif kind == "pair":
-            self.pairs[record["prompt"], record["seed"]] = record
+            pair = record["prompt"], record["seed"]
+            self.pairs[pair] = record
+            for variant, sample in self._incomplete.pop(pair, {}).items():
+                self.samples.setdefault(variant, {})[pair] = sample

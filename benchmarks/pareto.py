@@ -5,8 +5,9 @@
 
 After a warm-up, every pair of caption and seed is sampled by all variants in a shuffled order, so
 that a busy moment of the machine hits all alike. Results are appended to a file in
-output/benchmarks/ after each pair; the same command goes on where it was interrupted. The
-captions are none of those that anything was tuned on. Needs requirements/benchmarks.txt.
+output/benchmarks/ after each pair; the same command goes on where it was interrupted, and measures
+again the pairs that had to do without LPIPS, once its packages are there. The captions are none of
+those that anything was tuned on. Needs requirements/benchmarks.txt.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from benchmarks.journal import Journal, Record
-from benchmarks.quality import CONVERGED_STEPS, Converged, compared, picture, why_no_lpips
+from benchmarks.quality import CONVERGED_STEPS, Converged, compared, perceptual, picture
 from benchmarks.sampling import Sample, live_bytes, sample
 from benchmarks.testbeds import CFG, COMFYUI, DIFFUSERS, STEPS, Pair, Testbed, load
 from benchmarks.variants import BESIDE_ABLATION, UNCACHED, Variant, variants
@@ -88,7 +90,7 @@ def run_pair(
     pair: Pair,
     number: int,
     converged: Converged,
-    with_lpips: bool,
+    network: nn.Module | None,
 ) -> list[Record]:
     """The records of one pair, the one that completes it last.
 
@@ -111,16 +113,17 @@ def run_pair(
                 "cpu": round(own.cpu, 5),
                 "computed": own.computed,
                 "uncached": compared(
-                    pictures[variant.name], pictures[UNCACHED[variant.host]], with_lpips
+                    pictures[variant.name], pictures[UNCACHED[variant.host]], network
                 ),
-                "converged": compared(pictures[variant.name], truth, with_lpips),
+                "converged": compared(pictures[variant.name], truth, network),
             }
         )
     alike = psnr(pictures[UNCACHED[COMFYUI]], pictures[UNCACHED[DIFFUSERS]])
-    return [*records, {"kind": "pair", **place, "agreement": round(min(alike, 200.0), 1)}]
+    whole = {"agreement": round(min(alike, 200.0), 1), "lpips": network is not None}
+    return [*records, {"kind": "pair", **place, **whole}]
 
 
-def header(bed: Testbed, found: list[Variant], why_not: str | None, args: Any) -> Record:
+def header(bed: Testbed, found: list[Variant], args: Any) -> Record:
     from comfyui_version import __version__ as comfyui
 
     packages = ("torch", "diffusers", "cache-dit")
@@ -143,7 +146,6 @@ def header(bed: Testbed, found: list[Variant], why_not: str | None, args: Any) -
             "steps": STEPS, "guidance": CFG, "schedule": "simple, shift 3", "dtype": "float32",
             "converged": CONVERGED_STEPS,
         },
-        "lpips": why_not,
         "variants": [
             {
                 "name": v.name, "group": v.group, "method": v.method, "setting": v.setting,
@@ -186,17 +188,18 @@ def measure(args: argparse.Namespace) -> Path:
     bed = load(args.model, args.weights)
     found = selected(args.variants, args.quick)
     pairs = [Pair(p, seed) for seed in range(args.seeds) for p in bed.tests[: args.prompts]]
-    why_not = why_no_lpips()
+    network, why_not = perceptual()
     parts = [bed.name, args.variants if args.variants != "all" else "", "quick" * args.quick]
     path = args.out / f"pareto_{'_'.join(part for part in parts if part)}.jsonl"
-    journal = Journal.begin(path, header(bed, found, why_not, args))
+    journal = Journal.begin(path, header(bed, found, args))
+    journal.append([{"kind": "lpips", "why_not": why_not}])
     usable = warm_up(bed, found, journal)
     converged = Converged(bed, args.out, pairs)
     for number, pair in enumerate(tqdm(pairs, unit="pair")):
-        if (pair.prompt, pair.seed) in journal.pairs:
+        if journal.has(pair.prompt, pair.seed, with_lpips=network is not None):
             continue
         now = [variant for variant in usable if number % variant.every == 0]
-        journal.append(run_pair(bed, now, pair, number, converged, why_not is None))
+        journal.append(run_pair(bed, now, pair, number, converged, network))
         if args.minutes is not None and time.monotonic() - started > 60 * args.minutes:
             print(f"stopped after {args.minutes:g} minutes; the same command goes on from here")
             break

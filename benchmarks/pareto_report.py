@@ -154,10 +154,15 @@ def at_equal_time(found: list[Point]) -> list[str]:
 
 
 def notes(journal: Journal) -> list[str]:
-    why_not = journal.header["lpips"]
     lines = [f"- Not run: {name}: {why}." for name, why in grouped(journal.unusable).items()]
-    if why_not is not None:
-        lines.append(f"- LPIPS: n/a, its backbone cannot be had here ({why_not}).")
+    with_lpips = sum(record["lpips"] for record in journal.pairs.values())
+    if with_lpips:
+        lines.append(
+            f"- LPIPS 0.1 with AlexNet (`benchmarks/backbone.py`), lower is better: mean over "
+            f"{with_lpips} of the {len(journal.pairs)} pairs."
+        )
+    else:
+        lines.append(f"- LPIPS: n/a ({journal.no_lpips}).")
     lines += [f"- {text}" for text in HELP]
     floor = [journal.complete(f"{name} again") for name in UNCACHED.values()]
     if all(floor):

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from benchmarks.backbone import perceptual_network
 from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, Pair, Testbed
 from benchmarks.variants import CONVERGED
@@ -33,11 +34,11 @@ def picture(bed: Testbed, latents: Tensor) -> Tensor:
         return bed.decode(latents).nan_to_num(0.0)
 
 
-def compared(a: Tensor, b: Tensor, with_lpips: bool) -> dict[str, Any]:
-    """{"psnr", "ssim"} and, where it is available, {"lpips"}."""
+def compared(a: Tensor, b: Tensor, network: nn.Module | None) -> dict[str, Any]:
+    """{"psnr", "ssim"} and, with the network of LPIPS, {"lpips"}."""
     found = {"psnr": round(min(IDENTICAL, psnr(a, b)), 3), "ssim": round(ssim(a, b), 6)}
-    if with_lpips:
-        found["lpips"] = round(lpips(enlarged(a), enlarged(b)), 5)
+    if network is not None:
+        found["lpips"] = round(lpips(enlarged(a), enlarged(b), network=network), 6)
     return found
 
 
@@ -48,14 +49,12 @@ def enlarged(frames: Tensor) -> Tensor:
     return large.movedim(1, -1)
 
 
-def why_no_lpips() -> str | None:
-    """None where LPIPS can be had: package, its weights and those of its backbone."""
-    grey = torch.full((1, LPIPS_SIDE, LPIPS_SIDE, 3), 0.5)
+def perceptual() -> tuple[nn.Module | None, str | None]:
+    """The network of LPIPS, or None and why it cannot be had."""
     try:
-        lpips(grey, grey)
-    except (ImportError, OSError) as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None
+        return perceptual_network(), None
+    except ImportError as error:
+        return None, str(error)
 
 
 class Converged:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,17 +53,25 @@ def ssim(a: Tensor, b: Tensor) -> float:
     return float((luminance * structure).mean())
 
 
-def lpips(a: Tensor, b: Tensor, backbone: str = "alex") -> float:
+def lpips(
+    a: Tensor,
+    b: Tensor,
+    backbone: str = "alex",
+    network: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> float:
     """Learned perceptual distance with the named backbone (alex, vgg, squeeze), 0 for identical.
 
-    Shapes and errors as for `psnr`, with three channels; `ImportError` tells how to install it.
+    network: stands in for the package's own, whose backbone is fetched: two pictures in [-1, 1],
+    [B, 3, H, W], to distances. Shapes and errors as for `psnr`, with three channels;
+    `ImportError` tells how to install it.
     """
     a, b = checked(a, b)
     if a.shape[-1] != 3:
         raise ValueError(f"lpips: pictures must have 3 channels, not {a.shape[-1]}")
     if backbone not in ("alex", "vgg", "squeeze"):
         raise ValueError(f"lpips: backbone must be alex, vgg or squeeze, not {backbone!r}")
-    network = lpips_network(backbone)
+    if network is None:
+        network = lpips_network(backbone)
     with torch.no_grad():
         x, y = (2 * picture.float().movedim(-1, 1) - 1 for picture in (a, b))
         return float(network(x, y).mean())
