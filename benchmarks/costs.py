@@ -5,8 +5,9 @@
 Each repeat samples 50 steps in every way, in turn, after a warm-up; a step's time is that of the
 guider's prediction, by a wrapper around it, and figures are medians over all steps of all repeats.
 The floor is the same model with its blocks replaced by one that passes its inputs through:
-embedders, final layer and what ComfyUI does around them. The same on a model as wide as a real
-one (`benchmarks.wide`), whose blocks do nothing.
+embedders, final layer and what ComfyUI does around them. With the indicator that TeaCache defines,
+read and compared, it is what a skip of the faithful mode cannot fall below. The same on a model as
+wide as a real one (`benchmarks.wide`), whose blocks do nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, STEPS, Pair, Testbed, load
 from benchmarks.wide import wide_bed
 from teacache.config import TeaCacheConfig
+from teacache.families.modulation import joint_block
 from teacache.files import write_atomically
 from teacache.hosts.headless import boot, find_comfyui
+from teacache.indicators import relative_change
+from teacache.streams import BlockArguments
 
+FLOOR = "floor: embedders and final layer"
+READING = "floor, and the profile's indicator"
+FLOORS = (FLOOR, READING)
 NEVER, ALWAYS = 1e-12, 90.0
 REPEATS = 12
 WIDE_STEPS = 12
@@ -63,17 +70,31 @@ DECIDING: dict[str, dict[str, Any]] = {
 
 
 class PassThrough(nn.Module):
-    """Stands for all blocks of an SD3 model."""
+    """Stands for all blocks of an SD3 model.
+
+    block: where given, its modulated input is read and compared with the last one, as TeaCache
+    defines its indicator (arXiv 2411.19108, section 3.3). Nothing is done with it.
+    """
+
+    def __init__(self, block: nn.Module | None) -> None:
+        super().__init__()
+        self.block = block
+        self.before: Tensor | None = None
 
     def forward(self, context: Tensor, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.block is not None:
+            now = joint_block(self.block, BlockArguments((context, x), kwargs))
+            if self.before is not None:
+                relative_change(now, self.before).tolist()
+            self.before = now
         return context, x
 
 
 @contextmanager
-def without_blocks(bed: Testbed) -> Iterator[None]:
+def without_blocks(bed: Testbed, reading: bool) -> Iterator[None]:
     transformer = bed.patcher.model.diffusion_model
     blocks = transformer.joint_blocks
-    transformer.joint_blocks = nn.ModuleList([PassThrough()])
+    transformer.joint_blocks = nn.ModuleList([PassThrough(blocks[0] if reading else None)])
     try:
         yield
     finally:
@@ -129,8 +150,8 @@ def measure(
     found = {name: Series() for name in ways}
     for repeat in range(repeats + 1):
         for name, config in ways.items():
-            if name == "floor":
-                with without_blocks(bed):
+            if name in FLOORS:
+                with without_blocks(bed, reading=name == READING):
                     result = timed(bed, config, steps)
             else:
                 result = timed(bed, config, steps)
@@ -141,8 +162,8 @@ def measure(
 
 def skips(found: dict[str, Series], names: Iterable[str], full: float | None) -> list[str]:
     """Rows of the floor and of skipped steps."""
-    floor = statistics.median(found["floor"].computed)
-    rows = {"floor: embedders and final layer": floor}
+    rows = {name: statistics.median(found[name].computed) for name in FLOORS}
+    floor = rows[FLOOR]
     rows |= {
         f"skipped step, {name}": statistics.median(found[f"skip: {name}"].skipped) for name in names
     }
@@ -198,12 +219,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory(prefix="teacache-costs-") as folder:
         boot(find_comfyui(args.comfyui), Path(folder))
-        ways: dict[str, dict[str, Any] | None] = {"uncached": None, "floor": None}
+        ways: dict[str, dict[str, Any] | None] = {"uncached": None, **dict.fromkeys(FLOORS)}
         ways |= {f"skip: {name}": config for name, config in SKIPPING.items()}
         ways |= {f"decide: {name}": config for name, config in DECIDING.items()}
         found = measure(load("demo", None), ways, STEPS, args.repeats)
         wide = wide_bed()
-        ways = {"floor": None} | {f"skip: {name}": config for name, config in WIDE.items()}
+        ways = dict.fromkeys(FLOORS) | {f"skip: {name}": config for name, config in WIDE.items()}
         found_wide = measure(wide, ways, WIDE_STEPS, args.repeats)
     text = (
         f"# What a skip and a decision cost\n\n"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.journal import Journal
-from benchmarks.variants import UNCACHED
+from benchmarks.testbeds import UNCACHED
 
 REFERENCES = ("uncached", "converged")
 WORST = 0.05
@@ -24,6 +25,15 @@ class Quality:
     ssim: float
     lpips: float | None
     identical: int
+
+
+MEASURES: dict[str, Callable[[Quality], float | None]] = {
+    "mean": lambda quality: quality.mean,
+    "worst": lambda quality: quality.worst,
+    "ssim": lambda quality: quality.ssim,
+    "lpips": lambda quality: None if quality.lpips is None else -quality.lpips,
+}
+"""More is better, hence LPIPS with its sign turned."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ def points(journal: Journal, clock: str = "seconds") -> list[Point]:
 
 
 Curve = list[tuple[float, float]]
-"""(speed-up, PSNR), from the slowest on."""
+"""(speed-up, quality), from the slowest on."""
 
 
 def front(curve: Curve) -> Curve:
@@ -118,19 +128,18 @@ def front(curve: Curve) -> Curve:
     return best[::-1]
 
 
-def curves(found: list[Point], reference: str, worst: bool = False) -> dict[str, Curve]:
-    """All points of each method, by method."""
+def curves(found: list[Point], reference: str, measure: str = "mean") -> dict[str, Curve]:
+    """All points of each method against `reference` that have the `measure`, by method."""
     by_method: dict[str, Curve] = {}
     for point in found:
-        if not point.is_uncached:
-            value = point.against[reference]
-            pair = (point.speedup, value.worst if worst else value.mean)
-            by_method.setdefault(point.method, []).append(pair)
+        value = MEASURES[measure](point.against[reference])
+        if not point.is_uncached and value is not None:
+            by_method.setdefault(point.method, []).append((point.speedup, value))
     return {method: sorted(curve) for method, curve in by_method.items()}
 
 
 def at_speed(curve: Curve, speed: float) -> tuple[float, bool] | None:
-    """PSNR of a front at a speed-up, linear in its logarithm; None beyond its fastest point.
+    """Quality of a front at a speed-up, linear in its logarithm; None beyond its fastest point.
 
     Second: whether the front begins above that speed; then its slowest point counts, which is
     faster still.

@@ -30,8 +30,8 @@ from tqdm import tqdm
 from benchmarks.journal import Journal, Record
 from benchmarks.quality import CONVERGED_STEPS, Converged, compared, perceptual, picture
 from benchmarks.sampling import Sample, live_bytes, sample
-from benchmarks.testbeds import CFG, COMFYUI, DIFFUSERS, STEPS, Pair, Testbed, load
-from benchmarks.variants import BESIDE_ABLATION, UNCACHED, Variant, variants
+from benchmarks.testbeds import CFG, COMFYUI, DIFFUSERS, STEPS, UNCACHED, Pair, Testbed, load
+from benchmarks.variants import BESIDE_ABLATION, Variant, variants
 from teacache.config import ConfigError
 from teacache.hosts.headless import PACK, boot, find_comfyui
 from teacache.metrics import psnr

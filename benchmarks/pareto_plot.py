@@ -1,4 +1,4 @@
-"""The picture: PSNR against speed-up, one line per method, in two panels."""
+"""The picture: quality against speed-up, a line per method, a panel per measure and reference."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.fronts import REFERENCES, Point, curves
-from benchmarks.variants import OURS, UNCACHED, variants
+from benchmarks.fronts import MEASURES, REFERENCES, Point, curves
+from benchmarks.testbeds import UNCACHED
+from benchmarks.variants import OURS, variants
 
 TITLES = {
     "uncached": "against the uncached picture, same settings",
     "converged": "against the converged picture",
+}
+ROWS = {
+    "mean": "PSNR, mean (dB)",
+    "ssim": "1 - SSIM, mean",
+    "lpips": "LPIPS, mean",
 }
 OURS_COLOUR, OURS_OTHER = "#d62728", "#f4a09c"
 GREYS = {"fewer steps": "#111111", "even skipping": "#8c8c8c"}
@@ -26,21 +32,35 @@ COLOURS = (
 )  # fmt: skip
 MARKERS = "osD^vP*Xph<>d"
 LINES = ("-", "--", ":")
+PREDICTOR_LINES = {"reuse": "-", "linear": "--", "damped": "-.", "blend": ":"}
 MAIN = f"{OURS}: forecast"
 FASTEST = 6.0
+LEAST = 1e-6
+"""The least distance that is shown."""
 
 
 def styles(methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Ours thick and red, other modes of ours pale, fewer steps black, every peer its colour."""
+    """Ours thick and red, other modes of ours pale, fewer steps black, every peer its colour.
+
+    What is ours and no mode has a colour for what is cached and measured, and a line for the
+    predictor.
+    """
     found: dict[str, dict[str, Any]] = {}
     fewer = ours = peers = 0
+    parts: list[str] = []
     for method in methods:
         if method in UNCACHED.values():
             continue
         style: dict[str, Any] = {"linewidth": 1.2, "markersize": 4.5, "zorder": 3}
+        part, _, predictor = method.rpartition(", ")
         if method == MAIN:
             style |= {"color": OURS_COLOUR, "linewidth": 2.8, "markersize": 7, "marker": "o"}
             style["zorder"] = 5
+        elif method.startswith(OURS) and predictor in PREDICTOR_LINES:
+            if part not in parts:
+                parts.append(part)
+            colour = COLOURS[parts.index(part) % len(COLOURS)]
+            style |= {"color": colour, "marker": "o", "linestyle": PREDICTOR_LINES[predictor]}
         elif method.startswith(OURS):
             style |= {"color": OURS_OTHER, "marker": MARKERS[ours % len(MARKERS)], "zorder": 2}
             ours += 1
@@ -58,27 +78,23 @@ def styles(methods: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def plot(found: list[Point], title: str, file: Path) -> None:
-    """Every measured point, those of one method joined."""
-    figure, panels = plt.subplots(1, 2, figsize=(15, 8.2), sharex=True, layout="constrained")
+    """Every measured point, those of one method joined: a row for each measure that there is."""
+    rows = [row for row in ROWS if any(curves(found, REFERENCES[0], row).values())]
+    figure, panels = plt.subplots(
+        len(rows), len(REFERENCES), figsize=(15, 2.6 + 5.2 * len(rows)), sharex=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
     methods = list(dict.fromkeys(point.method for point in found if not point.is_uncached))
     every = [variant.method for variant in variants()]  # so that each looks the same on all models
     look = styles(list(dict.fromkeys([*every, *methods])))
     handles: dict[str, Any] = {}
-    for panel, reference in zip(panels, REFERENCES, strict=True):
-        shown: list[tuple[float, float]] = []
-        for method, curve in curves(found, reference).items():
-            (handles[method],) = panel.plot(*zip(*curve, strict=True), **look[method])
-            shown += curve
-        if reference == "converged":
-            level = next(point.against[reference].mean for point in found if point.is_uncached)
-            panel.axhline(level, color="#555555", linewidth=1, linestyle=(0, (1, 2)))
-            panel.annotate("no cache", (0.96, level), va="bottom", fontsize=10, color="#555555")
-        panel.set_xscale("log")
-        panel.set_title(TITLES[reference], fontsize=13)
-        panel.set_xlabel("speed-up over the uncached run of the same host", fontsize=12)
-        panel.grid(alpha=0.25, which="both")
-        frame(panel, shown)
-    panels[0].set_ylabel("PSNR, mean (dB)", fontsize=12)
+    for measure, line in zip(rows, panels, strict=True):
+        for reference, panel in zip(REFERENCES, line, strict=True):
+            handles |= draw(panel, found, reference, measure, look)
+        line[0].set_ylabel(ROWS[measure], fontsize=12)
+    for reference, top, bottom in zip(REFERENCES, panels[0], panels[-1], strict=True):
+        top.set_title(TITLES[reference], fontsize=13)
+        bottom.set_xlabel("speed-up over the uncached run of the same host", fontsize=12)
     figure.suptitle(title, fontsize=14)
     ordered = sorted(methods, key=lambda method: (not method.startswith(OURS), method))
     figure.legend(
@@ -89,8 +105,38 @@ def plot(found: list[Point], title: str, file: Path) -> None:
     plt.close(figure)
 
 
-def frame(panel: Any, shown: list[tuple[float, float]]) -> None:
-    """The part that matters: from no gain to `FASTEST`, and without lone failures below."""
+def draw(
+    panel: Any, found: list[Point], reference: str, measure: str, look: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """One panel; returns the lines by method."""
+    handles: dict[str, Any] = {}
+    shown: list[tuple[float, float]] = []
+    for method, curve in curves(found, reference, measure).items():
+        places = [(speed, drawn(value, measure)) for speed, value in curve]
+        (handles[method],) = panel.plot(*zip(*places, strict=True), **look[method])
+        shown += places
+    if reference == "converged":
+        uncached = next(point.against[reference] for point in found if point.is_uncached)
+        value = MEASURES[measure](uncached)
+        assert value is not None
+        level = drawn(value, measure)
+        panel.axhline(level, color="#555555", linewidth=1, linestyle=(0, (1, 2)))
+        panel.annotate("no cache", (0.96, level), va="bottom", fontsize=10, color="#555555")
+    panel.set_xscale("log")
+    panel.grid(alpha=0.25, which="both")
+    frame(panel, shown, measure)
+    return handles
+
+
+def drawn(value: float, measure: str) -> float:
+    """PSNR as it is; the others as distances, for an axis of logarithms."""
+    if measure == "mean":
+        return value
+    return max(1 - value if measure == "ssim" else -value, LEAST)
+
+
+def frame(panel: Any, shown: list[tuple[float, float]], measure: str) -> None:
+    """The part that matters: from no gain to `FASTEST`, and without lone failures; better is up."""
     fastest = min(FASTEST, max(speed for speed, _ in shown) * 1.05)
     panel.set_xlim(0.95, fastest)
     ticks = [1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6]
@@ -98,6 +144,10 @@ def frame(panel: Any, shown: list[tuple[float, float]]) -> None:
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     values = sorted(value for speed, value in shown if speed <= fastest)
-    low = values[len(values) // 20]
-    highest = [value for speed, value in shown if speed >= 1.1]
-    panel.set_ylim(low - 2, min(max(highest or values) + 2, values[-1] + 2))
+    gained = [value for speed, value in shown if speed >= 1.1] or values
+    if measure == "mean":
+        low, high = values[len(values) // 20] - 2, min(max(gained), values[-1]) + 2
+    else:
+        panel.set_yscale("log")
+        low, high = values[-1 - len(values) // 20] * 1.3, max(min(gained), values[0]) / 1.3
+    panel.set_ylim(low, high)

@@ -6,6 +6,8 @@ python -m benchmarks.pareto_report output/benchmarks/pareto_demo.jsonl [--result
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import statistics
 from pathlib import Path
 
@@ -14,8 +16,8 @@ from benchmarks.journal import Journal
 from benchmarks.pareto_plot import plot
 from benchmarks.peers import HELP
 from benchmarks.quality import IDENTICAL
-from benchmarks.testbeds import COMFYUI, DIFFUSERS
-from benchmarks.variants import OURS, UNCACHED
+from benchmarks.testbeds import COMFYUI, DIFFUSERS, UNCACHED
+from benchmarks.variants import OURS
 from teacache.errors import UserError
 from teacache.files import write_atomically
 
@@ -23,6 +25,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 SPEEDS = (1.5, 2.0, 3.0)
 HOST_NAMES = {COMFYUI: "ComfyUI", DIFFUSERS: "diffusers"}
 MEGABYTE = 1 << 20
+DIGITS = {"mean": ".1f", "worst": ".1f", "ssim": ".4f", "lpips": ".4f"}
 BUSY = 1.03
 """Wall over processor time from which on others had a share of the processor."""
 
@@ -59,7 +62,7 @@ def markdown(journal: Journal, found: list[Point], timing: str, picture: str) ->
     lines = [
         f"# Quality against time: {head['model']}",
         "",
-        f"![PSNR against speed-up]({picture})",
+        f"![Quality against speed-up]({picture})",
         "",
         f"`{head['command']}` · {head['about']}, weights {head['weights']} · {len(pairs)} pairs "
         f"({len(captions)} captions, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}), none of "
@@ -83,14 +86,24 @@ def markdown(journal: Journal, found: list[Point], timing: str, picture: str) ->
         "the logarithm of the speed-up. `–`: the front does not reach it. `≥`: its slowest point "
         "is faster than that, and counts. Best of each column in bold.",
         "",
-        *at_equal_time(found),
+        *at_equal_time(found, ("mean", "worst")),
         "",
+        *(perceived_at_equal_time(found) if has_lpips(found) else []),
         "## Notes",
         "",
         *notes(journal),
         "",
     ]
     return "\n".join(lines)
+
+
+def has_lpips(found: list[Point]) -> bool:
+    return any(point.against["uncached"].lpips is not None for point in found)
+
+
+def perceived_at_equal_time(found: list[Point]) -> list[str]:
+    about = "SSIM / LPIPS in the same way; of LPIPS less is better, and `≤` stands for `≥`."
+    return [about, "", *at_equal_time(found, ("ssim", "lpips")), ""]
 
 
 def cells(value: Quality, with_lpips: bool) -> list[str]:
@@ -100,7 +113,7 @@ def cells(value: Quality, with_lpips: bool) -> list[str]:
 
 
 def table(found: list[Point]) -> list[str]:
-    with_lpips = any(point.against["uncached"].lpips is not None for point in found)
+    with_lpips = has_lpips(found)
     quality = ["PSNR", "worst 5 %", "SSIM", "LPIPS"][: 3 + with_lpips]
     columns = ["", "host", "pairs", "computed", "seconds", "speed-up", "memory"]
     columns += [f"{reference}: {name}" for reference in REFERENCES for name in quality]
@@ -121,33 +134,33 @@ def table(found: list[Point]) -> list[str]:
     return lines
 
 
-def at_equal_time(found: list[Point]) -> list[str]:
-    methods = list(curves(found, "uncached"))
-    columns = [(speed, reference) for speed in SPEEDS for reference in REFERENCES]
-    values: dict[str, list[tuple[float, bool] | None]] = {method: [] for method in methods}
-    for speed, reference in columns:
-        for worst in (False, True):
-            by_method = curves(found, reference, worst)
-            for method in methods:
-                values[method].append(at_speed(by_method[method], speed))
+def at_equal_time(found: list[Point], measures: tuple[str, str]) -> list[str]:
+    """Rows by method of `measures`, at each speed-up and against each reference."""
+    columns = list(itertools.product(SPEEDS, REFERENCES, measures))
+    values: dict[str, list[tuple[float, bool] | None]] = {}
+    for place, (speed, reference, measure) in enumerate(columns):
+        for method, curve in curves(found, reference, measure).items():
+            row = values.setdefault(method, [None] * len(columns))
+            row[place] = at_speed(curve, speed)
     best = [
-        max((cell[0] for cell in column if cell is not None), default=0.0)
+        max((cell[0] for cell in column if cell is not None), default=-math.inf)
         for column in zip(*values.values(), strict=True)
     ]
 
-    def shown(method: str, index: int) -> str:
-        cell = values[method][index]
+    def shown(method: str, place: int) -> str:
+        cell, measure = values[method][place], columns[place][2]
         if cell is None:
             return "–"
-        text = f"{'≥ ' if cell[1] else ''}{cell[0]:.1f}"
-        return f"**{text}**" if cell[0] >= best[index] else text
+        least = ("≤ " if measure == "lpips" else "≥ ") * cell[1]
+        text = f"{least}{abs(cell[0]):{DIGITS[measure]}}"
+        return f"**{text}**" if cell[0] >= best[place] else text
 
-    lines = [
-        "| | " + " | ".join(f"{speed:g}x, {reference}" for speed, reference in columns) + " |",
-        "|" + "---|" * (len(columns) + 1),
+    heads = [
+        f"{speed:g}x, {reference}" for speed, reference in itertools.product(SPEEDS, REFERENCES)
     ]
-    for method in methods:
-        row = [f"{shown(method, 2 * i)} / {shown(method, 2 * i + 1)}" for i in range(len(columns))]
+    lines = [f"| | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
+    for method in values:
+        row = [f"{shown(method, 2 * i)} / {shown(method, 2 * i + 1)}" for i in range(len(heads))]
         name = f"**{method}**" if method.startswith(OURS) else method
         lines.append(f"| {name} | {' | '.join(row)} |")
     return lines

@@ -34,6 +34,8 @@ DEMO_TUNING = (
 )  # fmt: skip
 """Captions that thresholds and rules were chosen on."""
 COMFYUI, DIFFUSERS = "comfyui", "diffusers"
+UNCACHED = {COMFYUI: "no cache (ComfyUI)", DIFFUSERS: "no cache (diffusers)"}
+"""Name of each host's reference in the tables."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import peers
 from benchmarks.sampling import EULER
-from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS
+from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS, UNCACHED
 
 FEWER = (33, 25, 17, 12)
 SOLVERS = {"dpmpp_2m": ("dpmpp_2m", {}), "lms, order 2": ("lms", {"order": 2})}
@@ -50,8 +50,6 @@ class Variant:
         return f"{self.method} {self.setting}".strip()
 
 
-UNCACHED = {COMFYUI: "no cache (ComfyUI)", DIFFUSERS: "no cache (diffusers)"}
-"""Name of each host's reference."""
 NOTHING = {COMFYUI: peers.nothing_comfyui, DIFFUSERS: peers.nothing_diffusers}
 
 
