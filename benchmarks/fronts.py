@@ -81,7 +81,8 @@ def quality(records: list[dict[str, Any]]) -> Quality:
 def busyness(journal: Journal) -> float:
     """Median of wall time over processor time: 1 on an idle machine, for one thread."""
     every = [journal.complete(name).values() for name in journal.samples]
-    return statistics.median(r["seconds"] / r["cpu"] for records in every for r in records)
+    shares = [float(r["seconds"]) / float(r["cpu"]) for records in every for r in records]
+    return statistics.median(shares)
 
 
 def points(journal: Journal, clock: str = "seconds") -> list[Point]:

@@ -190,7 +190,7 @@ def measure(args: argparse.Namespace) -> Path:
     pairs = [Pair(p, seed) for seed in range(args.seeds) for p in bed.tests[: args.prompts]]
     network, why_not = perceptual()
     parts = [bed.name, args.variants if args.variants != "all" else "", "quick" * args.quick]
-    path = args.out / f"pareto_{'_'.join(part for part in parts if part)}.jsonl"
+    path: Path = args.out / f"pareto_{'_'.join(part for part in parts if part)}.jsonl"
     journal = Journal.begin(path, header(bed, found, args))
     journal.append([{"kind": "lpips", "why_not": why_not}])
     usable = warm_up(bed, found, journal)

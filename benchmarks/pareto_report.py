@@ -160,9 +160,9 @@ def at_equal_time(found: list[Point], measures: tuple[str, str]) -> list[str]:
     ]
     lines = [f"| | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
     for method in values:
-        row = [f"{shown(method, 2 * i)} / {shown(method, 2 * i + 1)}" for i in range(len(heads))]
+        cells = [f"{shown(method, 2 * i)} / {shown(method, 2 * i + 1)}" for i in range(len(heads))]
         name = f"**{method}**" if method.startswith(OURS) else method
-        lines.append(f"| {name} | {' | '.join(row)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 

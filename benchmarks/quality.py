@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,5 +81,5 @@ class Converged:
         levels = self.bed.exact_levels(CONVERGED_STEPS)
         made = sample(self.bed, COMFYUI, self.bed.patcher, batch, levels, sampler=CONVERGED)
         for pair, latents in zip(batch, made.latents, strict=True):
-            content = {"latents": latents[None].contiguous()}
-            write_atomically(self.file(pair), lambda path, it=content: save_file(it, str(path)))
+            write = partial(save_file, {"latents": latents[None].contiguous()})
+            write_atomically(self.file(pair), write)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from benchmarks.testbeds import CFG, COMFYUI, Pair, Testbed, text_arguments
 
 AfterStep = Callable[[int], None]
-EULER = ("euler", {})
+Sampler = tuple[str, dict[str, Any]]
+"""Name in ComfyUI, and options."""
+EULER: Sampler = ("euler", {})
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class Testbed:
 
     def noise(self, pair: Pair) -> Tensor:
         """Of one picture, from its seed and caption alone."""
-        number = int.from_bytes(hashlib.sha256(f"{pair.prompt}|{pair.seed}".encode()).digest()[:6])
+        digest = hashlib.sha256(f"{pair.prompt}|{pair.seed}".encode()).digest()
+        number = int.from_bytes(digest[:6], "big")
         return torch.randn(1, *self.latent, generator=torch.Generator().manual_seed(number))
 
     def condition(self, prompts: Sequence[str]) -> list[Any]:
@@ -155,7 +156,7 @@ def load_demo_bed() -> Testbed:
     )
 
     def decode(latents: Tensor) -> Tensor:
-        picture = pipe.vae.decode(latents, return_dict=False)[0]
+        picture: Tensor = pipe.vae.decode(latents, return_dict=False)[0]
         return (picture / 2 + 0.5).clamp(0, 1).movedim(1, -1).contiguous()
 
     blocks = pipe.transformer.transformer_blocks

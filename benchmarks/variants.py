@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.sampling import EULER
+from benchmarks.sampling import EULER, Sampler
 from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS, UNCACHED
 
 FEWER = (33, 25, 17, 12)
-SOLVERS = {"dpmpp_2m": ("dpmpp_2m", {}), "lms, order 2": ("lms", {"order": 2})}
-CONVERGED = ("dpmpp_2m", {})
+SOLVERS: dict[str, Sampler] = {"dpmpp_2m": ("dpmpp_2m", {}), "lms, order 2": ("lms", {"order": 2})}
+CONVERGED: Sampler = ("dpmpp_2m", {})
 """The sampler of the converged reference."""
 OURS = "ours"
 ABLATION_EVERY = 4
@@ -39,7 +39,7 @@ class Variant:
     host: str
     switch: peers.Switch
     steps: int = STEPS
-    sampler: tuple[str, dict[str, Any]] = EULER
+    sampler: Sampler = EULER
     quick: bool = False
     ablation: bool = False
     every: int = 1
@@ -127,7 +127,7 @@ def ours() -> list[Variant]:
             indicator=indicator, predictor=predictor, mode="forecast",
         )  # fmt: skip
 
-    forecast = {"mode": "forecast"}
+    forecast: dict[str, Any] = {"mode": "forecast"}
     plans = peers.Planned()
     return [
         *(

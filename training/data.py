@@ -148,7 +148,8 @@ def load_concepts() -> list[Concept]:
 
 def load_pictures(name: str = "pictures") -> np.ndarray:
     """(n, 128, 128, 3) bytes, in the order of `load_concepts`."""
-    return np.load(DATA / f"{name}.npy")
+    pictures: np.ndarray = np.load(DATA / f"{name}.npy")
+    return pictures
 
 
 class Captioner:
