@@ -59,7 +59,7 @@ def styles(methods: list[str]) -> dict[str, dict[str, Any]]:
         elif method.startswith(OURS) and predictor in PREDICTOR_LINES:
             if part not in parts:
                 parts.append(part)
-            colour = COLOURS[parts.index(part) % len(COLOURS)]
+            colour = COLOURS[-1 - parts.index(part) % len(COLOURS)]
             style |= {"color": colour, "marker": "o", "linestyle": PREDICTOR_LINES[predictor]}
         elif method.startswith(OURS):
             style |= {"color": OURS_OTHER, "marker": MARKERS[ours % len(MARKERS)], "zorder": 2}

@@ -9,6 +9,7 @@ import argparse
 import itertools
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.fronts import REFERENCES, Point, Quality, at_speed, busyness, curves, points
@@ -25,7 +26,14 @@ RESULTS = Path(__file__).resolve().parent / "results"
 SPEEDS = (1.5, 2.0, 3.0)
 HOST_NAMES = {COMFYUI: "ComfyUI", DIFFUSERS: "diffusers"}
 MEGABYTE = 1 << 20
-DIGITS = {"mean": ".1f", "worst": ".1f", "ssim": ".4f", "lpips": ".4f"}
+SHOWN: dict[str, Callable[[float], str]] = {
+    "mean": lambda value: f"{value:.1f}",
+    "worst": lambda value: f"{value:.1f}",
+    "ssim": lambda value: f"{1e4 * (1 - value):.2f}",
+    "lpips": lambda value: f"{-1e4 * value:.2f}",
+}
+"""Measures of `fronts` as the tables at equal time have them."""
+PEERS = ("in ComfyUI", "in diffusers", "cache-dit")
 BUSY = 1.03
 """Wall over processor time from which on others had a share of the processor."""
 
@@ -102,7 +110,10 @@ def has_lpips(found: list[Point]) -> bool:
 
 
 def perceived_at_equal_time(found: list[Point]) -> list[str]:
-    about = "SSIM / LPIPS in the same way; of LPIPS less is better, and `≤` stands for `≥`."
+    about = (
+        "1 - SSIM / LPIPS in the same way, both in units of 0.0001: less is better, and `≤` "
+        "stands for `≥`."
+    )
     return [about, "", *at_equal_time(found, ("ssim", "lpips")), ""]
 
 
@@ -151,8 +162,8 @@ def at_equal_time(found: list[Point], measures: tuple[str, str]) -> list[str]:
         cell, measure = values[method][place], columns[place][2]
         if cell is None:
             return "–"
-        least = ("≤ " if measure == "lpips" else "≥ ") * cell[1]
-        text = f"{least}{abs(cell[0]):{DIGITS[measure]}}"
+        beyond = ("≥ " if measure in ("mean", "worst") else "≤ ") * cell[1]
+        text = beyond + SHOWN[measure](cell[0])
         return f"**{text}**" if cell[0] >= best[place] else text
 
     heads = [
@@ -176,7 +187,8 @@ def notes(journal: Journal) -> list[str]:
         )
     else:
         lines.append(f"- LPIPS: n/a ({journal.no_lpips}).")
-    lines += [f"- {text}" for text in HELP]
+    if any(variant["group"] in PEERS for variant in journal.header["variants"]):
+        lines += [f"- {text}" for text in HELP]
     floor = [journal.complete(f"{name} again") for name in UNCACHED.values()]
     if all(floor):
         lowest = min(r["uncached"]["psnr"] for samples in floor for r in samples.values())
