@@ -2,6 +2,7 @@
 
     python -m benchmarks.pareto --model demo [--prompts 48] [--seeds 2] [--minutes M]
     python -m benchmarks.pareto --model demo --quick
+    python -m benchmarks.pareto --model demo --variants ablation --steps 20 --guidance 7
 
 After a warm-up, every pair of caption and seed is sampled by all variants in a shuffled order, so
 that a busy moment of the machine hits all alike. Results are appended to a file in
@@ -30,8 +31,17 @@ from tqdm import tqdm
 from benchmarks.journal import Journal, Record
 from benchmarks.quality import CONVERGED_STEPS, Converged, compared, perceptual, picture
 from benchmarks.sampling import Sample, live_bytes, sample
-from benchmarks.testbeds import CFG, COMFYUI, DIFFUSERS, STEPS, UNCACHED, Pair, Testbed, load
-from benchmarks.variants import BESIDE_ABLATION, Variant, variants
+from benchmarks.testbeds import (
+    COMFYUI,
+    DIFFUSERS,
+    GUIDANCE,
+    STEPS,
+    UNCACHED,
+    Pair,
+    Testbed,
+    load,
+)
+from benchmarks.variants import Variant, variants
 from teacache.config import ConfigError
 from teacache.hosts.headless import PACK, boot, find_comfyui
 from teacache.metrics import psnr
@@ -39,6 +49,7 @@ from teacache.metrics import psnr
 OUT = PACK / "output" / "benchmarks"
 RESULTS = PACK / "benchmarks" / "results"
 QUICK_PROMPTS = 4
+LEAST_STEPS = 10
 CHATTY = ("cache_dit", "diffusers.hooks.faster_cache")
 """What logs a line for every sample."""
 REFUSALS = (ConfigError, TypeError)
@@ -46,7 +57,7 @@ REFUSALS = (ConfigError, TypeError)
 
 
 def run_variant(bed: Testbed, variant: Variant, pair: Pair, **options: Any) -> Sample:
-    levels = bed.levels(variant.steps)
+    levels = bed.levels(variant.steps or bed.steps)
     with variant.switch(bed) as target:
         return sample(bed, variant.host, target, [pair], levels, sampler=variant.sampler, **options)
 
@@ -60,8 +71,9 @@ def warm_up(bed: Testbed, found: list[Variant], journal: Journal) -> list[Varian
     held: dict[str, int] = {}
     for variant in tqdm(found, unit="variant", desc="warm-up"):
         measured: list[int] = []
+        middle = (variant.steps or bed.steps) // 2
 
-        def measure(step: int, half: int = variant.steps // 2, into: list[int] = measured) -> None:
+        def measure(step: int, half: int = middle, into: list[int] = measured) -> None:
             if step == half:
                 into.append(live_bytes())
 
@@ -133,7 +145,9 @@ def header(bed: Testbed, found: list[Variant], args: Any) -> Record:
         "weights": bed.digest(),
         "command": f"python -m benchmarks.pareto --model {bed.name}"
         + (" --quick" if args.quick else f" --prompts {args.prompts} --seeds {args.seeds}")
-        + (f" --variants {args.variants}" if args.variants != "all" else ""),
+        + (f" --variants {args.variants}" if args.variants != "all" else "")
+        + (f" --steps {bed.steps}" if bed.steps != STEPS else "")
+        + (f" --guidance {bed.guidance:g}" if bed.guidance != GUIDANCE else ""),
         "versions": {
             "teacache-studio": version_of_pack(),
             "ComfyUI": comfyui,
@@ -143,13 +157,13 @@ def header(bed: Testbed, found: list[Variant], args: Any) -> Record:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}",
         "settings": {
-            "steps": STEPS, "guidance": CFG, "schedule": "simple, shift 3", "dtype": "float32",
-            "converged": CONVERGED_STEPS,
+            "steps": bed.steps, "guidance": bed.guidance, "schedule": "simple, shift 3",
+            "dtype": "float32", "converged": CONVERGED_STEPS,
         },
         "variants": [
             {
                 "name": v.name, "group": v.group, "method": v.method, "setting": v.setting,
-                "host": v.host, "steps": v.steps,
+                "host": v.host, "steps": v.steps or bed.steps,
             }
             for v in found
         ],
@@ -162,19 +176,17 @@ def version_of_pack() -> str:
     return found.split('"')[1]
 
 
-def selected(which: str, quick: bool) -> list[Variant]:
+def selected(which: str, quick: bool, steps: int) -> list[Variant]:
     """which: all, main (without the modes of ours that are no default) or ablation (them, in every
     pair, beside the two that are).
     """
-    found = variants()
+    found = variants(steps)
     if quick:
         found = [replace(variant, every=1) for variant in found if variant.quick]
-    if which == "main":
-        return [variant for variant in found if not variant.ablation]
-    if which == "ablation":
-        beside = (*UNCACHED.values(), *BESIDE_ABLATION)
-        return [replace(v, every=1) for v in found if v.ablation or v.name in beside]
-    return found
+    if which == "all":
+        return found
+    found = [variant for variant in found if which in variant.runs]
+    return found if which == "main" else [replace(variant, every=1) for variant in found]
 
 
 def measure(args: argparse.Namespace) -> Path:
@@ -185,11 +197,13 @@ def measure(args: argparse.Namespace) -> Path:
     for name in logging.root.manager.loggerDict:
         if name.startswith(CHATTY):
             logging.getLogger(name).setLevel(logging.ERROR)
-    bed = load(args.model, args.weights)
-    found = selected(args.variants, args.quick)
+    bed = replace(load(args.model, args.weights), steps=args.steps, guidance=args.guidance)
+    found = selected(args.variants, args.quick, args.steps)
     pairs = [Pair(p, seed) for seed in range(args.seeds) for p in bed.tests[: args.prompts]]
     network, why_not = perceptual()
     parts = [bed.name, args.variants if args.variants != "all" else "", "quick" * args.quick]
+    if (bed.steps, bed.guidance) != (STEPS, GUIDANCE):
+        parts.append(f"{bed.steps}-steps-guidance-{bed.guidance:g}")
     path: Path = args.out / f"pareto_{'_'.join(part for part in parts if part)}.jsonl"
     journal = Journal.begin(path, header(bed, found, args))
     journal.append([{"kind": "lpips", "why_not": why_not}])
@@ -213,6 +227,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="4 prompts, 1 seed, fewer variants")
     parser.add_argument("--variants", choices=("all", "main", "ablation"), default="all")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the uncached run")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--minutes", type=float, help="stop after the pair in which they are up")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for the measurements")
@@ -220,6 +236,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="the digits model, if not the trained one's")
     parser.add_argument("--comfyui", type=Path)
     args = parser.parse_args()
+    if args.steps < LEAST_STEPS:
+        parser.error(f"--steps must be at least {LEAST_STEPS}, not {args.steps}")
     if args.quick:
         args.prompts, args.seeds = min(args.prompts, QUICK_PROMPTS), 1
     path = measure(args)

@@ -23,7 +23,9 @@ from teacache.errors import UserError
 from teacache.files import write_atomically
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SPEEDS = (1.5, 2.0, 3.0)
+SPEEDS, SPEEDS_OF_FEW = (1.5, 2.0, 3.0), (1.25, 1.5, 2.0)
+"""Where methods are compared; a run of few steps has less to skip."""
+FEW = 30
 HOST_NAMES = {COMFYUI: "ComfyUI", DIFFUSERS: "diffusers"}
 MEGABYTE = 1 << 20
 SHOWN: dict[str, Callable[[float], str]] = {
@@ -66,6 +68,7 @@ def markdown(journal: Journal, found: list[Point], timing: str, picture: str) ->
     captions, seeds = {caption for caption, _ in pairs}, {seed for _, seed in pairs}
     versions = ", ".join(f"{name} {number}" for name, number in head["versions"].items())
     settings = head["settings"]
+    speeds = SPEEDS_OF_FEW if settings["steps"] < FEW else SPEEDS
     agreement = [record["agreement"] for record in journal.pairs.values()]
     lines = [
         f"# Quality against time: {head['model']}",
@@ -94,9 +97,9 @@ def markdown(journal: Journal, found: list[Point], timing: str, picture: str) ->
         "the logarithm of the speed-up. `–`: the front does not reach it. `≥`: its slowest point "
         "is faster than that, and counts. Best of each column in bold.",
         "",
-        *at_equal_time(found, ("mean", "worst")),
+        *at_equal_time(found, speeds, ("mean", "worst")),
         "",
-        *(perceived_at_equal_time(found) if has_lpips(found) else []),
+        *(perceived_at_equal_time(found, speeds) if has_lpips(found) else []),
         "## Notes",
         "",
         *notes(journal),
@@ -109,12 +112,12 @@ def has_lpips(found: list[Point]) -> bool:
     return any(point.against["uncached"].lpips is not None for point in found)
 
 
-def perceived_at_equal_time(found: list[Point]) -> list[str]:
+def perceived_at_equal_time(found: list[Point], speeds: tuple[float, ...]) -> list[str]:
     about = (
         "1 - SSIM / LPIPS in the same way, both in units of 0.0001: less is better, and `≤` "
         "stands for `≥`."
     )
-    return [about, "", *at_equal_time(found, ("ssim", "lpips")), ""]
+    return [about, "", *at_equal_time(found, speeds, ("ssim", "lpips")), ""]
 
 
 def cells(value: Quality, with_lpips: bool) -> list[str]:
@@ -145,9 +148,11 @@ def table(found: list[Point]) -> list[str]:
     return lines
 
 
-def at_equal_time(found: list[Point], measures: tuple[str, str]) -> list[str]:
+def at_equal_time(
+    found: list[Point], speeds: tuple[float, ...], measures: tuple[str, str]
+) -> list[str]:
     """Rows by method of `measures`, at each speed-up and against each reference."""
-    columns = list(itertools.product(SPEEDS, REFERENCES, measures))
+    columns = list(itertools.product(speeds, REFERENCES, measures))
     values: dict[str, list[tuple[float, bool] | None]] = {}
     for place, (speed, reference, measure) in enumerate(columns):
         for method, curve in curves(found, reference, measure).items():
@@ -167,7 +172,7 @@ def at_equal_time(found: list[Point], measures: tuple[str, str]) -> list[str]:
         return f"**{text}**" if cell[0] >= best[place] else text
 
     heads = [
-        f"{speed:g}x, {reference}" for speed, reference in itertools.product(SPEEDS, REFERENCES)
+        f"{speed:g}x, {reference}" for speed, reference in itertools.product(speeds, REFERENCES)
     ]
     lines = [f"| | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
     for method in values:

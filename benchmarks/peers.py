@@ -23,7 +23,7 @@ from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor, nn
 
 from benchmarks.sampling import sample
-from benchmarks.testbeds import CFG, DIFFUSERS, STEPS, Pair, Testbed
+from benchmarks.testbeds import DIFFUSERS, Pair, Testbed
 from teacache.config import TeaCacheConfig
 from teacache.hosts.headless import PACK
 from teacache.profiles.calibrated import Calibration
@@ -80,7 +80,7 @@ class Planned:
 
             if bed.name not in self._calibrations:
                 self._calibrations[bed.name] = calibrated(bed)
-            plan = self._calibrations[bed.name].plan(steps_for(STEPS, speedup))
+            plan = self._calibrations[bed.name].plan(steps_for(bed.steps, speedup))
             yield apply_teacache(bed.patcher, TeaCacheConfig(), trial=Trial(plan))[0]
 
         return switch
@@ -92,14 +92,14 @@ def calibrated(bed: Testbed) -> Calibration:
     from teacache.calibration.session import Calibrator
     from teacache.hosts.comfyui_bench import Case, ComfyBench, Settings
 
-    store, name = ProfileStore(PROFILES), f"{bed.name}-{bed.digest()}"
+    store, name = ProfileStore(PROFILES), f"{bed.name}-{bed.digest()}-{bed.steps}-{bed.guidance:g}"
     if name in store.names():
         return store.load(name)
     cases = [
         Case(caption, bed.condition([caption]), bed.condition([""]), seed)
         for seed, caption in enumerate(bed.tuning[:CALIBRATED_ON])
     ]
-    settings = Settings(STEPS, CFG, "euler", "simple")
+    settings = Settings(bed.steps, bed.guidance, "euler", "simple")
     bench = ComfyBench(bed.patcher, settings, torch.zeros(1, *bed.latent), cases)
     journal = Journal(PROFILES / f"{name}{PARTIAL}", bench.key)
     with torch.inference_mode():
@@ -327,11 +327,11 @@ class MagRatios:
 
     def of(self, bed: Testbed) -> list[float]:
         if bed.name not in self.known:
-            config = hooks.MagCacheConfig(calibrate=True, num_inference_steps=STEPS)
+            config = hooks.MagCacheConfig(calibrate=True, num_inference_steps=bed.steps)
             calibrate = diffusers_cache(lambda _, model: hooks.apply_mag_cache(model, config))
             printed = io.StringIO()
             with calibrate(bed) as pipe, contextlib.redirect_stdout(printed):
-                sample(bed, DIFFUSERS, pipe, [Pair(bed.tuning[0], 0)], bed.levels(STEPS))
+                sample(bed, DIFFUSERS, pipe, [Pair(bed.tuning[0], 0)], bed.levels(bed.steps))
             lines = [line for line in printed.getvalue().splitlines() if line.startswith("[1.0")]
             found = torch.tensor([ast.literal_eval(line) for line in lines])
             self.known[bed.name] = found.mean(0).tolist()
@@ -343,7 +343,7 @@ def mag(ratios: MagRatios, threshold: float, **options: Any) -> Switch:
     def switch(bed: Testbed) -> Iterator[Any]:
         config = hooks.MagCacheConfig(
             threshold=threshold,
-            num_inference_steps=STEPS,
+            num_inference_steps=bed.steps,
             mag_ratios=ratios.of(bed),
             **options,
         )

@@ -63,7 +63,7 @@ class Converged:
 
     def __init__(self, bed: Testbed, folder: Path, pairs: Sequence[Pair]) -> None:
         self.bed, self.pairs = bed, list(pairs)
-        self.folder = folder / f"converged_{bed.name}_{bed.digest()}_{CONVERGED_STEPS}"
+        self.folder = folder / f"converged_{bed.name}_{bed.digest()}_{bed.guidance:g}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def file(self, pair: Pair) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.testbeds import CFG, COMFYUI, Pair, Testbed, text_arguments
+from benchmarks.testbeds import COMFYUI, Pair, Testbed, text_arguments
 
 AfterStep = Callable[[int], None]
 Sampler = tuple[str, dict[str, Any]]
@@ -98,8 +98,8 @@ def _comfyui(
     def run() -> Tensor:
         with torch.inference_mode():
             found: Tensor = comfy.sample.sample_custom(
-                model, noise, CFG, kind, levels, positive, against, torch.zeros_like(noise),
-                callback=callback, disable_pbar=True, seed=0,
+                model, noise, bed.guidance, kind, levels, positive, against,
+                torch.zeros_like(noise), callback=callback, disable_pbar=True, seed=0,
             )  # fmt: skip
             return found
 
@@ -122,7 +122,8 @@ def _diffusers(
 
     def run() -> Tensor:
         found: Tensor = pipe(
-            **text, **bed.call, **extra, guidance_scale=CFG, num_inference_steps=len(levels) - 1,
+            **text, **bed.call, **extra, guidance_scale=bed.guidance,
+            num_inference_steps=len(levels) - 1,
             latents=noise, output_type="latent", return_dict=False,
         )[0]  # fmt: skip
         return found

@@ -2,7 +2,7 @@
 
 `demo` is the shipped SD3-type model (128 x 128 pictures), `digits` the small Wan video model of
 `training.digits` (six frames of 32 x 32). Both sample from the same noise at the same noise
-levels (ComfyUI's `simple` schedule, shift 3), with guidance 3 against the empty caption.
+levels (ComfyUI's `simple` schedule, shift 3), with guidance against the empty caption.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from teacache.hosts.demo_pipeline import load_demo
 from training import digits
 from training.data import ROOT
 
-STEPS, SHIFT, CFG = 50, 3.0, 3.0
+STEPS, SHIFT, GUIDANCE = 50, 3.0, 3.0
 TEST_PROMPTS = 48
 CONCEPTS = ROOT / "concepts.txt"
 DIGITS_WEIGHTS = ROOT / "checkpoints" / "digits.safetensors"
@@ -54,7 +54,8 @@ class Testbed:
     model in ComfyUI and in diffusers. embed: captions as the pipeline's text arguments. call: its
     other arguments. latent: shape of one latent. decode: latents as the model knows them to a
     picture [frames, H, W, 3] in [0, 1]. middle: on each host, the feed-forward layer of the
-    middle block, whose calls are counted. frames: whether its latents have a time axis.
+    middle block, whose calls are counted. frames: whether its latents have a time axis. steps,
+    guidance: of the uncached run.
     """
 
     name: str
@@ -69,6 +70,8 @@ class Testbed:
     decode: Callable[[Tensor], Tensor]
     middle: dict[str, nn.Module]
     frames: bool
+    steps: int = STEPS
+    guidance: float = GUIDANCE
 
     def noise(self, pair: Pair) -> Tensor:
         """Of one picture, from its seed and caption alone."""

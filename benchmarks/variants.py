@@ -15,11 +15,8 @@ CONVERGED: Sampler = ("dpmpp_2m", {})
 """The sampler of the converged reference."""
 OURS = "ours"
 ABLATION_EVERY = 4
-BESIDE_ABLATION = (
-    *(f"{OURS}: forecast {threshold}" for threshold in (0.025, 0.05, 0.1, 0.2)),
-    *(f"faithful TeaCache {threshold}" for threshold in (0.12, 0.2, 0.4)),
-)
-"""What the modes that are no default are compared with in a run of their own."""
+MAIN, ABLATION, BOTH = ("main",), ("ablation",), ("main", "ablation")
+"""Runs that a variant is in: that with the rivals, that with our modes that are no default."""
 OFF_THE_FRONT = ("FasterCache", "TaylorSeer, attention")
 
 
@@ -28,9 +25,10 @@ class Variant:
     """One way to sample.
 
     name: unique; its row. method: the line that it is a point of. setting: which point. group:
-    heading in the table. cannot: why it does not run on a model, by the model's name.
-    quick: whether `--quick` has it. ablation: a mode of ours that is not the default. every: it
-    runs in every so many pairs only, for what is far off the front or of interest to us alone.
+    heading in the table. steps: None for the uncached run's. cannot: why it does not run on a
+    model, by the model's name. quick: whether `--quick` has it. runs: which ones have it, besides
+    that of all. every: it runs in every so many pairs of that only, for what is far off the front
+    or of interest to us alone.
     """
 
     group: str
@@ -38,10 +36,10 @@ class Variant:
     setting: str
     host: str
     switch: peers.Switch
-    steps: int = STEPS
+    steps: int | None = None
     sampler: Sampler = EULER
     quick: bool = False
-    ablation: bool = False
+    runs: tuple[str, ...] = MAIN
     every: int = 1
     cannot: dict[str, str] = field(default_factory=dict)
 
@@ -53,9 +51,21 @@ class Variant:
 NOTHING = {COMFYUI: peers.nothing_comfyui, DIFFUSERS: peers.nothing_diffusers}
 
 
-def variants() -> list[Variant]:
-    """All of them; the hosts' references first."""
-    found = [*baselines(), *fewer_steps(), *faithful(), *ours(), *in_comfyui(), *in_diffusers()]
+def variants(steps: int = STEPS) -> list[Variant]:
+    """All of them, for an uncached run of `steps`; the hosts' references first.
+
+    Thresholds, and the numbers of steps to compare with, are in proportion to the length of a
+    step, so that the points lie at about the same speed-ups.
+    """
+    scale = STEPS / steps
+    found = [
+        *baselines(),
+        *fewer_steps(scale),
+        *faithful(scale),
+        *ours(scale),
+        *in_comfyui(scale),
+        *in_diffusers(scale),
+    ]
     names = [variant.name for variant in found]
     if len(set(names)) < len(names):
         raise ValueError("two variants have one name")
@@ -64,7 +74,7 @@ def variants() -> list[Variant]:
 
 def baselines() -> list[Variant]:
     found = [
-        Variant("no cache", name, "", host, NOTHING[host], quick=True)
+        Variant("no cache", name, "", host, NOTHING[host], quick=True, runs=BOTH)
         for host, name in UNCACHED.items()
     ]
     found += [
@@ -74,11 +84,12 @@ def baselines() -> list[Variant]:
     return found
 
 
-def fewer_steps() -> list[Variant]:
+def fewer_steps(scale: float) -> list[Variant]:
     found = [
         Variant(
-            "fewer steps", f"fewer steps, {name}", str(steps), COMFYUI, NOTHING[COMFYUI],
-            steps=steps, sampler=sampler, quick=steps in (25, 12) and "lms" not in name,
+            "fewer steps", f"fewer steps, {name}", f"{steps / scale:.0f}", COMFYUI,
+            NOTHING[COMFYUI], steps=round(steps / scale), sampler=sampler,
+            quick=steps in (25, 12) and "lms" not in name,
         )
         for name, sampler in {"euler": EULER, **SOLVERS}.items()
         for steps in FEWER
@@ -96,26 +107,32 @@ def fewer_steps() -> list[Variant]:
     return found
 
 
-def faithful() -> list[Variant]:
+def faithful(scale: float) -> list[Variant]:
     return [
         Variant(
-            "faithful TeaCache", "faithful TeaCache", f"{threshold:g}", COMFYUI,
-            peers.teacache_comfyui(mode="faithful", rel_l1_thresh=threshold),
+            "faithful TeaCache", "faithful TeaCache", f"{threshold * scale:g}", COMFYUI,
+            peers.teacache_comfyui(mode="faithful", rel_l1_thresh=threshold * scale),
             quick=threshold in (0.2, 0.4),
+            runs=BOTH if threshold in (0.12, 0.2, 0.4) else MAIN,
         )
         for threshold in (0.12, 0.2, 0.3, 0.4, 0.6)
     ]  # fmt: skip
 
 
-def ours() -> list[Variant]:
+def ours(scale: float) -> list[Variant]:
     def points(
         label: str, thresholds: tuple[float, ...], quick: tuple[float, ...] = (), **config: Any
     ) -> list[Variant]:
+        def runs(threshold: float) -> tuple[str, ...]:
+            if label != "forecast":
+                return ABLATION
+            return BOTH if threshold in (0.025, 0.05, 0.1, 0.2) else MAIN
+
         return [
             Variant(
-                OURS, f"{OURS}: {label}", f"{threshold:g}", COMFYUI,
-                peers.teacache_comfyui(rel_l1_thresh=threshold, **config),
-                quick=threshold in quick, ablation=label != "forecast",
+                OURS, f"{OURS}: {label}", f"{threshold * scale:g}", COMFYUI,
+                peers.teacache_comfyui(rel_l1_thresh=threshold * scale, **config),
+                quick=threshold in quick, runs=runs(threshold),
                 every=1 if label == "forecast" else ABLATION_EVERY,
             )
             for threshold in thresholds
@@ -142,8 +159,8 @@ def ours() -> list[Variant]:
         ),
         *(
             Variant(
-                OURS, f"{OURS}: forecast, dpmpp_2m", f"{threshold:g}", COMFYUI,
-                peers.teacache_comfyui(rel_l1_thresh=threshold, **forecast),
+                OURS, f"{OURS}: forecast, dpmpp_2m", f"{threshold * scale:g}", COMFYUI,
+                peers.teacache_comfyui(rel_l1_thresh=threshold * scale, **forecast),
                 sampler=SOLVERS["dpmpp_2m"], quick=threshold == 0.1,
             )
             for threshold in (0.02, 0.03, 0.05, 0.1, 0.2)
@@ -167,22 +184,23 @@ def ours() -> list[Variant]:
         ),
         *(
             Variant(
-                OURS, f"{OURS}: forecast, diffusers", f"{threshold:g}", DIFFUSERS,
-                peers.teacache_diffusers(threshold, mode="forecast"), quick=threshold == 0.2,
+                OURS, f"{OURS}: forecast, diffusers", f"{threshold * scale:g}", DIFFUSERS,
+                peers.teacache_diffusers(threshold * scale, mode="forecast"),
+                quick=threshold == 0.2,
             )
             for threshold in (0.03, 0.1, 0.2)
         ),
     ]  # fmt: skip
 
 
-def in_comfyui() -> list[Variant]:
+def in_comfyui(scale: float) -> list[Variant]:
     nodes = {
         "EasyCache": (peers.easycache, (0.02, 0.05, 0.1, 0.2)),
         "LazyCache": (peers.lazycache, (0.02, 0.05, 0.1, 0.2)),
     }
     return [
         Variant(
-            "in ComfyUI", name, f"{threshold:g}", COMFYUI, switch(threshold),
+            "in ComfyUI", name, f"{threshold * scale:g}", COMFYUI, switch(threshold * scale),
             quick=threshold in (0.05, 0.1),
         )
         for name, (switch, thresholds) in nodes.items()
@@ -190,30 +208,32 @@ def in_comfyui() -> list[Variant]:
     ]  # fmt: skip
 
 
-def in_diffusers() -> list[Variant]:
+def in_diffusers(scale: float) -> list[Variant]:
     no_batch = {
         "digits": "FasterCache needs both branches of guidance in one batch; the Wan pipeline "
         "calls the model once for each"
     }
-    ratios = peers.MagRatios()
+    ratios, warmup = peers.MagRatios(), round(8 / scale)
     wide = {"retention_ratio": 0.1, "max_skip_steps": 5}
     listed: list[tuple[str, str, peers.Switch, bool, dict[str, str]]] = [
-        *(("FirstBlockCache", f"{t:g}", peers.first_block(t), t in (0.05, 0.1), {})
+        *(("FirstBlockCache", f"{t * scale:g}", peers.first_block(t * scale), t in (0.05, 0.1), {})
           for t in (0.03, 0.05, 0.1, 0.2)),
-        *(("MagCache", f"{t:g}", peers.mag(ratios, t), t == 0.12, {}) for t in (0.06, 0.12)),
-        *(("MagCache", f"{t:g}, from 10 %, 5 in a row", peers.mag(ratios, t, **wide), False, {})
-          for t in (0.12, 0.3)),
+        *(("MagCache", f"{t * scale:g}", peers.mag(ratios, t * scale), t == 0.12, {})
+          for t in (0.06, 0.12)),
+        *(("MagCache", f"{t * scale:g}, from 10 %, 5 in a row",
+           peers.mag(ratios, t * scale, **wide), False, {}) for t in (0.12, 0.3)),
         *(("TaylorSeer, lite", f"every {n}.", peers.taylorseer(n, True), n in (2, 4), {})
           for n in (2, 3, 4, 5)),
         ("TaylorSeer, attention", "every 4.", peers.taylorseer(4, False), False, {}),
         *(("FasterCache", f"below {t}", peers.faster(t), t == 641, no_batch) for t in (641, 1001)),
-        *(("SeaCache", f"{t:g}", peers.sea(t), t == 0.25, {}) for t in (0.1, 0.25)),
-        *(("SeaCache", f"{t:g}, {n} in a row", peers.sea(t, max_consecutive_cached=n), False, {})
+        *(("SeaCache", f"{t * scale:g}", peers.sea(t * scale), t == 0.25, {}) for t in (0.1, 0.25)),
+        *(("SeaCache", f"{t * scale:g}, {n} in a row",
+           peers.sea(t * scale, max_consecutive_cached=n), False, {})
           for t, n in ((0.5, 3), (1.0, 5))),
     ]  # fmt: skip
     for name, taylor in (("DBCache", False), ("DBCache + TaylorSeer", True)):
         listed += [
-            (name, f"F1B0 {t:g}", peers.dbcache(t, 1, 8, taylor), t == 0.1, {})
+            (name, f"F1B0 {t * scale:g}", peers.dbcache(t * scale, 1, warmup, taylor), t == 0.1, {})
             for t in (0.05, 0.1, 0.2)
         ]
     return [
