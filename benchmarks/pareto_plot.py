@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ TITLES = {
     "uncached": "against the uncached picture, same settings",
     "converged": "against the converged picture",
 }
-ROWS = {
+LABELS = {
     "mean": "PSNR, mean (dB)",
     "ssim": "1 - SSIM, mean",
     "lpips": "LPIPS, mean",
@@ -77,21 +78,20 @@ def styles(methods: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def plot(found: list[Point], title: str, file: Path) -> None:
-    """Every measured point, those of one method joined: a row for each measure that there is."""
-    rows = [row for row in ROWS if any(curves(found, REFERENCES[0], row).values())]
+def plot(found: list[Point], measures: Sequence[str], title: str, file: Path) -> None:
+    """Every measured point, those of one method joined: a row for each of the `measures`."""
     figure, panels = plt.subplots(
-        len(rows), len(REFERENCES), figsize=(15, 2.6 + 5.2 * len(rows)), sharex=True,
+        len(measures), len(REFERENCES), figsize=(15, 2.6 + 5.6 * len(measures)), sharex=True,
         layout="constrained", squeeze=False,
     )  # fmt: skip
     methods = list(dict.fromkeys(point.method for point in found if not point.is_uncached))
     every = [variant.method for variant in variants()]  # so that each looks the same on all models
     look = styles(list(dict.fromkeys([*every, *methods])))
     handles: dict[str, Any] = {}
-    for measure, line in zip(rows, panels, strict=True):
+    for measure, line in zip(measures, panels, strict=True):
         for reference, panel in zip(REFERENCES, line, strict=True):
             handles |= draw(panel, found, reference, measure, look)
-        line[0].set_ylabel(ROWS[measure], fontsize=12)
+        line[0].set_ylabel(LABELS[measure], fontsize=12)
     for reference, top, bottom in zip(REFERENCES, panels[0], panels[-1], strict=True):
         top.set_title(TITLES[reference], fontsize=13)
         bottom.set_xlabel("speed-up over the uncached run of the same host", fontsize=12)

@@ -1,4 +1,4 @@
-"""The table and the picture of a comparison, from its record.
+"""The table and the pictures of a comparison, from its record.
 
 python -m benchmarks.pareto_report output/benchmarks/pareto_demo.jsonl [--results DIR]
 """
@@ -41,7 +41,7 @@ BUSY = 1.03
 
 
 def report(path: Path, folder: Path) -> None:
-    """Writes `folder`/NAME.md and NAME.png, and prints the table."""
+    """Writes `folder`/NAME.md, NAME.png and, with LPIPS, NAME_perceived.png; prints the table."""
     journal = Journal.read(path)
     if not journal.pairs:
         raise UserError(f"{path} holds no complete pair yet")
@@ -54,15 +54,19 @@ def report(path: Path, folder: Path) -> None:
             "processor time of the sampling call, in one thread (other programs were running, and "
             f"{busy:.2f} times as much passed on the wall)"
         )
-    text = markdown(journal, found, timing, f"{path.stem}.png")
+    pictures: dict[str, tuple[str, ...]] = {f"{path.stem}.png": ("mean",)}
+    if has_lpips(found):
+        pictures[f"{path.stem}_perceived.png"] = ("ssim", "lpips")
+    text = markdown(journal, found, timing, list(pictures))
     write_atomically(folder / f"{path.stem}.md", lambda file: file.write_text(text, "utf-8"))
     title = f"{journal.header['about']}: {len(journal.pairs)} pairs of caption and seed"
-    plot(found, title, folder / f"{path.stem}.png")
+    for name, measures in pictures.items():
+        plot(found, measures, title, folder / name)
     print(text)
-    print(f"{folder / path.stem}.md and .png")
+    print(*(folder / name for name in (f"{path.stem}.md", *pictures)), sep="\n")
 
 
-def markdown(journal: Journal, found: list[Point], timing: str, picture: str) -> str:
+def markdown(journal: Journal, found: list[Point], timing: str, pictures: list[str]) -> str:
     head = journal.header
     pairs = list(journal.pairs)
     captions, seeds = {caption for caption, _ in pairs}, {seed for _, seed in pairs}
@@ -73,7 +77,7 @@ def markdown(journal: Journal, found: list[Point], timing: str, picture: str) ->
     lines = [
         f"# Quality against time: {head['model']}",
         "",
-        f"![Quality against speed-up]({picture})",
+        *(f"![Quality against speed-up]({picture})" for picture in pictures),
         "",
         f"`{head['command']}` · {head['about']}, weights {head['weights']} · {len(pairs)} pairs "
         f"({len(captions)} captions, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}), none of "
