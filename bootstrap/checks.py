@@ -8,7 +8,11 @@ from bootstrap import paths
 from bootstrap.console import progress
 from bootstrap.prepare import Setup
 
-CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy", "-p", "teacache"))
+CHECKS = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("mypy", "-p", "teacache", "-p", "benchmarks"),
+)
 
 
 def run_checks(setup: Setup) -> list[str]:
