@@ -60,8 +60,9 @@ def report(path: Path, folder: Path) -> None:
     text = markdown(journal, found, timing, list(pictures))
     write_atomically(folder / f"{path.stem}.md", lambda file: file.write_text(text, "utf-8"))
     title = f"{journal.header['about']}: {len(journal.pairs)} pairs of caption and seed"
+    of_these = f", LPIPS on {pairs_with_lpips(journal)} of them"
     for name, measures in pictures.items():
-        plot(found, measures, title, folder / name)
+        plot(found, measures, title + of_these * ("lpips" in measures), folder / name)
     print(text)
     print(*(folder / name for name in (f"{path.stem}.md", *pictures)), sep="\n")
 
@@ -188,11 +189,11 @@ def at_equal_time(
 
 def notes(journal: Journal) -> list[str]:
     lines = [f"- Not run: {name}: {why}." for name, why in grouped(journal.unusable).items()]
-    with_lpips = sum(record["lpips"] for record in journal.pairs.values())
-    if with_lpips:
+    measured = pairs_with_lpips(journal)
+    if measured:
         lines.append(
             f"- LPIPS 0.1 with AlexNet (`benchmarks/backbone.py`), lower is better: mean over "
-            f"{with_lpips} of the {len(journal.pairs)} pairs."
+            f"{measured} of the {len(journal.pairs)} pairs."
         )
     else:
         lines.append(f"- LPIPS: n/a ({journal.no_lpips}).")
@@ -204,6 +205,11 @@ def notes(journal: Journal) -> list[str]:
         same = "identical" if lowest >= IDENTICAL else f"at least {lowest:.1f} dB"
         lines.append(f"- Noise floor: an uncached run repeated is {same}.")
     return lines
+
+
+def pairs_with_lpips(journal: Journal) -> int:
+    """How many pairs were measured by LPIPS."""
+    return sum(record["lpips"] for record in journal.pairs.values())
 
 
 def grouped(unusable: dict[str, str]) -> dict[str, str]:
