@@ -5,9 +5,9 @@
 Each repeat samples 50 steps in every way, in turn, after a warm-up; a step's time is that of the
 guider's prediction, by a wrapper around it, and figures are medians over all steps of all repeats.
 The floor is the same model with its blocks replaced by one that passes its inputs through:
-embedders, final layer and what ComfyUI does around them. With the indicator that TeaCache defines,
-read and compared, it is what a skip of the faithful mode cannot fall below. The same on a model as
-wide as a real one (`benchmarks.wide`), whose blocks do nothing.
+embedders, final layer and what ComfyUI does around them. Beside it, the same
+with the indicator that TeaCache defines, read and compared over both branches at once. All of it
+again on a model as wide as a real one (`benchmarks.wide`), whose blocks do nothing.
 """
 
 from __future__ import annotations

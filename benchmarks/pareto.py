@@ -49,7 +49,7 @@ from teacache.metrics import psnr
 OUT = PACK / "output" / "benchmarks"
 RESULTS = PACK / "benchmarks" / "results"
 QUICK_PROMPTS = 4
-LEAST_STEPS = 10
+LEAST_STEPS, MOST_GUIDANCE = 10, 100.0
 CHATTY = ("cache_dit", "diffusers.hooks.faster_cache")
 """What logs a line for every sample."""
 REFUSALS = (ConfigError, TypeError)
@@ -238,6 +238,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps < LEAST_STEPS:
         parser.error(f"--steps must be at least {LEAST_STEPS}, not {args.steps}")
+    if not 1 < args.guidance <= MOST_GUIDANCE:
+        parser.error(
+            f"--guidance must be above 1, where both branches run, and at most {MOST_GUIDANCE:g}, "
+            f"not {args.guidance:g}"
+        )
     if args.quick:
         args.prompts, args.seeds = min(args.prompts, QUICK_PROMPTS), 1
     path = measure(args)

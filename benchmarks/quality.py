@@ -63,7 +63,8 @@ class Converged:
 
     def __init__(self, bed: Testbed, folder: Path, pairs: Sequence[Pair]) -> None:
         self.bed, self.pairs = bed, list(pairs)
-        self.folder = folder / f"converged_{bed.name}_{bed.digest()}_{bed.guidance:g}"
+        made_of = bed.name, bed.digest(), CONVERGED_STEPS, f"{bed.guidance:g}"
+        self.folder = folder / "_".join(("converged", *map(str, made_of)))
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def file(self, pair: Pair) -> Path:
