@@ -92,31 +92,30 @@ def test_the_strip_fills_step_by_step(editor: Editor) -> None:
     assert editor.lines() == ["No run yet: the steps show here while they run."]
     editor.page.evaluate(
         """filled => {
-            window.counts = [];
-            new MutationObserver(() => {
-                const count = document.querySelectorAll(filled).length;
-                if (count !== window.counts.at(-1)) window.counts.push(count);
-            }).observe(document.querySelector(".teacache-cells"), {
-                subtree: true, childList: true, attributes: true,
-            });
+            window.shown = [];
+            const cells = document.querySelector(".teacache-cells");
+            new MutationObserver(() => window.shown.push({
+                filled: document.querySelectorAll(filled).length,
+                cells: cells.childElementCount,
+                line: document.querySelector(".teacache-line").innerText,
+            })).observe(cells, { subtree: true, childList: true, attributes: true });
         }""",
         FILLED,
     )
     editor.run()
-    editor.page.wait_for_selector(FILLED, state="attached")
-    during = editor.page.locator(FILLED).count()
-    assert 0 < during < STEPS
-    assert f"of {STEPS} steps · " in editor.lines()[0]
-    assert len(kinds(editor)) == STEPS, "the cells to come are not shown"
     (report,) = editor.finish().values()
     editor.page.wait_for_function(
         "text => document.querySelector('.teacache-line').innerText === text",
         arg=line_of(report),
         timeout=5000,
     )
-    counts = editor.page.evaluate("() => window.counts")
+    shown = editor.page.evaluate("() => window.shown")
+    counts = [state["filled"] for state in shown]
     assert counts == sorted(counts) and counts[-1] == STEPS
-    assert len(counts) > STEPS / 2, "the cells came in lumps"
+    during = [state for state in shown if 0 < state["filled"] < STEPS]
+    assert len({state["filled"] for state in during}) > STEPS / 2, "the cells came in lumps"
+    assert {state["cells"] for state in during} == {STEPS}, "the cells to come are not shown"
+    assert all(f"of {STEPS} steps · " in state["line"] for state in during)
     forced = {"first step", "last step", "error not known yet"}
     assert kinds(editor) == [
         "skipped" if r["skipped"] else "forced" if r["reason"] in forced else "computed"
@@ -319,15 +318,13 @@ def record(step: int, skipped: bool) -> dict[str, Any]:
 def test_few_and_many_steps(editor: Editor, steps: int) -> None:
     editor.load(quickstart())
     records = [record(step, step % 7 > 0) for step in range(steps)]
-    seconds = editor.page.evaluate(
+    editor.page.evaluate(
         """([steps, records]) => {
             const tell = (event, data) =>
                 app.api.dispatchCustomEvent(`teacache.${event}`, { node: "2", ...data });
-            const began = performance.now();
             const report = { family_name: "FLUX.1", profile: "flux1-dev", threshold: 0.05, steps };
             tell("start", { report });
             for (const record of records) tell("step", { record });
-            return (performance.now() - began) / 1000;
         }""",
         [steps, records],
     )
@@ -335,7 +332,6 @@ def test_few_and_many_steps(editor: Editor, steps: int) -> None:
         "([filled, steps]) => document.querySelectorAll(filled).length === steps",
         arg=[FILLED, steps],
     )
-    assert seconds < 10
     assert editor.page.locator(".teacache-cells").bounding_box()["width"] > 100
     editor.screenshot(f"steps_{steps}")
 
