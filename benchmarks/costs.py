@@ -2,8 +2,9 @@
 
     python -m benchmarks.costs [--repeats 12] [--threads 1] [--out FILE.md]
 
-Each repeat samples 50 steps in every way, in turn, after a warm-up; a step's time is that of the
-guider's prediction, by a wrapper around it, and figures are medians over all steps of all repeats.
+Each repeat samples 50 steps in every way, in a shuffled order, after a warm-up; a step's time is
+that of the guider's prediction, by a wrapper around it. Ways are compared within a repeat, by their
+median steps; figures are medians over the repeats, with the lowest and the highest behind them.
 The floor is the same model with its blocks replaced by one that passes its inputs through:
 embedders, final layer and what ComfyUI does around them. Beside it, the same
 with the indicator that TeaCache defines, read and compared over both branches at once. All of it
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import platform
+import random
 import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -128,18 +131,25 @@ def timed(
     return seconds, skipped, whole
 
 
+@dataclass
 class Series:
-    """Times of one way to sample, over the repeats."""
+    """One way to sample: seconds, an entry per repeat.
 
-    def __init__(self) -> None:
-        self.computed: list[float] = []
-        self.skipped: list[float] = []
-        self.whole: list[float] = []
-        self.share = 0.0
+    computed, skipped: of the median step of that kind; empty where no step is of it. share: of the
+    steps that are skipped.
+    """
+
+    computed: list[float] = field(default_factory=list)
+    skipped: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    share: float = 0.0
 
     def add(self, seconds: list[float], skipped: list[bool], whole: float) -> None:
-        for took, was_skipped in list(zip(seconds, skipped, strict=True))[3:-1]:
-            (self.skipped if was_skipped else self.computed).append(took)
+        counted = list(zip(seconds, skipped, strict=True))[3:-1]
+        for kind, into in ((False, self.computed), (True, self.skipped)):
+            took = [each for each, was_skipped in counted if was_skipped == kind]
+            if took:
+                into.append(statistics.median(took))
         self.whole.append(whole)
         self.share = sum(skipped) / len(skipped)
 
@@ -149,58 +159,69 @@ def measure(
 ) -> dict[str, Series]:
     found = {name: Series() for name in ways}
     for repeat in range(repeats + 1):
-        for name, config in ways.items():
+        for name in random.Random(repeat).sample(list(ways), len(ways)):
             if name in FLOORS:
                 with without_blocks(bed, reading=name == READING):
-                    result = timed(bed, config, steps)
+                    result = timed(bed, ways[name], steps)
             else:
-                result = timed(bed, config, steps)
+                result = timed(bed, ways[name], steps)
             if repeat:
                 found[name].add(*result)
     return found
 
 
-def skips(found: dict[str, Series], names: Iterable[str], full: float | None) -> list[str]:
+def over(values: list[float], base: list[float]) -> list[float]:
+    """Repeat by repeat, how often `base` goes into `values`."""
+    return [value / each for value, each in zip(values, base, strict=True)]
+
+
+def spread(values: list[float], show: str) -> str:
+    """Median, lowest and highest. show: the format of a value."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:{show}} ({low:{show}} to {high:{show}})"
+
+
+def skips(found: dict[str, Series], names: Iterable[str], full: list[float] | None) -> list[str]:
     """Rows of the floor and of skipped steps."""
-    rows = {name: statistics.median(found[name].computed) for name in FLOORS}
+    rows = {name: found[name].computed for name in FLOORS}
     floor = rows[FLOOR]
-    rows |= {
-        f"skipped step, {name}": statistics.median(found[f"skip: {name}"].skipped) for name in names
-    }
+    rows |= {f"skipped step, {name}": found[f"skip: {name}"].skipped for name in names}
     return [
-        f"| {name} | {1e3 * took:.2f} ms |"
-        + (f" {took / full:.1%} |" if full is not None else "")
-        + f" {took / floor:.2f} |"
+        f"| {name} | {1e3 * statistics.median(took):.2f} ms |"
+        + (f" {statistics.median(over(took, full)):.1%} |" if full is not None else "")
+        + (f" {spread(over(took, floor), '.2f')} |" if name != FLOOR else " 1 |")
         for name, took in rows.items()
     ]
 
 
 def table(found: dict[str, Series]) -> str:
-    full = statistics.median(found["uncached"].computed)
+    full, base = found["uncached"].computed, found["uncached"].whole
     lines = [
         "| | time | of a full step | beside the floor |",
         "|---|---|---|---|",
-        f"| full step, no cache | {1e3 * full:.2f} ms | 100 % | |",
+        f"| full step, no cache | {1e3 * statistics.median(full):.2f} ms | 100 % | |",
         *skips(found, SKIPPING, full),
+        "",
+        "| what a computed step takes more | time | of a full step |",
+        "|---|---|---|",
     ]
     for name in DECIDING:
-        extra = statistics.median(found[f"decide: {name}"].computed) - full
-        lines.append(
-            f"| what a computed step takes more, {name} | {1e3 * extra:.2f} ms "
-            f"| {extra / full:.1%} | |"
-        )
+        computed = found[f"decide: {name}"].computed
+        extra = [1e3 * (took - without) for took, without in zip(computed, full, strict=True)]
+        shares = [ratio - 1 for ratio in over(computed, full)]
+        lines.append(f"| {name} | {statistics.median(extra):.2f} ms | {spread(shares, '.1%')} |")
     lines += [
         "",
         "| | steps skipped | gain | limit 1 / (1 - s (1 - f)) | gain / limit |",
         "|---|---|---|---|---|",
     ]
-    base = statistics.median(found["uncached"].whole)
     for name in SKIPPING:
         series = found[f"skip: {name}"]
-        f = statistics.median(series.skipped) / full
-        gain, limit = base / statistics.median(series.whole), 1 / (1 - series.share * (1 - f))
+        gains = over(base, series.whole)
+        limits = [1 / (1 - series.share * (1 - f)) for f in over(series.skipped, full)]
         lines.append(
-            f"| {name} | {series.share:.0%} | {gain:.2f}x | {limit:.2f}x | {gain / limit:.2f} |"
+            f"| {name} | {series.share:.0%} | {statistics.median(gains):.2f}x "
+            f"| {statistics.median(limits):.2f}x | {spread(over(gains, limits), '.2f')} |"
         )
     return "\n".join(lines)
 
@@ -230,7 +251,7 @@ def main() -> None:
         f"# What a skip and a decision cost\n\n"
         f"`python -m benchmarks.costs --repeats {args.repeats} --threads {args.threads}` · torch "
         f"{torch.__version__} · {platform.machine()}, {args.threads} thread(s) · guidance 3, "
-        f"float32, medians\n\n"
+        f"float32 · medians over the repeats, with the lowest and the highest\n\n"
         f"## The demo model\n\n"
         f"128 x 128, {STEPS} Euler steps, of which 4 to {STEPS - 1} count.\n\n{table(found)}\n\n"
         f"## {wide.about}\n\n"

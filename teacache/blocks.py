@@ -87,7 +87,9 @@ class _StackStandIn(_StandIn):
     def __init__(self, stack: BlockStack, blocks: BlockList, first: bool, last: bool) -> None:
         super().__init__(stack)
         self.__dict__["spec"] = blocks
-        self.__dict__["image_stream"] = blocks.image_stream()
+        self.__dict__["image_stream"] = image = blocks.image_stream()
+        self.__dict__["image_place"] = blocks.returns.index(image.role)
+        self.__dict__["returned"] = blocks.returned_streams()
         self.__dict__["first"] = first
         self.__dict__["last"] = last
 
@@ -145,24 +147,21 @@ class _StackStandIn(_StandIn):
 
     @reading()
     def _passed(self, arguments: BlockArguments) -> Any:
-        spec = self.spec
-        by_role = {stream.role: arguments.stream(stream) for stream in spec.takes}
-        stream = self.image_stream
-        if self.last:
-            value, image = by_role[stream.role], self.stack.call.prediction()
-            joined = with_image(stream.pack(value), stream.role, image)
-            by_role[stream.role] = stream.unpack(joined, value)
-        elif self.first and self.stack.sides_run:
-            value = by_role[stream.role]
-            by_role[stream.role] = stream.unpack(stream.pack(value).clone(), value)
-        passed = tuple(by_role[role] for role in spec.returns)
-        return passed if len(passed) > 1 else passed[0]
+        passed = [arguments.stream(stream) for stream in self.returned]
+        if self.last or (self.first and self.stack.sides_run):
+            stream, value = self.image_stream, passed[self.image_place]
+            packed = stream.pack(value)
+            if self.last:
+                packed = with_image(packed, stream.role, self.stack.call.prediction())
+            else:
+                packed = packed.clone()
+            passed[self.image_place] = stream.unpack(packed, value)
+        return tuple(passed) if len(passed) > 1 else passed[0]
 
     @reading()
     def _image_of(self, out: Any, tokens: int) -> torch.Tensor:
         stream = self.image_stream
-        returns = self.spec.returns
-        value = out[returns.index(stream.role)] if len(returns) > 1 else out
+        value = out[self.image_place] if len(self.returned) > 1 else out
         return image_part(stream.pack(value), stream.role, tokens)
 
 

@@ -125,6 +125,11 @@ class BlockList:
     def image_stream(self) -> Stream:
         return next(stream for stream in self.takes if stream.role is not Role.TEXT)
 
+    def returned_streams(self) -> tuple[Stream, ...]:
+        """Where what a block returns came in, in the order of `returns`."""
+        by_role = {stream.role: stream for stream in self.takes}
+        return tuple(by_role[role] for role in self.returns)
+
 
 class Passed(Enum):
     """What a block beside the stack gives when it is passed over.
