@@ -5,10 +5,11 @@
 Each repeat samples 50 steps in every way, in a shuffled order, after a warm-up; a step's time is
 that of the guider's prediction, by a wrapper around it. Ways are compared within a repeat, by their
 median steps; figures are medians over the repeats, with the lowest and the highest behind them.
-The floor is the same model with its blocks replaced by one that passes its inputs through:
-embedders, final layer and what ComfyUI does around them. Beside it, the same
-with the indicator that TeaCache defines, read and compared over both branches at once. All of it
-again on a model as wide as a real one (`benchmarks.wide`), whose blocks do nothing.
+What decides is also timed by itself, within its step. The floor is the same model with its blocks
+replaced by one that passes its inputs through: embedders, final layer and what ComfyUI does around
+them. Beside it, the same with the indicator that TeaCache defines, read and compared over both
+branches at once. All of it again on a model as wide as a real one (`benchmarks.wide`), whose blocks
+do nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,8 @@ from teacache.families.modulation import joint_block
 from teacache.files import write_atomically
 from teacache.hosts.headless import boot, find_comfyui
 from teacache.indicators import relative_change
+from teacache.model_call import ModelCall, WholeCall
+from teacache.run import Run
 from teacache.streams import BlockArguments
 
 FLOOR = "floor: embedders and final layer"
@@ -70,6 +74,13 @@ DECIDING: dict[str, dict[str, Any]] = {
     },
     "forecast": {"mode": "forecast", "rel_l1_thresh": NEVER},
 }
+DECISION: tuple[tuple[type, str], ...] = (
+    (Run, "consider_latent"),
+    (ModelCall, "_measure"),
+    (WholeCall, "__init__"),
+    (WholeCall, "observe"),
+)
+"""What reads, compares and judges; `observe` learns how wrong a prediction would have been."""
 
 
 class PassThrough(nn.Module):
@@ -104,10 +115,37 @@ def without_blocks(bed: Testbed, reading: bool) -> Iterator[None]:
         transformer.joint_blocks = blocks
 
 
-def timed(
-    bed: Testbed, config: dict[str, Any] | None, steps: int
-) -> tuple[list[float], list[bool], float]:
-    """Seconds of each step, which were skipped, and seconds of the whole call."""
+@contextmanager
+def clocked(functions: Iterable[tuple[type, str]]) -> Iterator[list[float]]:
+    """Seconds spent in methods, by class and name, added to the one entry of what it gives."""
+    spent = [0.0]
+
+    def timing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            result = function(*args, **kwargs)
+            spent[0] += time.perf_counter() - started
+            return result
+
+        return call
+
+    with ExitStack() as stack:
+        for owner, name in functions:
+            stack.enter_context(patch.object(owner, name, timing(getattr(owner, name))))
+        yield spent
+
+
+@dataclass
+class Timed:
+    """Seconds of a sampling call, of each of its steps, and of the decision in each of them."""
+
+    seconds: list[float] = field(default_factory=list)
+    deciding: list[float] = field(default_factory=list)
+    skipped: list[bool] = field(default_factory=list)
+    whole: float = 0.0
+
+
+def timed(bed: Testbed, config: dict[str, Any] | None, steps: int) -> Timed:
     from comfy.patcher_extension import WrappersMP
 
     from teacache.hosts.comfyui import apply_teacache
@@ -115,43 +153,51 @@ def timed(
     model, handle = bed.patcher.clone(), None
     if config is not None:
         model, handle = apply_teacache(model, TeaCacheConfig(**config))
-    seconds: list[float] = []
+    found = Timed()
+    with clocked(DECISION) as spent:
 
-    def clock(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
-        result = executor(*args, **kwargs)
-        seconds.append(time.perf_counter() - started)
-        return result
+        def clock(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            spent[0] = 0.0
+            started = time.perf_counter()
+            result = executor(*args, **kwargs)
+            found.seconds.append(time.perf_counter() - started)
+            found.deciding.append(spent[0])
+            return result
 
-    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "clock", clock)
-    pair = Pair(bed.tuning[0], 0)
-    whole = sample(bed, COMFYUI, model, [pair], bed.levels(steps)).seconds
+        model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "clock", clock)
+        pair = Pair(bed.tuning[0], 0)
+        found.whole = sample(bed, COMFYUI, model, [pair], bed.levels(steps)).seconds
     report = None if handle is None else handle.report_for()
-    skipped = [record.skipped for record in report.records] if report else [False] * steps
-    return seconds, skipped, whole
+    found.skipped = [record.skipped for record in report.records] if report else [False] * steps
+    return found
 
 
 @dataclass
 class Series:
-    """One way to sample: seconds, an entry per repeat.
+    """One way to sample: an entry per repeat.
 
-    computed, skipped: of the median step of that kind; empty where no step is of it. share: of the
-    steps that are skipped.
+    computed, skipped: seconds of the median step of that kind; empty where no step is of it.
+    deciding: seconds of the decision in the median computed step. whole: seconds of the call.
+    share: of the steps that are skipped.
     """
 
     computed: list[float] = field(default_factory=list)
     skipped: list[float] = field(default_factory=list)
+    deciding: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
     share: float = 0.0
 
-    def add(self, seconds: list[float], skipped: list[bool], whole: float) -> None:
-        counted = list(zip(seconds, skipped, strict=True))[3:-1]
-        for kind, into in ((False, self.computed), (True, self.skipped)):
-            took = [each for each, was_skipped in counted if was_skipped == kind]
-            if took:
-                into.append(statistics.median(took))
-        self.whole.append(whole)
-        self.share = sum(skipped) / len(skipped)
+    def add(self, run: Timed) -> None:
+        steps = range(3, len(run.skipped) - 1)
+        computed = [step for step in steps if not run.skipped[step]]
+        skipped = [step for step in steps if run.skipped[step]]
+        if computed:
+            self.computed.append(statistics.median(run.seconds[step] for step in computed))
+            self.deciding.append(statistics.median(run.deciding[step] for step in computed))
+        if skipped:
+            self.skipped.append(statistics.median(run.seconds[step] for step in skipped))
+        self.whole.append(run.whole)
+        self.share = sum(run.skipped) / len(run.skipped)
 
 
 def measure(
@@ -166,7 +212,7 @@ def measure(
             else:
                 result = timed(bed, ways[name], steps)
             if repeat:
-                found[name].add(*result)
+                found[name].add(result)
     return found
 
 
@@ -202,14 +248,16 @@ def table(found: dict[str, Series]) -> str:
         f"| full step, no cache | {1e3 * statistics.median(full):.2f} ms | 100 % | |",
         *skips(found, SKIPPING, full),
         "",
-        "| what a computed step takes more | time | of a full step |",
-        "|---|---|---|",
+        "| a computed step | decision | of that step | more than without a cache |",
+        "|---|---|---|---|",
     ]
     for name in DECIDING:
-        computed = found[f"decide: {name}"].computed
-        extra = [1e3 * (took - without) for took, without in zip(computed, full, strict=True)]
-        shares = [ratio - 1 for ratio in over(computed, full)]
-        lines.append(f"| {name} | {statistics.median(extra):.2f} ms | {spread(shares, '.1%')} |")
+        series = found[f"decide: {name}"]
+        more = [ratio - 1 for ratio in over(series.computed, full)]
+        lines.append(
+            f"| {name} | {1e3 * statistics.median(series.deciding):.2f} ms "
+            f"| {spread(over(series.deciding, series.computed), '.1%')} | {spread(more, '.1%')} |"
+        )
     lines += [
         "",
         "| | steps skipped | gain | limit 1 / (1 - s (1 - f)) | gain / limit |",
