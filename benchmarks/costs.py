@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,10 +206,8 @@ def measure(
     found = {name: Series() for name in ways}
     for repeat in range(repeats + 1):
         for name in random.Random(repeat).sample(list(ways), len(ways)):
-            if name in FLOORS:
-                with without_blocks(bed, reading=name == READING):
-                    result = timed(bed, ways[name], steps)
-            else:
+            alone = name in FLOORS
+            with without_blocks(bed, reading=name == READING) if alone else nullcontext():
                 result = timed(bed, ways[name], steps)
             if repeat:
                 found[name].add(result)
