@@ -59,7 +59,11 @@ def report(path: Path, folder: Path) -> None:
         pictures[f"{path.stem}_perceived.png"] = ("ssim", "lpips")
     text = markdown(journal, found, timing, list(pictures))
     write_atomically(folder / f"{path.stem}.md", lambda file: file.write_text(text, "utf-8"))
-    title = f"{journal.header['about']}: {len(journal.pairs)} pairs of caption and seed"
+    settings = journal.header["settings"]
+    title = (
+        f"{journal.header['about']}, {settings['steps']} steps, guidance {settings['guidance']:g}: "
+        f"{len(journal.pairs)} pairs of caption and seed"
+    )
     of_these = f", LPIPS on {pairs_with_lpips(journal)} of them"
     for name, measures in pictures.items():
         plot(found, measures, title + of_these * ("lpips" in measures), folder / name)
