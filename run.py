@@ -37,7 +37,8 @@ def test(args: argparse.Namespace, extra: list[str]) -> int:
         env["CHROMIUM"] = browser
     where = [] if any(item.startswith("tests") for item in extra) else ["tests"]
     progress.say("pytest")
-    command = [str(setup.python), "-m", "pytest", "-c", "tests/pytest.ini", *where, *extra]
+    options = ["-c", "tests/pytest.ini", "--rootdir", "."]
+    command = [str(setup.python), "-m", "pytest", *options, *where, *extra]
     status = run_child(command, env, paths.ROOT)
     if failed:
         print(f"run.py: not passed: {', '.join(failed)}", file=sys.stderr)

@@ -34,13 +34,13 @@ from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, STEPS, Pair, Testbed, load
 from benchmarks.wide import wide_bed
 from teacache.config import TeaCacheConfig
-from teacache.families.modulation import joint_block
+from teacache.engine.forward import ModelCall, WholeCall
+from teacache.engine.indicators import relative_change
+from teacache.engine.run import Run
+from teacache.families.comfyui.modulation import joint_block
+from teacache.families.streams import BlockArguments
 from teacache.files import write_atomically
-from teacache.hosts.headless import boot, find_comfyui
-from teacache.indicators import relative_change
-from teacache.model_call import ModelCall, WholeCall
-from teacache.run import Run
-from teacache.streams import BlockArguments
+from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
 
 FLOOR = "floor: embedders and final layer"
 READING = "floor, and the profile's indicator"
@@ -148,7 +148,7 @@ class Timed:
 def timed(bed: Testbed, config: dict[str, Any] | None, steps: int) -> Timed:
     from comfy.patcher_extension import WrappersMP
 
-    from teacache.hosts.comfyui import apply_teacache
+    from teacache.hosts.comfyui.patch import apply_teacache
 
     model, handle = bed.patcher.clone(), None
     if config is not None:

@@ -42,9 +42,9 @@ from benchmarks.testbeds import (
     load,
 )
 from benchmarks.variants import Variant, variants
+from teacache.comparison.metrics import psnr
 from teacache.config import ConfigError
-from teacache.hosts.headless import PACK, boot, find_comfyui
-from teacache.metrics import psnr
+from teacache.hosts.comfyui.headless.boot import PACK, boot, find_comfyui
 
 OUT = PACK / "output" / "benchmarks"
 RESULTS = PACK / "benchmarks" / "results"

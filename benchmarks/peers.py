@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.sampling import sample
 from benchmarks.testbeds import DIFFUSERS, Pair, Testbed
 from teacache.config import TeaCacheConfig
-from teacache.hosts.headless import PACK
+from teacache.hosts.comfyui.headless.boot import PACK
 from teacache.profiles.calibrated import Calibration
 from teacache.profiles.plans import steps_for
 from teacache.profiles.store import PARTIAL, ProfileStore
@@ -59,7 +59,7 @@ def nothing_comfyui(bed: Testbed) -> Iterator[Any]:
 def teacache_comfyui(**config: Any) -> Switch:
     @contextmanager
     def switch(bed: Testbed) -> Iterator[Any]:
-        from teacache.hosts.comfyui import apply_teacache
+        from teacache.hosts.comfyui.patch import apply_teacache
 
         yield apply_teacache(bed.patcher, TeaCacheConfig(**config))[0]
 
@@ -75,8 +75,8 @@ class Planned:
     def at(self, speedup: float) -> Switch:
         @contextmanager
         def switch(bed: Testbed) -> Iterator[Any]:
-            from teacache.calibration.trial import Trial
-            from teacache.hosts.comfyui import apply_teacache
+            from teacache.calibration.override import Trial
+            from teacache.hosts.comfyui.patch import apply_teacache
 
             if bed.name not in self._calibrations:
                 self._calibrations[bed.name] = calibrated(bed)
@@ -88,9 +88,9 @@ class Planned:
 
 def calibrated(bed: Testbed) -> Calibration:
     """What `Calibrate TeaCache` learns on `CALIBRATED_ON` tuning captions; kept for later runs."""
+    from teacache.calibration.calibrator import Calibrator
     from teacache.calibration.journal import Journal
-    from teacache.calibration.session import Calibrator
-    from teacache.hosts.comfyui_bench import Case, ComfyBench, Settings
+    from teacache.hosts.comfyui.bench import Case, ComfyBench, Settings
 
     store, name = ProfileStore(PROFILES), f"{bed.name}-{bed.digest()}-{bed.steps}-{bed.guidance:g}"
     if name in store.names():
@@ -169,7 +169,7 @@ def nothing_diffusers(bed: Testbed) -> Iterator[Any]:
 def teacache_diffusers(threshold: float, **config: Any) -> Switch:
     @contextmanager
     def switch(bed: Testbed) -> Iterator[Any]:
-        from teacache.hosts.diffusers import teacache
+        from teacache.hosts.diffusers.enable import teacache
 
         with teacache(bed.pipe, threshold, **config):
             yield bed.pipe

@@ -17,8 +17,8 @@ from benchmarks.backbone import perceptual_network
 from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, Pair, Testbed
 from benchmarks.variants import CONVERGED
+from teacache.comparison.metrics import lpips, psnr, ssim
 from teacache.files import write_atomically
-from teacache.metrics import lpips, psnr, ssim
 
 IDENTICAL = 100.0
 """What identical pictures count as, in dB, and the most that any do."""

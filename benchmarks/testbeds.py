@@ -18,8 +18,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline, WanPipeline
 from torch import Tensor, nn
 
-from teacache.demo_model import MODELS, TRANSFORMER_FILE, negative
-from teacache.hosts.demo_pipeline import load_demo
+from teacache.demo.model import MODELS, TRANSFORMER_FILE, negative
+from teacache.hosts.diffusers.demo_pipeline import load_demo
 from training import digits
 from training.data import ROOT
 

@@ -19,12 +19,12 @@ from ..teacache.config import (
     ConfigError,
     TeaCacheConfig,
 )
-from ..teacache.hosts.comfyui import apply_teacache, cached_model, describe_unsupported
-from ..teacache.hosts.comfyui_conditions import profile_store
-from ..teacache.hosts.other_caches import stacked_caches
-from ..teacache.profiles import load_profiles
+from ..teacache.engine.run import Listener
+from ..teacache.hosts.comfyui.conditions import profile_store
+from ..teacache.hosts.comfyui.other_caches import stacked_caches
+from ..teacache.hosts.comfyui.patch import apply_teacache, cached_model, describe_unsupported
+from ..teacache.profiles.profile import load_profiles
 from ..teacache.profiles.store import ProfileStore
-from ..teacache.run import Listener
 from .schema import CATEGORY, advanced, schema
 
 UNTOUCHED_THRESHOLD = 0.2

@@ -12,7 +12,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..teacache.hosts.pipelines import Pipeline, recognise
+from ..teacache.hosts.diffusers.loading import Pipeline, recognise
 from ..teacache.profiles.store import ProfileStore, default_folder
 from .apply import (
     CacheSettings,

@@ -12,11 +12,11 @@ from server import PromptServer
 
 from ..teacache.calibration.keeping import calibrate_into
 from ..teacache.calibration.results import calibration_table
+from ..teacache.comparison.runner import clock
 from ..teacache.config import ConfigError
-from ..teacache.hosts.comfyui_bench import Case, ComfyBench, Settings
-from ..teacache.hosts.comfyui_conditions import profile_store
-from ..teacache.pictures.calibration import calibration_picture
-from ..teacache.sweep.measure import clock
+from ..teacache.hosts.comfyui.bench import Case, ComfyBench, Settings
+from ..teacache.hosts.comfyui.conditions import profile_store
+from ..teacache.plots.calibration import calibration_picture
 from .sampler_widgets import MAX_SEED, sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
 

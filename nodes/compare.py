@@ -7,9 +7,9 @@ import math
 import torch
 from comfy_api.latest import io, ui
 
-from ..teacache.metrics import WINDOW, lpips, psnr, ssim
-from ..teacache.pictures import comparison
-from ..teacache.pictures.pixels import to_picture
+from ..teacache.comparison.metrics import WINDOW, lpips, psnr, ssim
+from ..teacache.plots import comparison
+from ..teacache.plots.pixels import to_picture
 from .schema import CATEGORY, schema, to_image
 
 

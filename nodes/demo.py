@@ -13,7 +13,7 @@ import torch
 from comfy import model_management
 from comfy_api.latest import io
 
-from ..teacache.demo_model import MAX_TOKENS, PAD, START, DemoText, TextEncoder, Tokenizer
+from ..teacache.demo.model import MAX_TOKENS, PAD, START, DemoText, TextEncoder, Tokenizer
 from .schema import CATEGORY, schema
 
 KEY = "teacache_demo"

@@ -15,12 +15,13 @@ from comfy_api.latest import io
 from PIL import Image
 from server import PromptServer
 
-from ..teacache.hosts import generation, pipelines
-from ..teacache.hosts.generation import Step
-from ..teacache.hosts.pipeline_folder import DEMO, list_folders
-from ..teacache.hosts.pipelines import Pipeline
-from ..teacache.pictures.pixels import to_picture
-from ..teacache.switch import BACKEND_VARIABLE, chosen_config
+from ..teacache.environment import BACKEND_VARIABLE, chosen_config
+from ..teacache.hosts.diffusers import generation
+from ..teacache.hosts.diffusers import loading as pipelines
+from ..teacache.hosts.diffusers.folder import DEMO, list_folders
+from ..teacache.hosts.diffusers.generation import Step
+from ..teacache.hosts.diffusers.loading import Pipeline
+from ..teacache.plots.pixels import to_picture
 from .apply import event_listener
 from .apply_pipeline import PipelineSocket
 from .sampler_widgets import seed_widget

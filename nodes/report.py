@@ -6,8 +6,8 @@ import json
 
 from comfy_api.latest import io
 
-from ..teacache.hosts.comfyui import cached_model
-from ..teacache.pictures import timeline
+from ..teacache.hosts.comfyui.patch import cached_model
+from ..teacache.plots import timeline
 from .schema import CATEGORY, schema, to_image
 
 

@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import ComfyAPI, io
 from PIL import Image
 
-from ..teacache.pictures.pixels import to_pixels
+from ..teacache.plots.pixels import to_pixels
 
 CATEGORY = "TeaCache"
 AnyInput = TypeVar("AnyInput", bound=io.Input)

@@ -10,12 +10,12 @@ import torch
 from comfy_api.latest import io, ui
 from server import PromptServer
 
+from ..teacache.comparison import Axis, Progress, Side, Sweep, grid_points, parse_axis
+from ..teacache.comparison.results import notes, results, table
 from ..teacache.config import ConfigError
-from ..teacache.hosts.sweep_model import TIMED, ModelHost, Preview, SamplerInputs
-from ..teacache.pictures.pixels import to_picture
-from ..teacache.pictures.sweep import sweep_picture
-from ..teacache.sweep import Axis, Progress, Side, Sweep, grid_points, parse_axis
-from ..teacache.sweep.results import notes, results, table
+from ..teacache.hosts.comfyui.sweep_model import TIMED, ModelHost, Preview, SamplerInputs
+from ..teacache.plots.pixels import to_picture
+from ..teacache.plots.sweep import sweep_picture
 from .sampler_widgets import sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
 

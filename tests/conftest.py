@@ -11,24 +11,26 @@ from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, settings
+from paths import ROOT, TESTS
+from recording_server import RecordingServer
 
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
-ROOT = Path(__file__).parent.parent
 CORE = (
-    "test_adapters",
-    "test_costs",
-    "test_families",
-    "test_forecast",
-    "test_generic_family",
-    "test_hostile_",
-    "test_indicators",
-    "test_nodes",
-    "test_packed_streams",
-    "test_reference",
-    "test_run",
-    "test_video_families",
+    "engine/test_costs.py",
+    "engine/test_indicators.py",
+    "engine/test_reference.py",
+    "engine/test_run.py",
+    "families/test_adapters.py",
+    "families/test_families.py",
+    "families/test_generic_family.py",
+    "families/test_packed_streams.py",
+    "families/test_video_families.py",
+    "hosts/comfyui/test_forecast.py",
+    "hosts/comfyui/test_hostile_",
+    "hosts/diffusers/test_hostile_",
+    "nodes/test_nodes.py",
 )
 """How the modules begin that ask whether the cache is right on the ComfyUI at hand."""
 
@@ -42,7 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--core"):
         return
-    left_out = [item for item in items if not item.path.name.startswith(CORE)]
+    left_out = [
+        item for item in items if not item.path.relative_to(TESTS).as_posix().startswith(CORE)
+    ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
@@ -94,32 +98,6 @@ def comfy(comfy_dir: Path) -> Path:
     return comfy_dir
 
 
-class Replacements:
-    """What newer ComfyUI asks a pack for: the nodes that its own stand for."""
-
-    def register(self, replacement: object) -> None:
-        pass
-
-
-class RecordingServer:
-    """The part of PromptServer that nodes use; remembers what was sent."""
-
-    def __init__(self) -> None:
-        self.node_replace_manager = Replacements()
-        self.client_id = "test"
-        self.last_node_id = None
-        self.sent: list[tuple[str, dict]] = []
-
-    def send_sync(self, event: str, data: dict, sid: str | None = None) -> None:
-        self.sent.append((event, data))
-        if event == "teacache.ready":  # the strip shows it
-            shown = filter(None, [data["line"], *data["notes"]])
-            self.sent.append(("text", {"node": data["node"], "text": " ".join(shown)}))
-
-    def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
-        self.sent.append(("text", {"node": node_id, "text": text}))
-
-
 @pytest.fixture(scope="session")
 def pack(comfy: Path) -> ModuleType:
     """The pack, loaded by ComfyUI's own loader; fails if that gives a warning."""
@@ -148,4 +126,4 @@ def without_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(a: object, b: object) -> None:
         raise ImportError
 
-    monkeypatch.setattr("teacache.metrics.lpips", missing)
+    monkeypatch.setattr("teacache.comparison.metrics.lpips", missing)

@@ -14,12 +14,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from paths import ROOT
 
-from teacache.cli import main
+from teacache.cli.main import main
 from teacache.config import ConfigError, TeaCacheConfig
-from teacache.profiles import parse_profile
+from teacache.profiles.profile import parse_profile
 
-ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
 
 NUMBERS = ("rel_l1_thresh", "start_percent", "end_percent")

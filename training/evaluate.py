@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from teacache.demo_model import Tokenizer
+from teacache.demo.model import Tokenizer
 from training.data import Concept, load_concepts, load_pictures
 from training.sample_grid import captioned, grid
 from training.sampling import DemoPipeline

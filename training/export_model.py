@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from teacache.demo_model import (
+from teacache.demo.model import (
     MODELS,
     TEXT_FILE,
     TRANSFORMER_FILE,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from teacache.demo_model import (
+from teacache.demo.model import (
     AUTOENCODER_CONFIG,
     MODELS,
     TEXT_FILE,

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from teacache.demo_model import AUTOENCODER_CONFIG
+from teacache.demo.model import AUTOENCODER_CONFIG
 from training.data import ROOT, load_pictures
 
 CHECKPOINTS = ROOT / "checkpoints"

@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderTiny, SD3Transformer2DModel
 from torch import Tensor, nn
 
-from teacache.demo_model import TextEncoder, Tokenizer
+from teacache.demo.model import TextEncoder, Tokenizer
 from training.data import ROOT, Captioner, load_concepts, load_pictures
 from training.flow import FlowTrainer, add_options, stratified_times, train
 

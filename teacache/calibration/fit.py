@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..policy import AccumulatedDistance
+from ..engine.policy import AccumulatedDistance
 from ..report import Reason
-from .recording import Point
+from .recorder import Point
 
 DEGREE = 4
 LEAST_R2 = 0.5

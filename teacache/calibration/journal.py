@@ -14,8 +14,8 @@ import torch
 
 from ..profiles.conditions import Conditions
 from ..profiles.plans import Plan
-from .planning import Trajectory
-from .recording import Point, Recording
+from .recorder import Point, Recording
+from .schedule_search import Trajectory
 
 log = logging.getLogger("teacache")
 

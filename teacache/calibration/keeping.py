@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from ..profiles.calibrated import Calibration
 from ..profiles.store import PARTIAL, ProfileStore
+from .calibrator import Bench, Calibrator, Progress
 from .journal import Journal
-from .session import Bench, Calibrator, Progress
 
 
 def calibrate_into(

@@ -6,8 +6,8 @@ import inspect
 
 from torch import nn
 
-from ..streams import BlockList, Role, Stream
-from .base import Family
+from .spec import Family
+from .streams import BlockList, Role, Stream
 
 LIST_NAMES = ("blocks", "transformer_blocks", "layers", "single_blocks")
 """Names that lists of blocks have; `single_blocks` follow others on the joined streams."""

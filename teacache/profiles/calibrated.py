@@ -6,10 +6,10 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import PROFILE_VERSION, Profile, profile_in
 from .conditions import Conditions
-from .fields import Fields, finite
 from .plans import Plan
+from .profile import PROFILE_VERSION, Profile, profile_in
+from .schema import Fields, finite
 
 KIND = "calibration"
 SCATTER = 400

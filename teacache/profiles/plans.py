@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..config import TeaCacheConfig
-from ..pace import Pace
+from ..schedule import Pace
 from .conditions import same_levels
 
 Plan = tuple[int, ...]

@@ -11,9 +11,9 @@ from pathlib import Path
 from ..config import ConfigError
 from ..errors import nearest
 from ..files import write_atomically, write_json
-from . import find_profile, load_profiles
 from .calibrated import Calibration, parse_calibration
 from .conditions import Conditions, differences
+from .profile import find_profile, load_profiles
 
 FOLDER_VARIABLE = "TEACACHE_PROFILES"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._()+-]{0,99}")

@@ -1,0 +1,264 @@
+"""A calibration from the first run to the finished profile."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from ..profiles.calibrated import SCATTER, Calibration, Outcome
+from ..profiles.conditions import Conditions
+from ..profiles.plans import Plan, generic_plan, steps_for
+from ..profiles.profile import Profile, Threshold
+from .fit import Fit, fit_polynomial, thresholds_for
+from .journal import Journal
+from .override import Trial
+from .recorder import Recorder, Recording
+from .schedule_search import (
+    PEAKS,
+    Errors,
+    best_plans,
+    gap_errors,
+    neighbours,
+    probe_plans,
+    weighted,
+)
+from .sketch import Sketcher
+
+SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
+LEAST_STEPS = 8
+TRIALS = 3
+
+Progress = Callable[[int, int, str], None]
+"""Told (evaluations done, evaluations in all, what is being done)."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One run. final: its latent, or its picture where the host tells no latent. computed: steps
+    that were computed."""
+
+    final: torch.Tensor
+    computed: int
+
+
+class Bench(Protocol):
+    """What is sampled with: a model in its host, and the cases, each a prompt and a seed.
+
+    family, digest: of the model. profile: the model's own before calibration. about: model's and
+    scheduler's name, prompts and all else that is kept as provenance. key: what a resumed
+    calibration must have in common.
+    """
+
+    family: str
+    digest: str
+    profile: Profile
+    steps: int
+    cases: Sequence[str]
+    about: dict[str, Any]
+    key: dict[str, Any]
+
+    def sample(self, case: int, trial: Trial) -> Sampled:
+        """Runs a case."""
+
+
+@dataclass
+class Calibrator:
+    """One calibration. name: of the profile. trials: plans that are tried for each speed-up beside
+    the planned one. Every finished run is in the journal, so that it is not run again.
+    """
+
+    bench: Bench
+    name: str
+    journal: Journal
+    on_progress: Progress = lambda done, total, text: None
+    trials: int = TRIALS
+    _sketch: Sketcher = field(default_factory=Sketcher)
+    _done: int = 0
+
+    def run(self) -> Calibration:
+        """Raises UserError for too few steps or cases, and for a run that gave no numbers."""
+        bench = self.bench
+        if bench.steps < LEAST_STEPS:
+            raise UserError(
+                f"steps: {bench.steps} are too few to calibrate on; {LEAST_STEPS} are needed, and "
+                "as many as you sample with are best"
+            )
+        if not bench.cases:
+            raise UserError("prompts: none is given; one is needed, and three or more are best")
+        recordings, euler, conditions = self._record()
+        default = self._outcome(None, recordings)
+        trajectories = [recording.trajectory for recording in recordings]
+        errors = self._weighted(gap_errors(trajectories, euler), recordings)
+        planned = {peak: best_plans(errors, bench.steps, peak) for peak in PEAKS}
+        plans, curve = dict(planned[PEAKS[0]]), {}
+        counts = sorted({*(steps_for(bench.steps, s) for s in SPEEDUPS), default.computed})
+        for count in counts:
+            if count in plans and count < bench.steps:
+                starts = [planned[peak][count] for peak in PEAKS]
+                starts.append(generic_plan(conditions.sigmas, count))
+                plans[count], curve[count] = self._refined(starts, errors, recordings)
+        points = [point for recording in recordings for point in recording.points]
+        fit = fit_polynomial(points)
+        shown = points[:: max(1, -(-len(points) // SCATTER))]
+        return Calibration(
+            profile=self._profile(fit, recordings),
+            refused=fit.refused,
+            points=fit.points,
+            conditions=conditions,
+            plans=plans,
+            curve=tuple(curve[count] for count in sorted(curve)),
+            default=default,
+            made={
+                **bench.about,
+                "cases": list(bench.cases),
+                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            },
+            ratios=_mean_ratios(recordings, bench.steps),
+            scatter=tuple((point.indicator, point.residual) for point in shown),
+        )
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    @property
+    def _total(self) -> int:
+        """Evaluations in all, about."""
+        steps = self.bench.steps
+        tries = sum(steps_for(steps, speedup) for speedup in SPEEDUPS) + steps // 3
+        probes = sum(map(len, probe_plans(steps)))
+        return len(self.bench.cases) * (steps + steps // 3 + probes + (1 + self.trials) * tries)
+
+    def _tell(self, case: int, what: str, evaluations: int) -> None:
+        self._done += evaluations
+        text = f"{what}, case {case + 1} of {len(self.bench.cases)}"
+        self.on_progress(min(self._done, self._total), self._total, text)
+
+    def _record(self) -> tuple[list[Recording], bool, Conditions]:
+        recordings, euler = [], False
+        conditions: Conditions | None = None
+        for case in range(len(self.bench.cases)):
+            recording, known = self.journal.recording(case), self.journal.conditions()
+            if recording is None or known is None:
+                recorder = Recorder(self._sketch)
+                trial = Trial(observer=recorder)
+                final = self.bench.sample(case, trial).final
+                self._check(case, final)
+                assert trial.known is not None
+                known = trial.known.conditions, trial.known.solver.euler
+                try:
+                    recording = recorder.finish(known[0].sigmas, final)
+                except ValueError as error:
+                    raise UserError(f"calibration: {error}: choose another sampler") from None
+                self.journal.keep_recording(case, recording, *known)
+            recordings.append(recording)
+            conditions, euler = known
+            self._tell(case, "uncached", self.bench.steps)
+        assert conditions is not None
+        return recordings, euler, conditions
+
+    def _check(self, case: int, final: torch.Tensor) -> None:
+        if not bool(torch.isfinite(final).all()):
+            raise UserError(
+                f"case {case + 1} ({self.bench.cases[case]}): the run gave values that are not "
+                "numbers (NaN or infinite); nothing is saved. Try another precision"
+            )
+
+    def _weighted(self, errors: Errors, recordings: Sequence[Recording]) -> Errors:
+        probes = probe_plans(self.bench.steps)
+        measured = [self._errors(plan, recordings, "sensitivity")[0] for plan in probes]
+        return weighted(errors, probes, measured)
+
+    def _outcome(self, plan: Plan | None, recordings: Sequence[Recording]) -> Outcome:
+        """Tries a plan, or the default, on every case."""
+        what = "default" if plan is None else f"{len(plan)} of {self.bench.steps} steps"
+        errors, computed = self._errors(plan, recordings, what)
+        return Outcome(round(float(np.mean(computed))), float(np.mean(errors)), max(errors))
+
+    def _errors(
+        self, plan: Plan | None, recordings: Sequence[Recording], what: str
+    ) -> tuple[list[float], list[int]]:
+        """Relative error of the sampled latent and computed steps, in each case."""
+        errors, computed = [], []
+        for case, recording in enumerate(recordings):
+            known = self.journal.tried(case, plan)
+            if known is None:
+                sampled = self.bench.sample(case, Trial(plan))
+                self._check(case, sampled.final)
+                missed = self._sketch(sampled.final) - recording.final
+                error = float(missed.double().norm() / recording.final.double().norm())
+                known = error, sampled.computed
+                self.journal.keep_tried(case, plan, *known)
+            errors.append(known[0])
+            computed.append(known[1])
+            self._tell(case, what, known[1])
+        return errors, computed
+
+    def _refined(
+        self, starts: Sequence[Plan], errors: Errors, recordings: Sequence[Recording]
+    ) -> tuple[Plan, Outcome]:
+        """The best of some plans and of their neighbours by what they really give, in few tries."""
+        best, outcome = starts[0], self._outcome(starts[0], recordings)
+        known = {best}
+        waiting = [plan for plan in dict.fromkeys(starts) if plan != best]
+        for _ in range(self.trials):
+            near = (p for p in neighbours(errors, best, PEAKS[0]) if p not in known)
+            plan = waiting.pop(0) if waiting else next(near, None)
+            if plan is None:
+                break
+            known.add(plan)
+            tried = self._outcome(plan, recordings)
+            if (tried.worst, tried.mean) < (outcome.worst, outcome.mean):
+                best, outcome = plan, tried
+        return best, outcome
+
+    # --- the profile -----------------------------------------------------------------------------
+
+    def _profile(self, fit: Fit, recordings: Sequence[Recording]) -> Profile:
+        usable = not fit.refused
+        fitted = replace(
+            self.bench.profile,
+            name=self.name,
+            coefficients=fit.coefficients if usable else (),
+            thresholds=(),
+            calibrated=usable,
+            source="calibrated on this machine",
+            calibrated_on=str(self.bench.about.get("model", "")),
+            r2=fit.r2 if fit.coefficients else None,
+            x_range=fit.x_range if usable else None,
+            start_percent=0.0,
+            end_percent=1.0,
+            warmup_steps=0,
+        )
+        if not usable:
+            return fitted
+        found = thresholds_for([_distances(r, fitted) for r in recordings], self.bench.steps)
+        told = tuple(
+            Threshold(value, f"{speedup:g}x on the calibration's own runs")
+            for speedup, value in found.items()
+        )
+        return replace(
+            fitted, thresholds=told, default_threshold=found.get(2.0, fitted.default_threshold)
+        )
+
+
+def _distances(recording: Recording, profile: Profile) -> list[float]:
+    """Of each step from the second one on, the largest over branches."""
+    by_step: dict[int, float] = defaultdict(float)
+    for point in recording.points:
+        by_step[point.step] = max(by_step[point.step], profile.distance(point.indicator))
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _mean_ratios(recordings: Sequence[Recording], steps: int) -> tuple[float, ...]:
+    """Mean over branches and runs of |residual| over the one before; 1 where none was seen."""
+    by_step: dict[int, list[float]] = defaultdict(list)
+    for recording in recordings:
+        for point in recording.points:
+            by_step[point.step].append(point.ratio)
+    return tuple(float(np.mean(by_step.get(step, [1.0]))) for step in range(1, steps))

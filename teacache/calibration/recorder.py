@@ -1,0 +1,103 @@
+"""What calibration keeps of an uncached run: numbers, and small sketches instead of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ..engine.indicators import relative_change
+from .schedule_search import Trajectory
+from .sketch import Sketcher, gram
+
+
+@dataclass(frozen=True)
+class Point:
+    """One branch between two consecutive steps.
+
+    step: the later one. indicator, residual: relative L1 change of what the indicator reads and
+    of the block stack's residual. ratio: mean |residual| now over before (MagCache,
+    arXiv 2506.09045, eq. 4).
+    """
+
+    step: int
+    branch: int
+    indicator: float
+    residual: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One uncached run. final: sketch of the sampled latent."""
+
+    trajectory: Trajectory
+    points: tuple[Point, ...]
+    final: torch.Tensor
+
+
+@dataclass
+class _Branch:
+    """What is held of a branch while it is recorded: one residual, and the newest changes."""
+
+    number: int
+    step: int = -1
+    residual: torch.Tensor | None = None
+    indicator: dict[int, float] = field(default_factory=dict)
+
+
+class Recorder:
+    """A `run.Observer`: reduces every tensor as it comes. Holds one residual per branch.
+
+    Of a step with several evaluations the first one counts. Branches are told apart by the host's
+    keys, and a change is always between two values of one branch.
+    """
+
+    def __init__(self, sketch: Sketcher) -> None:
+        self._sketch = sketch
+        self._derivatives: dict[int, torch.Tensor] = {}
+        self._branches: dict[Hashable, _Branch] = {}
+        self._points: list[Point] = []
+
+    def prediction(self, step: int, derivative: torch.Tensor) -> None:
+        if step not in self._derivatives:
+            self._derivatives[step] = self._sketch(derivative)
+
+    def reading(self, step: int, branch: Hashable, change: float) -> None:
+        self._known(branch).indicator.setdefault(step, change)
+
+    def residual(self, step: int, branch: Hashable, residual: torch.Tensor) -> None:
+        known = self._known(branch)
+        if known.step == step:
+            return
+        before, known.residual = known.residual, residual.clone()
+        consecutive, known.step = known.step == step - 1, step
+        change = known.indicator.get(step)
+        if not consecutive or before is None or change is None or before.shape != residual.shape:
+            return
+        self._points.append(
+            Point(
+                step,
+                known.number,
+                change,
+                float(relative_change(residual, before).max()),
+                float(residual.float().abs().mean() / before.float().abs().mean()),
+            )
+        )
+
+    def _known(self, branch: Hashable) -> _Branch:
+        return self._branches.setdefault(branch, _Branch(len(self._branches)))
+
+    def finish(self, sigmas: Sequence[float], final: torch.Tensor) -> Recording:
+        """The recording of the run over `sigmas` that gave the latent `final`.
+
+        ValueError where the run did not step through every noise level.
+        """
+        steps = range(len(sigmas) - 1)
+        missing = [step for step in steps if step not in self._derivatives]
+        if missing:
+            raise ValueError(f"the sampler evaluated nothing in steps {missing} of {len(steps)}")
+        table = gram([self._derivatives[step] for step in steps]).numpy()
+        points = sorted(self._points, key=lambda p: (p.step, p.indicator, p.residual))
+        return Recording(Trajectory(tuple(sigmas), table), tuple(points), self._sketch(final))

@@ -1,0 +1,209 @@
+"""Which steps to compute: the best plan for every number of computed steps, from one trajectory.
+
+What a skip adds to the sample follows from the derivatives along an uncached trajectory alone,
+and predictions are linear in them: every error is a norm sqrt(w' G w), with the Gram matrix G of
+the derivatives. Dynamic programming over pairs of computed steps then finds, for each number of
+them, the plan with the least sum of (error of a gap) ** peak. The power makes the worst gap count
+most, as LeMiCa (arXiv 2511.00090) and MeanCache do it, there with other errors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..engine.predictors import Damped, interpolation_weights
+
+PEAKS = (4.0, 2.0, 1.0)
+"""Powers to which the errors of gaps are added; the first one is tried first."""
+REACH = 12
+"""Longest gap between computed steps that is considered."""
+BANDS = 6
+"""Parts of a run whose sensitivity is measured one by one."""
+_NOTHING = torch.empty(0)
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An uncached run, reduced: sigmas (noise levels, n + 1), gram [n, n] of its derivatives."""
+
+    sigmas: tuple[float, ...]
+    gram: Floats
+
+    @cached_property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @cached_property
+    def length(self) -> float:
+        """Sum over steps of the norm of what a step adds to the sample."""
+        return float(
+            sum(abs(h) * g**0.5 for h, g in zip(self.spans, self.gram.diagonal(), strict=True))
+        )
+
+    @cached_property
+    def spans(self) -> tuple[float, ...]:
+        return tuple(b - a for a, b in pairwise(self.sigmas))
+
+    def norm(self, weights: dict[int, float]) -> float:
+        """Norm of the sum of derivatives times `weights`, over `length`."""
+        places = list(weights)
+        w = np.array([weights[place] for place in places])
+        return float(max(w @ self.gram[np.ix_(places, places)] @ w, 0.0) ** 0.5) / self.length
+
+
+def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: bool) -> float:
+    """What skipping the steps between computed `start` and `end` adds to the sample.
+
+    before: the computed step before `start`. The steps between are predicted half-way along the
+    line through `before` and `start`, as a plan does (`Damped`, which learns nothing there). With
+    Euler's method the step at `end` then makes good what a parabola through the three tells
+    (`WholeCall`); what the model was meanwhile shown in a wrong place changes its value there by
+    about as much over the noise level.
+    """
+    if end == start + 1:
+        return 0.0
+    predictor = Damped()
+    for step in [start] if before is None else [before, start]:
+        predictor.observe(run.sigmas[step], _NOTHING)
+    known = [start] if before is None else [before, start]
+    nodes = [*known, end]
+    levels = [run.sigmas[node] for node in nodes]
+    missed: dict[int, float] = dict.fromkeys(nodes, 0.0)
+    corrected: dict[int, float] = dict.fromkeys(nodes, 0.0)
+    for step in range(start + 1, end):
+        span, level = run.spans[step], run.sigmas[step]
+        missed[step] = corrected[step] = -span
+        for place, weight in zip(known, predictor.weights(level), strict=True):
+            missed[place] += span * weight
+        for place, weight in zip(nodes, interpolation_weights(levels, level), strict=True):
+            corrected[place] += span * weight
+    shown = run.norm(missed)
+    if not euler:
+        return shown
+    return run.norm(corrected) + shown * abs(run.spans[end]) / max(run.sigmas[end], 1e-3)
+
+
+Errors = dict[tuple[int, int, int], Floats]
+"""Of each gap (computed step before it, start, end) in each run; -1: there is none before."""
+
+
+def best_plans(errors: Errors, steps: int, peak: float) -> dict[int, tuple[int, ...]]:
+    """For each number of computed steps the best plan: the steps that are computed, in order.
+
+    errors: of `gap_errors`. The first and the last step are in every plan.
+    """
+    last = steps - 1
+    costs = {gap: float(np.mean(each**peak)) for gap, each in errors.items()}
+    # table[count][(before, at)] = (sum of costs, the step before `before`)
+    table: list[dict[tuple[int, int], tuple[float, int]]] = [{}, {(-1, 0): (0.0, -1)}]
+    for count in range(2, steps + 1):
+        reached: dict[tuple[int, int], tuple[float, int]] = {}
+        for (before, at), (total, _) in table[count - 1].items():
+            for end in range(at + 1, min(at + REACH, last) + 1):
+                cost = total + costs[before, at, end]
+                known = reached.get((at, end))
+                if known is None or cost < known[0]:
+                    reached[at, end] = (cost, before)
+        table.append(reached)
+    plans: dict[int, tuple[int, ...]] = {}
+    for count in range(2, steps + 1):
+        ends = [(total, pair) for pair, (total, _) in table[count].items() if pair[1] == last]
+        if ends:
+            plans[count] = _walk(table, count, min(ends)[1])
+    return plans
+
+
+def _walk(
+    table: list[dict[tuple[int, int], tuple[float, int]]], count: int, pair: tuple[int, int]
+) -> tuple[int, ...]:
+    found = [pair[1]]
+    while count > 1:
+        before, at = pair
+        found.append(before)
+        pair = (table[count][before, at][1], before)
+        count -= 1
+    return tuple(reversed(found))
+
+
+def gap_errors(runs: Sequence[Trajectory], euler: bool) -> Errors:
+    """The error of every gap that is considered; runs: over the same noise levels."""
+    last = runs[0].steps - 1
+    found: Errors = {}
+    for start in range(last):
+        for before in range(max(-1, start - REACH), start):
+            if before == -1 and start > 0:
+                continue
+            for end in range(start + 1, min(start + REACH, last) + 1):
+                known = None if before == -1 else before
+                errors = [gap_error(run, known, start, end, euler) for run in runs]
+                found[before, start, end] = np.array(errors)
+    return found
+
+
+def plan_error(errors: Errors, plan: Sequence[int], peak: float) -> float:
+    """What `best_plans` keeps small; infinite for a plan with a gap that is too long."""
+    total, before = 0.0, -1
+    for start, end in pairwise(plan):
+        known = errors.get((before, start, end))
+        if known is None:
+            return math.inf
+        total += float(np.mean(known**peak))
+        before = start
+    return total
+
+
+def neighbours(errors: Errors, plan: tuple[int, ...], peak: float) -> list[tuple[int, ...]]:
+    """Plans with one computed step moved by one, the most promising first."""
+    found = []
+    for place in range(1, len(plan) - 1):
+        for moved in (plan[place] - 1, plan[place] + 1):
+            if plan[place - 1] < moved < plan[place + 1]:
+                found.append((*plan[:place], moved, *plan[place + 1 :]))
+    return sorted(found, key=lambda other: (plan_error(errors, other, peak), other))
+
+
+def probe_plans(steps: int) -> list[tuple[int, ...]]:
+    """One plan for each of `BANDS` parts of a run: every other step of that part is skipped."""
+    edges = np.linspace(1, steps - 1, BANDS + 1).round().astype(int).tolist()
+    found = []
+    for start, end in pairwise(edges):
+        skipped = set(range(start, end, 2))
+        if skipped:
+            found.append(tuple(step for step in range(steps) if step not in skipped))
+    return found
+
+
+def weighted(
+    errors: Errors, probes: Sequence[tuple[int, ...]], measured: Sequence[Sequence[float]]
+) -> Errors:
+    """`errors`, each times how much an error at its place has grown by the end of the run.
+
+    measured: for each of the `probes` the error of the sampled latent, in each run.
+    """
+    places, growths = [], []
+    for plan, ends in zip(probes, measured, strict=True):
+        gaps = [
+            (before, start, end)
+            for before, start, end in zip((-1, *plan), plan, plan[1:], strict=False)
+            if end > start + 1
+        ]
+        missed = np.sum([errors[gap] for gap in gaps], axis=0)
+        if not (missed > 0).all():
+            return errors
+        growths.append(float(np.mean(np.array(ends) / missed)))
+        places.append(float(np.mean([start + 1 for _, start, _ in gaps])))
+    if not places or not min(growths) > 0:
+        return errors
+    return {
+        gap: each * float(np.exp(np.interp((gap[1] + gap[2]) / 2, places, np.log(growths))))
+        for gap, each in errors.items()
+    }

@@ -1,0 +1,241 @@
+"""`teacache calibrate`: learn from a few runs what the cache should do on one model."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError, listing
+from ..files import write_atomically
+from ..hosts.comfyui.headless.boot import find_comfyui
+from ..workflows.editor_format import to_graph
+from ..workflows.edits import prompt_field, uncached
+from ..workflows.graph import (
+    Graph,
+    as_graph,
+    describe,
+    downstream,
+    is_editor_format,
+    is_link,
+    read_workflow,
+    upstream,
+)
+from .options import MAX_SEED, add_host_options, refuse_file, say, whole_number
+from .pipeline_options import add_model_option, add_pipeline_options, open_pipeline, request_of
+from .progress import new_bar
+
+if TYPE_CHECKING:
+    from ..calibration.calibrator import Progress
+    from ..profiles.calibrated import Calibration
+
+TRIALS = 3
+SAMPLERS = ("KSampler",)
+NODE = "TeaCacheCalibrate"
+TAKEN = ("model", "positive", "negative", "latent_image", "seed", "steps", "cfg", "sampler_name",
+         "scheduler")  # fmt: skip
+MOST_PROMPTS = 8
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "calibrate",
+        help="learn from a few runs what the cache should do on your model",
+        description="Samples a few prompts uncached and with trial plans, and keeps what it "
+        "learned as a profile, which Apply TeaCache and enable_teacache find by themselves. Of a "
+        "workflow file with a KSampler, or of a diffusers pipeline (--model). Interrupted, the "
+        "same command goes on.",
+    )
+    parser.add_argument("workflow", type=Path, nargs="?", metavar="WORKFLOW.json")
+    add_model_option(parser, required=False)
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        dest="prompts",
+        metavar="TEXT",
+        help=f"repeatable, up to {MOST_PROMPTS}; three or more are best (default: the workflow's)",
+    )
+    parser.add_argument("--name", help="of the profile (default: family and a number)")
+    parser.add_argument(
+        "--seeds", type=whole_number(1, 32), default=1, help="runs with each prompt (default: 1)"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0, MAX_SEED), default=0, help="of the first run (default: 0)"
+    )
+    parser.add_argument(
+        "--trials",
+        type=whole_number(0, 50),
+        default=TRIALS,
+        help="further plans tried for each speed-up (default: %(default)s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="a profile of the same name")
+    only_model = add_pipeline_options(parser.add_argument_group("diffusers pipelines"))
+    add_host_options(parser, out="output/calibration")
+    parser.set_defaults(run=run, only_model=only_model)
+
+
+def run(args: argparse.Namespace) -> int:
+    if bool(args.workflow) == bool(args.model):
+        raise UserError("name either a workflow file or a pipeline with --model")
+    if args.model and not args.prompts:
+        raise UserError("--model: needs --prompt TEXT, once or more")
+    if len(args.prompts or []) > MOST_PROMPTS:
+        raise UserError(f"--prompt: at most {MOST_PROMPTS}, not {len(args.prompts)}")
+    for name in [] if args.model else args.only_model:
+        if vars(args)[name] is not None:
+            raise UserError(f"--{name.replace('_', '-')}: needs --model")
+    refuse_file(args.out)
+    if args.model:
+        calibrate_pipeline(args)
+    else:
+        calibrate_workflow(args)
+    return 0
+
+
+# --- a diffusers pipeline --------------------------------------------------------------------
+
+
+def calibrate_pipeline(args: argparse.Namespace) -> None:
+    from ..profiles.store import ProfileStore, default_folder
+
+    store = ProfileStore(default_folder())
+    if args.name is not None:
+        store.new_path(args.name, args.overwrite)
+    args.prompt = args.prompts[0]
+    pipe, device, image = open_pipeline(args)
+
+    from ..calibration.keeping import calibrate_into
+    from ..hosts.diffusers import loading as pipelines
+    from ..hosts.diffusers.bench import PipelineBench
+
+    first = request_of(args, image)
+    cases = [prompt for prompt in args.prompts for _ in range(args.seeds)]
+    requests = [
+        replace(first, prompt=prompt, seed=(args.seed + number) % (MAX_SEED + 1))
+        for number, prompt in enumerate(cases)
+    ]
+    with pipelines.placed(pipe, args.placement or "auto", device, None):
+        bench = PipelineBench(pipe, str(args.model), requests)
+        with bar() as tell:
+            calibration = calibrate_into(
+                store,
+                bench,
+                args.name,
+                trials=args.trials,
+                overwrite=args.overwrite,
+                on_progress=tell,
+                on_resume=lambda: say("going on with what was interrupted"),
+            )
+    finish(calibration, store.path(calibration.name), args.out)
+
+
+@contextmanager
+def bar() -> Iterator[Progress]:
+    with new_bar(1.0, "calibrating") as shown:
+
+        def tell(done: int, total: int, what: str) -> None:
+            shown.total = total
+            shown.set_description_str(what)
+            shown.update(done - shown.n)
+
+        yield tell
+
+
+def finish(calibration: Calibration, path: Path, out: Path) -> None:
+    from ..calibration.results import calibration_table
+    from ..plots.calibration import calibration_picture
+
+    picture = out / f"{calibration.name}.png"
+    write_atomically(picture, calibration_picture(calibration.to_json()).save)
+    print(calibration_table(calibration))
+    print(f"\n{path}\n{picture}")
+
+
+# --- a workflow ------------------------------------------------------------------------------
+
+
+def calibrate_workflow(args: argparse.Namespace) -> None:
+    data = read_workflow(args.workflow)
+    source = args.workflow.name
+    editor_format = is_editor_format(data)
+    if not editor_format:  # what is wrong with the file is told before ComfyUI loads
+        calibration_graph(as_graph(data, source), source, args)
+    comfyui = find_comfyui(args.comfyui)
+
+    from ..hosts.comfyui.headless.session import Session
+
+    with tempfile.TemporaryDirectory(prefix="teacache-calibrate-") as folder:
+        say("loading ComfyUI …")
+        session = Session(comfyui, Path(folder), verbose=args.verbose)
+
+        from ..hosts.comfyui.conditions import profile_store
+
+        if editor_format:
+            data = to_graph(data, session.definitions(), source)
+        graph = calibration_graph(as_graph(data, source), source, args)
+        store = profile_store()
+        before = set(store.names())
+        with bar() as tell:
+            session.run(graph, lambda step: tell(int(step.value), int(step.total), "calibrating"))
+        (name,) = [args.name] if args.name else set(store.names()) - before
+        finish(store.load(name), store.path(name), args.out)
+
+
+def find_sampler(graph: Graph, source: str) -> str:
+    """The KSampler to calibrate for."""
+    found = [node for node in graph if graph[node]["class_type"] in SAMPLERS]
+    if len(found) != 1:
+        nodes = listing(describe(graph, node) for node in found)
+        raise UserError(
+            f"{source}: one KSampler is needed, whose settings are calibrated for; there are "
+            f"{len(found)} ({nodes}). With other samplers put Calibrate TeaCache into the graph"
+        )
+    return found[0]
+
+
+def calibration_graph(graph: Graph, source: str, args: argparse.Namespace) -> Graph:
+    """The graph with Calibrate TeaCache in the place of its KSampler, and nothing behind it."""
+    sampler = find_sampler(graph, source)
+    graph = uncached(graph)
+    inputs = graph[sampler]["inputs"]
+    missing = [name for name in TAKEN if name not in inputs]
+    if missing:
+        raise UserError(f"node {describe(graph, sampler)}: {', '.join(missing)} is not set")
+    node: dict[str, Any] = {name: copy.deepcopy(inputs[name]) for name in TAKEN}
+    node |= {
+        "name": args.name or "auto",
+        "seed": args.seed,
+        "seeds": args.seeds,
+        "trials": args.trials,
+        "overwrite": args.overwrite,
+    }
+    copies: Graph = {}
+    for number, prompt in enumerate(args.prompts or [], 1):
+        link, made = with_prompt(graph, inputs["positive"], prompt, f"prompt {number}:")
+        copies |= made
+        node["positive" if number == 1 else f"positive_{number}"] = link
+    behind = downstream(graph, [sampler])
+    kept = {name: graph[name] for name in graph if name not in behind}
+    return {**kept, **copies, "calibration": {"class_type": NODE, "inputs": node}}
+
+
+def with_prompt(
+    graph: Graph, positive: list[Any], text: str, prefix: str
+) -> tuple[list[Any], Graph]:
+    """A link to the positive conditioning for another prompt, and the nodes that make it."""
+    field, name = prompt_field(graph)
+    changed = downstream(graph, [field]) & upstream(graph, [positive[0]])
+    made: Graph = {}
+    for node in changed:
+        copied = copy.deepcopy(graph[node])
+        for key, value in copied["inputs"].items():
+            if is_link(value) and value[0] in changed:
+                copied["inputs"][key] = [prefix + value[0], value[1]]
+        made[prefix + node] = copied
+    made[prefix + field]["inputs"][name] = text
+    return [prefix + positive[0], positive[1]], made

@@ -1,0 +1,110 @@
+"""`teacache demo`: the quick start, uncached and cached, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import MAX_THRESHOLD
+from ..hosts.comfyui.headless.boot import PACK, find_comfyui
+from ..workflows.graph import Graph, as_graph, find_node, read_workflow
+from .demo_results import Side, print_table, write_results
+from .options import MAX_SEED, add_host_options, number, say, usable_folder, whole_number
+from .progress import Bars
+
+if TYPE_CHECKING:
+    from ..hosts.comfyui.headless.session import Session
+
+WORKFLOW = PACK / "workflows" / "api" / "quickstart.json"
+WARM_UP_STEPS = 3
+REPEATS = 3
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "demo",
+        help="sample the demo model with and without the cache, and compare",
+        description="Samples the demo model that comes with this pack, without and with the "
+        "cache, same prompt and seed, and writes pictures, a timeline and a report.",
+    )
+    parser.add_argument("--prompt", help="what to draw (default: the workflow's)")
+    parser.add_argument("--negative", help="what to keep away from")
+    parser.add_argument("--seed", type=whole_number(0, MAX_SEED), help="of the noise")
+    parser.add_argument("--steps", type=whole_number(1, 10_000), help="sampling steps")
+    parser.add_argument(
+        "--threshold",
+        type=number(0, MAX_THRESHOLD),
+        help="rel_l1_thresh of Apply TeaCache: higher skips more, 0 turns the cache off",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=whole_number(1, 100),
+        default=REPEATS,
+        help="timed runs of each kind (default: %(default)s)",
+    )
+    add_host_options(parser, out="output/quickstart")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    comfyui = find_comfyui(args.comfyui)
+    out = usable_folder(args.out, "--out")
+    cached = demo_graph(args)
+    uncached = copy.deepcopy(cached)
+    uncached[find_node(cached, "ApplyTeaCache")]["inputs"]["rel_l1_thresh"] = 0.0
+
+    from ..hosts.comfyui.headless.session import Session
+
+    with tempfile.TemporaryDirectory(prefix="teacache-demo-") as folder:
+        say("loading ComfyUI …")
+        session = Session(comfyui, Path(folder), verbose=args.verbose)
+        sides = {"uncached": Side(uncached), "cached": Side(cached)}
+        warm_up(session, cached)
+        for repeat in range(args.repeats):
+            order = list(sides.items())
+            for name, side in reversed(order) if repeat % 2 else order:
+                sample(session, name, side)
+        report = write_results(out, sides["uncached"], sides["cached"])
+    print_table(report, out)
+    return 0
+
+
+def demo_graph(args: argparse.Namespace) -> Graph:
+    """The quick start with the command's options in it."""
+    graph = as_graph(read_workflow(WORKFLOW), WORKFLOW.name)
+    options = (
+        ("Prompt", "text", args.prompt),
+        ("Negative prompt", "text", args.negative),
+        ("KSampler", "seed", args.seed),
+        ("KSampler", "steps", args.steps),
+        ("ApplyTeaCache", "rel_l1_thresh", args.threshold),
+    )
+    for node, name, value in options:
+        if value is not None:
+            graph[find_node(graph, node)]["inputs"][name] = value
+    if args.threshold is not None:  # exactly what was asked for
+        graph[find_node(graph, "ApplyTeaCache")]["inputs"]["auto_threshold"] = False
+    return graph
+
+
+def warm_up(session: Session, graph: Graph) -> None:
+    """Loads the models and samples a few steps, so that the timed runs start alike."""
+    say("loading the demo model …")
+    short = copy.deepcopy(graph)
+    short[find_node(short, "KSampler")]["inputs"]["steps"] = WARM_UP_STEPS
+    session.run(short)
+
+
+def sample(session: Session, name: str, side: Side) -> None:
+    """One timed run of a side; nothing but loaded models and texts is taken from earlier ones."""
+    graph = side.graph
+    kept = ("UNETLoader", "LoadDemoTextEncoder", "VAELoader")
+    session.keep_only(graph, [find_node(graph, kind) for kind in kept])
+    with Bars(f"{name:>8}") as bars:
+        result = session.run(graph, bars)
+    side.seconds.append(result.node_seconds[find_node(graph, "KSampler")])
+    side.pictures += result.files[find_node(graph, "SaveImage")]
+    side.reports += result.reports

@@ -1,0 +1,143 @@
+"""`teacache families`: the table of model families, as text or as docs/families.md."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..profiles.profile import Profile, load_profiles
+
+if TYPE_CHECKING:
+    from ..families.registry import Family, Untouched
+
+TESTED = {"run": "run", "newer": "run on 0.33", "read": "read only"}
+
+PAGE = """# Model families
+
+<!-- Made by `python -m teacache families --markdown`; a test compares the two. -->
+
+TeaCache recognises the model by the class of its transformer; nothing has to be chosen. The mode
+`forecast` needs nothing else of it. For the mode `faithful` and the indicator `profile`, each
+family has one or more profiles: the polynomial that turns the measured change of an indicator
+into the distance that is added up until it reaches the threshold.
+
+- **Indicator**: what is compared from step to step. `modulated_input`: the tokens that enter the
+  first attention. `timestep`, `timestep_projection`: the embedding of the noise level, known for
+  the whole run before its first step. `stack_input`: the tokens that enter the first block.
+- **Threshold**: the value used while the node's threshold stands at its default.
+- **Calibrated**: whether somebody fitted the polynomial to this model. An uncalibrated profile
+  adds up four times the indicator's own change, a slope set by hand so that 0.2 skips about half
+  of 50 steps on the demo model, or is a set whose origin is unknown.
+- **Published**: thresholds that the source of the profile names, with the speed-up it states.
+- **Tested**: *run* on a small instance of ComfyUI's own class, with blocks counted and results
+  compared; *run on 0.33* where the class exists only in newer ComfyUI than the oldest supported
+  one; *read only* in the source of a newer ComfyUI.
+
+{table}
+
+## Left as they are
+
+These are recognised too; the node says why they run without the cache.
+
+{untouched}
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One profile of one family."""
+
+    family: str
+    tested: str
+    profile: Profile
+
+    @property
+    def calibrated(self) -> str:
+        return "yes" if self.profile.calibrated else "no"
+
+    @property
+    def published(self) -> str:
+        return ", ".join(
+            f"{threshold.value:g}" + (f" ({threshold.effect})" if threshold.effect else "")
+            for threshold in self.profile.thresholds
+        )
+
+    def cells(self) -> list[str]:
+        profile = self.profile
+        threshold = f"{profile.default_threshold:g}"
+        return [
+            self.family,
+            profile.name,
+            profile.indicator,
+            threshold,
+            self.calibrated,
+            self.tested,
+        ]
+
+
+COLUMNS = ["Family", "Profile", "Indicator", "Threshold", "Calibrated", "Tested"]
+
+
+def _tables() -> tuple[Sequence[Family], Sequence[Untouched]]:
+    """Imported when asked for: it takes torch, and seconds, which no other command should."""
+    from ..families.registry import FAMILIES, UNTOUCHED
+
+    return FAMILIES, UNTOUCHED
+
+
+def rows() -> list[Row]:
+    """Every profile of every family, in the order of the table."""
+    families, _ = _tables()
+    profiles = load_profiles().values()
+    return [
+        Row(family.name, TESTED[family.tested], profile)
+        for family in families
+        for profile in profiles
+        if profile.family == family.id
+    ]
+
+
+def text() -> str:
+    """The table for a terminal."""
+    lines = [COLUMNS, *(row.cells() for row in rows())]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    shown = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    shown.insert(1, "  ".join("-" * width for width in widths))
+    left = [f"{entry.name}: {entry.reason}" for entry in _tables()[1]]
+    return "\n".join([*shown, "", "Left as they are:", *left])
+
+
+def markdown() -> str:
+    """docs/families.md."""
+    header = [*COLUMNS, "Published", "Source"]
+    body = ([*row.cells(), row.published, row.profile.source] for row in rows())
+    left = ([entry.name, entry.reason] for entry in _tables()[1])
+    return PAGE.format(
+        table="\n".join(_markdown_table(header, body)),
+        untouched="\n".join(_markdown_table(["Model", "Why"], left)),
+    )
+
+
+def _markdown_table(header: Sequence[str], body: Any) -> Iterator[str]:
+    for line in (header, ["---"] * len(header), *body):
+        yield f"| {' | '.join(line)} |"
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "families",
+        help="list the model families and their profiles",
+        description="Lists the model families, their profiles, and how each entry was tested.",
+    )
+    parser.add_argument("--markdown", action="store_true", help="as the page docs/families.md")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    print(markdown() if args.markdown else text(), end="" if args.markdown else "\n")
+    return 0

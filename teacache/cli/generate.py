@@ -1,0 +1,120 @@
+"""`teacache generate`: pictures from a diffusers pipeline, with the cache or without."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import MAX_THRESHOLD, TeaCacheConfig
+from ..environment import BACKEND_VARIABLE, BACKENDS, CONFIG_VARIABLE, TEACACHE, chosen_config
+from ..errors import UserError
+from .options import number, refuse_file, say, usable_folder
+from .pipeline_options import (
+    add_model_option,
+    add_pipeline_options,
+    add_seed_option,
+    open_pipeline,
+    request_of,
+)
+from .progress import new_bar
+
+if TYPE_CHECKING:
+    from ..hosts.diffusers.generation import Request, Result
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "generate",
+        help="pictures from a diffusers pipeline, with the cache or without",
+        description="Makes pictures from a diffusers pipeline (a folder with model_index.json): "
+        "text to image, or from an image. ComfyUI is not needed.",
+        epilog=f"{BACKEND_VARIABLE}={TEACACHE} and {CONFIG_VARIABLE} (JSON) turn the cache on "
+        "without an option; an option wins.",
+    )
+    add_model_option(parser, required=True)
+    parser.add_argument("--prompt", required=True, help="what to draw, or how to edit")
+    add_seed_option(parser)
+    add_pipeline_options(parser)
+    parser.add_argument("--cache-backend", metavar="|".join(BACKENDS), help="turn the cache on")
+    parser.add_argument(
+        "--cache-config", metavar="JSON", help='its settings, such as {"rel_l1_thresh": 0.2}'
+    )
+    parser.add_argument(
+        "--tea-cache-rel-l1-thresh",
+        type=number(0, MAX_THRESHOLD),
+        metavar="X",
+        help="its threshold: higher skips more, 0 is off (default: recommended for the model)",
+    )
+    parser.add_argument(
+        "--compare", action="store_true", help="also without the cache: gain, PSNR, SSIM, LPIPS"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("output"),
+        help="folder for the results (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show diffusers' log, and tracebacks of failures"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    cache = chosen_config(
+        os.environ, args.cache_backend, args.cache_config, args.tea_cache_rel_l1_thresh
+    )
+    if args.compare and (cache is None or cache.rel_l1_thresh == 0):
+        raise UserError(f"--compare: no cache is on; add --cache-backend {TEACACHE}")
+    refuse_file(args.out)
+    pipe, device, image = open_pipeline(args)
+
+    from ..hosts.diffusers import loading as pipelines
+
+    if cache is not None:
+        line, problem = pipelines.recognise(pipe, cache)
+        if problem and args.compare:
+            raise UserError(f"--compare: {problem}")
+        say(line or f"{problem} It runs without.")
+        cache = cache if line else None
+    request = request_of(args, image)
+    started = time.time()
+    with pipelines.placed(pipe, args.placement, device, None):
+        reference = None
+        if args.compare:
+            warm_up(pipe, request)
+            reference = make(pipe, request, None, "uncached")
+        result = make(pipe, request, cache, "cached" if cache else "sampling")
+
+    from .generate_results import describe_run, print_results, write_results
+
+    out = usable_folder(args.out, "--out")
+    about = describe_run(str(args.model), pipe, request, args.image, device, started)
+    report = write_results(out, about, result, reference)
+    print_results(report, out, result)
+    return 0
+
+
+def warm_up(pipe: Any, request: Request) -> None:
+    """A few steps, so that what is timed starts alike."""
+    from ..hosts.diffusers.generation import attempt, shortened
+
+    say("warming up …")
+    attempt(pipe, shortened(request))
+
+
+def make(pipe: Any, request: Request, cache: TeaCacheConfig | None, label: str) -> Result:
+    """One run with a bar of its steps."""
+    from ..hosts.diffusers.generation import Step, attempt
+
+    with new_bar(request.steps, f"{label:>8}") as bar:
+
+        def advance(step: Step) -> None:
+            bar.total = step.total
+            bar.update(step.done - bar.n)
+
+        return attempt(pipe, request, cache=cache, on_step=advance)

@@ -1,0 +1,114 @@
+"""Options of the commands that sample a diffusers pipeline, and what is made of them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .options import MAX_SEED, number, say, whole_number
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..hosts.diffusers.generation import Request
+
+STEPS = 50
+LARGEST = 16_384
+
+
+def add_pipeline_options(parser: Any) -> list[str]:
+    """Adds what only pipelines take to a parser or group, all None unless given; their names."""
+    before = {action.dest for action in parser._actions}
+    parser.add_argument("--negative", help="what to keep away from")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="picture to edit or start from")
+    parser.add_argument(
+        "--strength", type=number(0, 1), help="how far to go from --image, where that applies"
+    )
+    parser.add_argument("--width", type=whole_number(16, LARGEST))
+    parser.add_argument("--height", type=whole_number(16, LARGEST))
+    parser.add_argument("--steps", type=whole_number(1, 10_000), help=f"(default: {STEPS})")
+    parser.add_argument("--guidance", type=number(0, 1000), help="default: the pipeline's own")
+    parser.add_argument("--batch", type=whole_number(1, 1000), help="pictures to make (default: 1)")
+    parser.add_argument(
+        "--precision", choices=("auto", "bf16", "fp16", "fp32"), help="of weights (default: auto)"
+    )
+    parser.add_argument(
+        "--placement",
+        choices=("auto", "device", "offload"),
+        help="whole model on the device, or its parts in turn (default: auto, what fits)",
+    )
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        default=None,
+        help="allow network: fetch the repository --model",
+    )
+    return [action.dest for action in parser._actions if action.dest not in before]
+
+
+def add_model_option(parser: Any, required: bool) -> None:
+    parser.add_argument(
+        "--model",
+        required=required,
+        metavar="DIR",
+        help="folder of a pipeline, a Hugging Face repository in the local cache, or 'demo'",
+    )
+
+
+def add_seed_option(parser: Any) -> None:
+    parser.add_argument("--seed", type=whole_number(0, MAX_SEED), help="of the noise (default: 0)")
+
+
+def open_pipeline(args: argparse.Namespace) -> tuple[Any, Any, Image.Image | None]:
+    """The pipeline of --model, ready for --image if there is one; its device; that picture."""
+    image = read_image(args.image) if args.image else None
+
+    from ..hosts.diffusers import loading as pipelines
+
+    pipelines.require_diffusers()
+    pipelines.quiet(args.verbose)
+    say(f"loading {args.model} …")
+    device = pipelines.default_device()
+    pipe = pipelines.load_pipeline(
+        args.model,
+        source="--model",
+        precision=args.precision or "auto",
+        device=device,
+        online=bool(args.download),
+    )
+
+    from ..hosts.diffusers.generation import for_image
+
+    return for_image(pipe, image is not None), device, image
+
+
+def request_of(args: argparse.Namespace, image: Image.Image | None) -> Request:
+    from ..hosts.diffusers.generation import Request
+
+    return Request(
+        prompt=args.prompt,
+        negative=args.negative or "",
+        width=args.width,
+        height=args.height,
+        steps=args.steps or STEPS,
+        guidance=args.guidance,
+        seed=args.seed or 0,
+        batch=args.batch or 1,
+        image=image,
+        strength=args.strength,
+    )
+
+
+def read_image(path: Path) -> Image.Image:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            return upright.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"--image {path}: no such file") from None
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise UserError(f"--image {path}: no picture that can be read: {error}") from None

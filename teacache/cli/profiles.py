@@ -1,0 +1,110 @@
+"""`teacache profiles`: the user's own profiles, listed, shown, renamed, copied, deleted."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..hosts.comfyui.headless.boot import find_comfyui
+from .options import say
+
+if TYPE_CHECKING:
+    from ..profiles.store import ProfileStore
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "profiles",
+        help="your own profiles: list, show, rename, export, import, delete",
+        description="The profiles that 'calibrate' has made: those of a ComfyUI, or with "
+        "--diffusers those for pipelines.",
+    )
+    parser.add_argument(
+        "--comfyui", type=Path, metavar="DIR", help="whose profiles (default: as for 'run')"
+    )
+    parser.add_argument(
+        "--diffusers",
+        action="store_true",
+        help="those outside ComfyUI: $TEACACHE_PROFILES, or the user's data folder",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, arguments, told in (
+        ("list", (), "names, and what each is for"),
+        ("show", ("NAME",), "what a profile holds"),
+        ("rename", ("NAME", "NEW"), "give it another name"),
+        ("export", ("NAME", "FILE"), "write a copy to FILE"),
+        ("import", ("FILE",), "take in a file that was exported elsewhere"),
+        ("delete", ("NAME",), "remove it"),
+    ):
+        action = actions.add_parser(name, help=told, description=told)
+        for argument in arguments:
+            action.add_argument(argument.lower(), metavar=argument)
+        action.set_defaults(act=ACTIONS[name])
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    store = profile_store(args)
+    say(f"{store.folder}:")
+    args.act(store, args)
+    return 0
+
+
+def profile_store(args: argparse.Namespace) -> ProfileStore:
+    """As the hosts find it (`comfyui_conditions.profile_store`), without loading ComfyUI."""
+    from ..profiles.store import ProfileStore, default_folder
+
+    if not args.diffusers:
+        return ProfileStore.in_user_folder(find_comfyui(args.comfyui) / "user")
+    if args.comfyui is not None:
+        raise UserError("--diffusers: has no ComfyUI; leave out --comfyui")
+    return ProfileStore(default_folder())
+
+
+def list_all(store: ProfileStore, args: argparse.Namespace) -> None:
+    known = store.usable()
+    if not known:
+        print("no profiles yet: make one with 'calibrate'")
+    for each in known:
+        made = each.made
+        fit = "plans only" if each.refused else f"R² {each.profile.r2:.2f}"
+        print(
+            f"{each.name}  {each.profile.family}  {made.get('model', '')}  "
+            f"{each.conditions.sampler}, {each.steps} steps  {fit}  {made.get('date', '')}"
+        )
+
+
+def show(store: ProfileStore, args: argparse.Namespace) -> None:
+    from ..calibration.results import calibration_table
+
+    print(calibration_table(store.load(args.name)))
+
+
+def rename(store: ProfileStore, args: argparse.Namespace) -> None:
+    print(store.rename(args.name, args.new))
+
+
+def export(store: ProfileStore, args: argparse.Namespace) -> None:
+    store.export(args.name, Path(args.file))
+    print(args.file)
+
+
+def take_in(store: ProfileStore, args: argparse.Namespace) -> None:
+    print(store.path(store.add(Path(args.file)).name))
+
+
+def delete(store: ProfileStore, args: argparse.Namespace) -> None:
+    store.delete(args.name)
+    print(f"{args.name} is deleted")
+
+
+ACTIONS = {
+    "list": list_all,
+    "show": show,
+    "rename": rename,
+    "export": export,
+    "import": take_in,
+    "delete": delete,
+}

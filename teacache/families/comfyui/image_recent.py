@@ -1,0 +1,237 @@
+"""Families that make still images, present only in newer versions of ComfyUI.
+
+Recognised by class name alone, so that nothing here depends on their being there.
+"""
+
+from __future__ import annotations
+
+from ..spec import Family, Untouched
+from ..streams import BlockList, Role, Stream
+from .image import (
+    FLUX_CLASS,
+    FLUX_DOUBLE,
+    FLUX_SINGLE,
+    LUMINA_CLASS,
+    LUMINA_LAYERS,
+    QWEN_DOUBLE,
+    has_part,
+    tokens_in,
+)
+from .modulation import (
+    boogu_block,
+    ernie_block,
+    flux_double_block,
+    ideogram_block,
+    joy_block,
+    kandinsky_block,
+    krea2_block,
+    lens_block,
+    lumina_block,
+    pixeldit_block,
+    qwen_image_block,
+)
+
+LONGCAT_TEXT_WIDTH = 3584
+KANDINSKY_IMAGE_CHANNELS = 64
+
+LONGCAT_IMAGE = Family(
+    id="longcat_image",
+    name="LongCat-Image",
+    classes=(FLUX_CLASS,),
+    accepts=lambda transformer: (
+        not transformer.params.global_modulation
+        and transformer.params.vec_in_dim is None
+        and transformer.params.context_in_dim == LONGCAT_TEXT_WIDTH
+    ),
+    lists=(FLUX_DOUBLE, FLUX_SINGLE),
+    modulated_input=flux_double_block,
+    profile=lambda transformer: "longcat-image",
+    tested="newer",
+)
+
+OVIS_IMAGE = Family(
+    id="ovis_image",
+    name="Ovis-Image",
+    classes=(FLUX_CLASS,),
+    accepts=lambda transformer: (
+        not transformer.params.global_modulation
+        and transformer.params.vec_in_dim is None
+        and transformer.params.context_in_dim != LONGCAT_TEXT_WIDTH
+    ),
+    lists=(FLUX_DOUBLE, FLUX_SINGLE),
+    modulated_input=flux_double_block,
+    profile=lambda transformer: "ovis-image-uncalibrated",
+    tested="newer",
+)
+
+NEWBIE = Family(
+    id="newbie",
+    name="NewBie Image",
+    classes=(LUMINA_CLASS,),
+    accepts=lambda transformer: (
+        transformer.pad_tokens_multiple is None and has_part(transformer, "time_text_embed")
+    ),
+    lists=(LUMINA_LAYERS,),
+    modulated_input=lumina_block,
+    profile=lambda transformer: "newbie-uncalibrated",
+    tested="newer",
+)
+
+Z_IMAGE_PIXEL = Family(
+    id="z_image_pixel",
+    name="Z-Image, pixel space",
+    classes=("comfy.ldm.lumina.model.NextDiTPixelSpace",),
+    lists=(LUMINA_LAYERS,),
+    modulated_input=lumina_block,
+    profile=lambda transformer: "z-image-pixel-uncalibrated",
+    tested="newer",
+)
+
+KANDINSKY5_IMAGE = Family(
+    id="kandinsky5_image",
+    name="Kandinsky 5 Image",
+    classes=("comfy.ldm.kandinsky5.model.Kandinsky5",),
+    accepts=lambda transformer: transformer.visual_embed_dim == KANDINSKY_IMAGE_CHANNELS,
+    lists=(tokens_in("visual_transformer_blocks", "visual_embed"),),
+    modulated_input=kandinsky_block,
+    profile=lambda transformer: "kandinsky5-image-uncalibrated",
+    tested="newer",
+)
+
+KREA2 = Family(
+    id="krea2",
+    name="Krea 2",
+    classes=("comfy.ldm.krea2.model.SingleStreamDiT",),
+    lists=(tokens_in("blocks", "x"),),
+    modulated_input=krea2_block,
+    profile=lambda transformer: "krea2-uncalibrated",
+    tested="newer",
+)
+
+IDEOGRAM4 = Family(
+    id="ideogram4",
+    name="Ideogram 4",
+    classes=("comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel",),
+    lists=(tokens_in("layers", "x"),),
+    modulated_input=ideogram_block,
+    profile=lambda transformer: "ideogram4-uncalibrated",
+    tested="newer",
+)
+
+ERNIE_IMAGE = Family(
+    id="ernie_image",
+    name="ERNIE-Image",
+    classes=("comfy.ldm.ernie.model.ErnieImageModel",),
+    lists=(tokens_in("layers", "x"),),
+    modulated_input=ernie_block,
+    profile=lambda transformer: "ernie-image-uncalibrated",
+    tested="newer",
+)
+
+BOOGU = Family(
+    id="boogu",
+    name="Boogu",
+    classes=("comfy.ldm.boogu.model.BooguTransformer2DModel",),
+    lists=(
+        BlockList(
+            "double_stream_layers",
+            takes=(
+                Stream(Role.IMAGE, 0, "img_hidden_states"),
+                Stream(Role.TEXT, 1, "instruct_hidden_states"),
+            ),
+            returns=(Role.IMAGE, Role.TEXT),
+        ),
+        BlockList(
+            "single_stream_layers",
+            takes=(Stream(Role.TEXT_IMAGE, 0, "hidden_states"),),
+            returns=(Role.TEXT_IMAGE,),
+        ),
+    ),
+    modulated_input=boogu_block,
+    profile=lambda transformer: "boogu-uncalibrated",
+    tested="newer",
+)
+
+JOY_IMAGE = Family(
+    id="joy_image",
+    name="JoyImage Edit",
+    classes=("comfy.ldm.joyimage.model.JoyImageTransformer3DModel",),
+    lists=(
+        BlockList(
+            "double_blocks",
+            takes=(
+                Stream(Role.IMAGE, 0, "hidden_states"),
+                Stream(Role.TEXT, 1, "encoder_hidden_states"),
+            ),
+            returns=(Role.IMAGE, Role.TEXT),
+        ),
+    ),
+    modulated_input=joy_block,
+    profile=lambda transformer: "joy-image-uncalibrated",
+    tested="newer",
+)
+
+LENS = Family(
+    id="lens",
+    name="Lens",
+    classes=("comfy.ldm.lens.model.LensTransformer2DModel",),
+    lists=(QWEN_DOUBLE,),
+    modulated_input=lens_block,
+    profile=lambda transformer: "lens-uncalibrated",
+    tested="newer",
+)
+
+MAGE_FLOW = Family(
+    id="mage_flow",
+    name="Mage-Flow",
+    classes=("comfy.ldm.mage_flow.model.MageFlowTransformer2DModel",),
+    lists=(QWEN_DOUBLE,),
+    modulated_input=qwen_image_block,
+    profile=lambda transformer: "mage-flow-uncalibrated",
+    tested="newer",
+)
+
+PIXELDIT = Family(
+    id="pixeldit",
+    name="PixelDiT",
+    classes=("comfy.ldm.pixeldit.model.PixDiT_T2I",),
+    lists=(
+        BlockList(
+            "patch_blocks",
+            takes=(Stream(Role.IMAGE, 0, "x"), Stream(Role.TEXT, 1, "y")),
+            returns=(Role.IMAGE, Role.TEXT),
+        ),
+    ),
+    modulated_input=pixeldit_block,
+    profile=lambda transformer: "pixeldit-uncalibrated",
+    tested="newer",
+)
+
+RECENT_IMAGE_FAMILIES = (
+    LONGCAT_IMAGE,
+    OVIS_IMAGE,
+    NEWBIE,
+    Z_IMAGE_PIXEL,
+    KANDINSKY5_IMAGE,
+    KREA2,
+    IDEOGRAM4,
+    ERNIE_IMAGE,
+    BOOGU,
+    JOY_IMAGE,
+    LENS,
+    MAGE_FLOW,
+    PIXELDIT,
+)
+
+RECENT_IMAGE_UNTOUCHED = (
+    Untouched(
+        "HiDream-O1",
+        ("comfy.ldm.hidream_o1.model.HiDreamO1Transformer",),
+        "its blocks also hand back attention keys that the model keeps from step to step",
+    ),
+    Untouched(
+        "PiD",
+        ("comfy.ldm.pixeldit.pid.PidNet",),
+        "it decodes in 4 distilled steps: there is none to leave out",
+    ),
+)

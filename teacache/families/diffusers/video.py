@@ -1,0 +1,150 @@
+"""The families that make video, as diffusers' transformers lay them out (0.42)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..comfyui.image import tokens_in
+from ..comfyui.video import COGVIDEOX, COSMOS1, COSMOS_PREDICT2, HUNYUAN_VIDEO, LTX, MOCHI
+from ..comfyui.wan import PIXELS_720P, VAE_SCALE, WAN21, WIDTH_14B, for_layer
+from ..spec import Sampling
+from .image import MODELS, joint
+from .modulation import ada_norm_block, cosmos_block, hunyuan_video_block, ltx_block
+
+DOUBLE = joint("transformer_blocks", text_first=False)
+BLOCKS = tokens_in("transformer_blocks", "hidden_states")
+
+
+def _wan_time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
+    """`temb`: `time_embedder` of the sinusoid of t (`transformer_wan.py`)."""
+    condition = transformer.condition_embedder
+    layers = condition.time_embedder
+    embedding: Tensor = layers(for_layer(condition.timesteps_proj(timesteps), layers.linear_1))
+    return embedding
+
+
+def _wan_time_projection(transformer: Any, timesteps: Tensor) -> Tensor:
+    """What the blocks modulate with: `time_proj` of the activated embedding."""
+    condition = transformer.condition_embedder
+    embedding = condition.act_fn(_wan_time_embedding(transformer, timesteps))
+    projection: Tensor = condition.time_proj(embedding)
+    return projection
+
+
+def _wan_profile(transformer: Any) -> str:
+    """As for ComfyUI's class (`wan.py`): Wan 2.2 by 48 channels, or an image without CLIP."""
+    config = transformer.config
+    from_image = config.in_channels > config.out_channels
+    if config.out_channels == 48 or (from_image and config.image_dim is None):
+        return "wan22-uncalibrated"
+    if config.num_attention_heads * config.attention_head_dim < WIDTH_14B:
+        return "wan21-t2v-1.3b"
+    return "wan21-i2v-480p" if from_image else "wan21-t2v-14b"
+
+
+def _wan_run_profile(transformer: Any, sampling: Sampling) -> str:
+    """As `_wan_profile`; 480p or 720p by the latent, and Wan 2.2 where two experts share a run."""
+    name = _wan_profile(transformer)
+    if name == "wan21-t2v-14b" and not sampling.whole:
+        return "wan22-uncalibrated"
+    pixels = sampling.latent[-2] * sampling.latent[-1] * VAE_SCALE**2
+    if name == "wan21-i2v-480p" and pixels >= PIXELS_720P:
+        return "wan21-i2v-720p"
+    return name
+
+
+DIFFUSERS_WAN = replace(
+    WAN21,
+    classes=(
+        MODELS + "transformer_wan.WanTransformer3DModel",
+        MODELS + "transformer_wan_vace.WanVACETransformer3DModel",
+    ),
+    lists=(tokens_in("blocks", "hidden_states"),),
+    sides=(),
+    embed_timesteps=_wan_time_embedding,
+    project_timesteps=_wan_time_projection,
+    profile=_wan_profile,
+    run_profile=_wan_run_profile,
+)
+
+DIFFUSERS_HUNYUAN_VIDEO = replace(
+    HUNYUAN_VIDEO,
+    classes=(MODELS + "transformer_hunyuan_video.HunyuanVideoTransformer3DModel",),
+    lists=(DOUBLE, joint("single_transformer_blocks", text_first=False)),
+    modulated_input=hunyuan_video_block,
+    profile=lambda transformer: "hunyuan-video",
+    accepts=lambda transformer: True,
+)
+
+DIFFUSERS_LTX = replace(
+    LTX,
+    classes=(MODELS + "transformer_ltx.LTXVideoTransformer3DModel",),
+    lists=(BLOCKS,),
+    modulated_input=ltx_block,
+    sees_text=False,
+)
+
+DIFFUSERS_MOCHI = replace(
+    MOCHI,
+    classes=(MODELS + "transformer_mochi.MochiTransformer3DModel",),
+    lists=(DOUBLE,),
+    modulated_input=ada_norm_block,
+)
+
+COSMOS_CLASS = MODELS + "transformer_cosmos.CosmosTransformer3DModel"
+
+DIFFUSERS_COSMOS1 = replace(
+    COSMOS1,
+    classes=(COSMOS_CLASS,),
+    accepts=lambda transformer: transformer.config.extra_pos_embed_type is not None,
+    lists=(BLOCKS,),
+    modulated_input=cosmos_block,
+    sees_text=False,
+)
+
+DIFFUSERS_COSMOS_PREDICT2 = replace(
+    COSMOS_PREDICT2,
+    classes=(COSMOS_CLASS,),
+    accepts=lambda transformer: transformer.config.extra_pos_embed_type is None,
+    lists=(BLOCKS,),
+    modulated_input=cosmos_block,
+    sees_text=False,
+)
+
+
+def _cogvideox_time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
+    """`emb`: `time_embedding` of the sinusoid of t (`cogvideox_transformer_3d.py`)."""
+    layers = transformer.time_embedding
+    embedding: Tensor = layers(for_layer(transformer.time_proj(timesteps), layers.linear_1))
+    return embedding
+
+
+def _cogvideox_profile(transformer: Any) -> str:
+    config = transformer.config
+    if config.patch_size_t is not None:
+        from_image = config.in_channels > config.out_channels
+        return "cogvideox-1.5-5b-i2v" if from_image else "cogvideox-1.5-5b-t2v"
+    return "cogvideox-5b" if config.num_attention_heads >= 48 else "cogvideox-2b"
+
+
+DIFFUSERS_COGVIDEOX = replace(
+    COGVIDEOX,
+    classes=(MODELS + "cogvideox_transformer_3d.CogVideoXTransformer3DModel",),
+    lists=(DOUBLE,),
+    embed_timesteps=_cogvideox_time_embedding,
+    profile=_cogvideox_profile,
+    tested="run",
+)
+
+DIFFUSERS_VIDEO_FAMILIES = (
+    DIFFUSERS_WAN,
+    DIFFUSERS_HUNYUAN_VIDEO,
+    DIFFUSERS_LTX,
+    DIFFUSERS_MOCHI,
+    DIFFUSERS_COSMOS1,
+    DIFFUSERS_COSMOS_PREDICT2,
+    DIFFUSERS_COGVIDEOX,
+)

@@ -1,0 +1,126 @@
+"""Calibration in ComfyUI: a MODEL sampled as KSampler does, again and again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfyui_version
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...calibration.calibrator import Sampled
+from ...calibration.override import Trial
+from ...config import ConfigError, TeaCacheConfig
+from .conditions import conditions_of
+from .patch import apply_teacache, describe_unsupported, recommended
+from .samplers import solver_of
+
+
+@dataclass(frozen=True)
+class Case:
+    """label: for the user. positive, negative: conditioning as nodes pass it on."""
+
+    label: str
+    positive: Any
+    negative: Any
+    seed: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """As KSampler has them."""
+
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+
+
+class ComfyBench:
+    """A `calibration.session.Bench`. latent: to start from, as nodes pass it on; empty ones are
+    sampled from noise. Raises ConfigError for a model or a sampler that cannot be calibrated.
+    """
+
+    def __init__(
+        self, model: ModelPatcher, settings: Settings, latent: torch.Tensor, cases: Sequence[Case]
+    ) -> None:
+        found = recommended(model)
+        if found is None:
+            raise ConfigError(f"model: {describe_unsupported(model)}")
+        solver = solver_of(comfy.samplers.sampler_object(settings.sampler))
+        if not solver.smooth:
+            raise ConfigError(
+                f"sampler_name: {settings.sampler} cannot be planned (it adds noise, or takes "
+                "more than the prediction from the model); calibrate with euler or dpmpp_2m"
+            )
+        family, self.profile = found
+        self.family = family.id
+        self._model, self._settings = model, settings
+        self._latent = comfy.sample.fix_empty_latent_channels(model, latent)
+        self._cases = list(cases)
+        self.steps = settings.steps
+        self.cases: Sequence[str] = [f"{case.label}, seed {case.seed}" for case in cases]
+        name = type(model.get_model_object("diffusion_model")).__name__
+        self.about = {
+            "host": "ComfyUI",
+            "model": name,
+            "scheduler": settings.scheduler,
+            "versions": {
+                "ComfyUI": comfyui_version.__version__,
+                "torch": torch.__version__,
+            },
+        }
+        conditions = conditions_of(
+            model, family, solver.name, [settings.cfg], self._latent, settings.cfg
+        )
+        self.digest = conditions.model
+        self.key = {
+            "model": conditions.model,
+            "patches": conditions.patches,
+            "latent": list(conditions.latent),
+            "settings": list(vars(settings).values()),
+            "cases": self.cases,
+            "conds": [_content(case.positive, case.negative) for case in cases],
+            "about": self.about,
+        }
+
+    def sample(self, case: int, trial: Trial) -> Sampled:
+        chosen, settings = self._cases[case], self._settings
+        config = TeaCacheConfig(rel_l1_thresh=None, profile=self.profile.name)
+        model, handle = apply_teacache(self._model, config, trial=trial)
+        assert handle is not None
+        final = comfy.sample.sample(
+            model, comfy.sample.prepare_noise(self._latent, chosen.seed), settings.steps,
+            settings.cfg, settings.sampler, settings.scheduler, chosen.positive, chosen.negative,
+            self._latent, disable_pbar=True, seed=chosen.seed,
+        )  # fmt: skip
+        report = handle.report_for()
+        assert report is not None
+        return Sampled(final, report.computed_steps)
+
+
+def _content(*values: Any) -> str:
+    """12 hex digits of all that conditioning holds: prompts have no names here."""
+    found = hashlib.sha256()
+
+    def take(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found.update(str(tuple(value.shape)).encode())
+            found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        elif isinstance(value, dict):
+            for name in sorted(value):
+                found.update(name.encode())
+                take(value[name])
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                take(item)
+        elif isinstance(value, (str, bool, int, float)):
+            found.update(repr(value).encode())
+
+    take(values)
+    return found.hexdigest()[:12]

@@ -1,0 +1,214 @@
+"""ComfyUI booted inside this process, without a server: for the command and for services."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ....errors import UserError
+
+PACK = Path(__file__).resolve().parents[4]
+OLDEST = (0, 3, 75)
+Event = Callable[[str, Any], None]
+
+
+def find_comfyui(given: Path | None) -> Path:
+    """The ComfyUI to use: `given`, $COMFYUI_DIR, .comfyui beside the pack, or the pack's own host.
+
+    Raises `UserError` when it is none, or older than this pack supports.
+    """
+    if given is not None:
+        return checked_comfyui(given.expanduser(), "--comfyui")
+    if named := os.environ.get("COMFYUI_DIR"):
+        return checked_comfyui(Path(named), "COMFYUI_DIR")
+    if (PACK / ".comfyui").is_dir():
+        return checked_comfyui(PACK / ".comfyui", "the pack's .comfyui")
+    unresolved = Path(os.path.abspath(__file__)).parents[4]  # noqa: PTH100 (a link counts)
+    if unresolved.parent.name == "custom_nodes":
+        return checked_comfyui(unresolved.parents[1], "the folder above custom_nodes")
+    raise UserError("no ComfyUI: name one with --comfyui DIR, or run 'python run.py demo' once")
+
+
+def checked_comfyui(folder: Path, source: str) -> Path:
+    """`folder` if it holds a ComfyUI recent enough, else `UserError`."""
+    version_file = folder / "comfyui_version.py"
+    if not folder.is_dir():
+        raise UserError(f"{source}: no such folder: {folder}")
+    if not (version_file.is_file() and (folder / "execution.py").is_file()):
+        raise UserError(f"{source}: {folder} holds no ComfyUI (comfyui_version.py, execution.py)")
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", version_file.read_text(encoding="utf-8"))
+    if found and tuple(map(int, found.groups())) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise UserError(f"{source}: ComfyUI {found.group()} is too old; {oldest} is needed")
+    return folder.resolve()
+
+
+@dataclass
+class Comfy:
+    """The modules of the booted ComfyUI that running a graph needs."""
+
+    execution: Any
+    nodes: Any
+    folder_paths: Any
+    model_management: Any
+    server: HeadlessServer
+
+
+class HeadlessServer:
+    """What the executor and nodes ask of ComfyUI's server; events go to `listener`."""
+
+    client_id: str | None = None
+    last_node_id: str | None = None
+    last_prompt_id: str = ""
+
+    def __init__(self, routes: Any) -> None:
+        self.routes = routes
+        self.sockets_metadata: dict[str, Any] = {}
+        self.listener: Event | None = None
+
+    def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
+        if self.listener is not None and isinstance(event, str):
+            self.listener(event, data)
+
+    def send_progress_text(self, text: Any, node_id: str, sid: str | None = None) -> None:
+        """Text that a node shows in the editor; there is none here."""
+
+
+def has_accelerator(torch: ModuleType) -> bool:
+    if hasattr(torch, "accelerator"):  # PyTorch 2.6 and newer
+        return bool(torch.accelerator.is_available())
+    return bool(torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def quiet(verbose: bool) -> None:
+    """Sends ComfyUI's log to standard error if `verbose`; else only this pack's warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    if not verbose:
+        handler.setLevel(logging.WARNING)
+        handler.addFilter(lambda record: is_ours(Path(record.pathname)))
+        warnings.simplefilter("ignore")
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+def is_ours(source: Path) -> bool:
+    """Whether a source file belongs to this pack, and not to a ComfyUI unpacked inside it."""
+    return any(source.is_relative_to(PACK / folder) for folder in ("teacache", "nodes"))
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Turns a failing import of ComfyUI into a `UserError` that says what is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"{what} cannot be loaded by {sys.executable}: {error}. Run with the Python that "
+            "ComfyUI runs with, or install its requirements.txt"
+        ) from error
+
+
+def boot(
+    comfyui: Path, output: Path, *, verbose: bool = False, custom_nodes: bool = False
+) -> Comfy:
+    """Loads ComfyUI from `comfyui` with its own nodes and this pack; once per process.
+
+    output: folder for saved pictures; previews go to `output`/preview. custom_nodes: load the
+    other packs of that ComfyUI as well. On a machine without an accelerator it runs on the CPU.
+    """
+    quiet(verbose)
+    sys.path.insert(0, str(comfyui))
+    with loading("ComfyUI"):
+        arguments = importlib.import_module("comfy.cli_args").args
+        importlib.import_module("cuda_malloc")  # before torch: it sets the allocator
+        arguments.cpu = arguments.cpu or not has_accelerator(importlib.import_module("torch"))
+        # before `nodes`: 0.3.75 takes comfy/utils.py for `utils` otherwise
+        extra_config = importlib.import_module("utils.extra_config")
+        folder_paths = importlib.import_module("folder_paths")
+        paths_file = comfyui / "extra_model_paths.yaml"
+        if paths_file.is_file():
+            extra_config.load_extra_path_config(str(paths_file))
+        folder_paths.set_output_directory(str(output))
+        folder_paths.set_temp_directory(str(output / "preview"))
+        nodes = importlib.import_module("nodes")
+        execution = importlib.import_module("execution")
+        server_module = importlib.import_module("server")
+    server = HeadlessServer(importlib.import_module("aiohttp").web.RouteTableDef())
+    server_module.PromptServer.instance = server
+    asyncio.run(load_nodes(nodes, folder_paths, custom_nodes))
+    utils = importlib.import_module("comfy.utils")
+    utils.set_progress_bar_enabled(False)
+    comfy = Comfy(
+        execution,
+        nodes,
+        folder_paths,
+        importlib.import_module("comfy.model_management"),
+        server,
+    )
+    utils.set_progress_bar_global_hook(progress_hook(comfy))
+    return comfy
+
+
+async def load_nodes(nodes: Any, folder_paths: Any, custom_nodes: bool) -> None:
+    """Registers ComfyUI's own nodes, this pack, and other packs if `custom_nodes`."""
+    await nodes.init_extra_nodes(init_custom_nodes=custom_nodes, init_api_nodes=False)
+    if custom_nodes:
+        folders = [Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes")]
+        packs = [
+            pack.resolve() for folder in folders if folder.is_dir() for pack in folder.iterdir()
+        ]
+        if PACK in packs:
+            return
+    problems = LastWarning()
+    logging.getLogger().addHandler(problems)
+    loaded = await nodes.load_custom_node(str(PACK), set(nodes.NODE_CLASS_MAPPINGS))
+    logging.getLogger().removeHandler(problems)
+    if not loaded:
+        raise UserError(f"this pack's own nodes cannot be loaded: {problems.message}")
+
+
+class LastWarning(logging.Handler):
+    """Remembers the last warning."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.message = "no reason given"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.message = record.getMessage()
+
+
+def progress_hook(comfy: Comfy) -> Callable[..., None]:
+    """What ComfyUI's server does on a node's progress: heed interrupts, pass the value on."""
+    context = importlib.import_module("comfy_execution.utils").get_executing_context
+    progress = importlib.import_module("comfy_execution.progress")
+
+    def hook(
+        value: float,
+        total: float,
+        preview: Any,
+        prompt_id: str | None = None,
+        node_id: str | None = None,
+    ) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        running = context()
+        if node_id is None:
+            node_id = running.node_id if running is not None else comfy.server.last_node_id
+        progress.get_progress_state().update_progress(node_id, value, total, None)
+        comfy.server.send_sync("progress", {"node": node_id, "value": value, "max": total})
+
+    return hook

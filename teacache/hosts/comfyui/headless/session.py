@@ -1,0 +1,219 @@
+"""Graphs validated and executed by ComfyUI's own executor, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ....config import ConfigError
+from ....errors import GraphFailed, UserError
+from ....workflows.graph import Graph, NodeKind, describe, title
+from .boot import Comfy, boot
+from .validation import check, input_types
+
+CLIENT = "teacache-headless"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A node's progress: `value` of `total`, such as sampling steps."""
+
+    node: str
+    title: str
+    value: float
+    total: float
+
+
+@dataclass
+class GraphResult:
+    """What one execution left.
+
+    seconds: wall time of the whole graph. node_seconds: time in each node that ran (a node whose
+    result was cached did not). files: saved pictures and other files by node. reports: one
+    RunReport as JSON per sampling run that a cache watched, with the ids of the node that put the
+    cache there and of the one that sampled. notes: what Apply TeaCache nodes had to say.
+    """
+
+    seconds: float = 0.0
+    node_seconds: dict[str, float] = field(default_factory=dict)
+    files: dict[str, list[Path]] = field(default_factory=dict)
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class NodeClock:
+    """Adds up the time between one node's start and the next one's."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.current: str | None = None
+        self.since = 0.0
+
+    def switch(self, node: str | None) -> None:
+        now = time.perf_counter()
+        if self.current is not None:
+            spent = self.seconds.get(self.current, 0.0)
+            self.seconds[self.current] = spent + now - self.since
+        self.current, self.since = node, now
+
+
+class Session:
+    """A booted ComfyUI that runs graph after graph; loaded models stay between graphs.
+
+    One per process, since ComfyUI keeps global state. `run` must be called from one thread.
+    """
+
+    def __init__(
+        self, comfyui: Path, output: Path, *, verbose: bool = False, custom_nodes: bool = False
+    ) -> None:
+        self.output = output.resolve()
+        self.comfy: Comfy = boot(comfyui, self.output, verbose=verbose, custom_nodes=custom_nodes)
+        execution = self.comfy.execution
+        self.executor = execution.PromptExecutor(
+            self.comfy.server,
+            cache_type=execution.CacheType.CLASSIC,
+            cache_args={"lru": 0, "ram": 0, "ram_inactive": 0},
+        )
+
+    def input_types(self, class_type: str) -> dict[str, str]:
+        """Every input of a node class and its type; empty for an unknown class."""
+        return input_types(self.comfy, class_type)
+
+    def kind(self, class_type: str) -> NodeKind:
+        """What goes into a node of this class and comes out; empty for an unknown class."""
+        if class_type not in self.comfy.nodes.NODE_CLASS_MAPPINGS:
+            return NodeKind({}, ())
+        found = self.comfy.nodes.NODE_CLASS_MAPPINGS[class_type]
+        outputs = tuple(map(str, found.RETURN_TYPES))
+        shows = hasattr(found, "OUTPUT_NODE") and bool(found.OUTPUT_NODE)
+        return NodeKind(self.input_types(class_type), outputs, shows)
+
+    def definitions(self) -> dict[str, dict[str, Any]]:
+        """All node classes as the editor gets them from the server: inputs by kind, in order."""
+        classes = self.comfy.nodes.NODE_CLASS_MAPPINGS
+        return {name: {"input": kind.INPUT_TYPES()} for name, kind in classes.items()}
+
+    def validate(self, graph: Graph) -> list[str]:
+        """The output nodes of `graph`; `UserError` naming node and input if anything is wrong."""
+        return check(self.comfy, graph)
+
+    def run(
+        self, graph: Graph, on_progress: Callable[[Progress], None] | None = None
+    ) -> GraphResult:
+        """Validates and executes `graph`.
+
+        Raises `UserError` before anything runs, `GraphFailed` when a node fails, and
+        `KeyboardInterrupt` when it was interrupted; the session can be used again after each.
+        """
+        graph = copy.deepcopy(graph)
+        outputs = self.validate(graph)
+        clock, result = NodeClock(), GraphResult()
+
+        def listen(event: str, data: Any) -> None:
+            if event == "executing":
+                clock.switch(data["node"])
+            elif event == "progress" and on_progress is not None and data["node"] in graph:
+                node = data["node"]
+                on_progress(Progress(node, title(graph, node), data["value"], data["max"]))
+            elif event == "teacache.end":
+                found = {"node": data["node"], "sampled_by": clock.current, **data["report"]}
+                result.reports.append(found)
+            elif event == "teacache.ready":
+                result.notes += data["notes"]
+
+        started = time.perf_counter()
+        self._execute(graph, outputs, listen)
+        clock.switch(None)
+        result.seconds = time.perf_counter() - started
+        result.node_seconds = clock.seconds
+        self._raise_failure(graph)
+        result.files = self._files()
+        return result
+
+    def keep_only(self, graph: Graph, node_ids: list[str]) -> None:
+        """Drops every cached result but those of `node_ids`, which must need no other nodes."""
+        kept = {node: copy.deepcopy(graph[node]) for node in node_ids}
+        self._execute(kept, node_ids, None)
+        self._raise_failure(kept)
+
+    def _execute(
+        self, graph: Graph, outputs: list[str], listen: Callable[[str, Any], None] | None
+    ) -> None:
+        self.comfy.server.listener = listen
+        prompt_id = str(uuid.uuid4())
+        self.comfy.server.last_prompt_id = prompt_id
+        try:
+            with interruptible(self.comfy):
+                asyncio.run(
+                    self.executor.execute_async(
+                        graph, prompt_id, {"client_id": CLIENT, "extra_pnginfo": {}}, outputs
+                    )
+                )
+        finally:
+            self.comfy.server.listener = None
+
+    def _raise_failure(self, graph: Graph) -> None:
+        event, data = self.executor.status_messages[-1]
+        if event == "execution_success":
+            return
+        if event == "execution_interrupted":
+            raise KeyboardInterrupt
+        node = data["node_id"]
+        kind = data["exception_type"].rpartition(".")[2]
+        message = " ".join(data["exception_message"].split())
+        if kind in (ConfigError.__name__, UserError.__name__):
+            raise UserError(f"node {describe(graph, node)}: {message}")
+        raise GraphFailed(
+            f"node {describe(graph, node)} failed: {kind}: {message}", "".join(data["traceback"])
+        )
+
+    def _files(self) -> dict[str, list[Path]]:
+        places = {
+            "output": Path(self.comfy.folder_paths.get_output_directory()),
+            "temp": Path(self.comfy.folder_paths.get_temp_directory()),
+        }
+        found: dict[str, list[Path]] = {}
+        for node, output in self.executor.history_result["outputs"].items():
+            entries = [item for value in output.values() for item in value]
+            for item in entries:
+                if isinstance(item, dict) and "filename" in item and item["type"] in places:
+                    path = places[item["type"]] / item["subfolder"] / item["filename"]
+                    found.setdefault(node, []).append(path)
+        return found
+
+
+@contextlib.contextmanager
+def interruptible(comfy: Comfy) -> Iterator[None]:
+    """Makes Ctrl-C stop the graph at its next step; a second one stops at once.
+
+    Raises `KeyboardInterrupt` at the end also if it came after the last step.
+    """
+    asked = False
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        comfy.nodes.interrupt_processing()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        comfy.nodes.interrupt_processing(False)
+    if asked:
+        raise KeyboardInterrupt

@@ -1,0 +1,122 @@
+"""ComfyUI's own check of a graph, told in one line that names node, input and remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import math
+from typing import Any
+
+from ....errors import UserError, listing, nearest
+from ....workflows.graph import Graph, describe
+from .boot import Comfy
+
+
+def input_kinds(comfy: Comfy, class_type: str) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Every input of a node class: its type (a list for a choice) and its options."""
+    kinds = {}
+    if class_type in comfy.nodes.NODE_CLASS_MAPPINGS:
+        inputs = comfy.nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()
+        for group in ("required", "optional"):
+            for name, spec in inputs.get(group, {}).items():
+                kinds[name] = (spec[0], spec[1] if len(spec) > 1 else {})
+    return kinds
+
+
+def input_types(comfy: Comfy, class_type: str) -> dict[str, str]:
+    """Every input of a node class and the name of its type."""
+    kinds = input_kinds(comfy, class_type)
+    return {name: "COMBO" if isinstance(k, list) else str(k) for name, (k, _) in kinds.items()}
+
+
+def check(comfy: Comfy, graph: Graph) -> list[str]:
+    """The ids of the graph's output nodes; coerces values in place as ComfyUI does.
+
+    Raises `UserError` for the first thing wrong: unknown classes, values, links, no output.
+    Stricter than the server in two ways: one bad output fails the graph, and NaN is no number.
+    """
+    known = comfy.nodes.NODE_CLASS_MAPPINGS
+    for node in graph:
+        kind = graph[node]["class_type"]
+        if kind not in known:
+            hint = nearest(kind, known) or "."
+            raise UserError(
+                f"node {node}: no node type {kind!r} in this ComfyUI{hint} Other packs are "
+                "loaded with --custom-nodes"
+            )
+    for node in graph:
+        check_values(comfy, graph, node)
+    valid, error, outputs, node_errors = asyncio.run(
+        comfy.execution.validate_prompt("check", graph, None)
+    )
+    for node, found in node_errors.items():
+        raise UserError(node_message(comfy, graph, node, found["errors"][0]))
+    if not valid:
+        if error["type"] == "prompt_no_outputs":
+            raise UserError("the workflow has no output node: end it in one such as SaveImage")
+        raise UserError(f"{error['message']} {error['details']}".strip())
+    return sorted(outputs)
+
+
+def check_values(comfy: Comfy, graph: Graph, node: str) -> None:
+    """Refuses what ComfyUI's check lets pass: NaN, fractions for whole numbers, unknown choices."""
+    inputs = graph[node]["inputs"]
+    where = f"node {describe(graph, node)}, input "
+    own = checks_itself(comfy.nodes.NODE_CLASS_MAPPINGS[graph[node]["class_type"]])
+    for name, (kind, options) in input_kinds(comfy, graph[node]["class_type"]).items():
+        if name not in inputs or isinstance(inputs[name], (list, dict)):
+            continue
+        value = inputs[name]
+        if kind in ("FLOAT", "INT"):
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                raise UserError(f"{where}{name}: must be a number, not {value!r}") from None
+            if not math.isfinite(number):
+                raise UserError(f"{where}{name}: must be a finite number, not {value}")
+            if kind == "INT" and number % 1:
+                raise UserError(f"{where}{name}: must be a whole number, not {value}")
+        choices = options.get("options")
+        if kind == "COMBO" and isinstance(choices, list) and value not in choices and not own:
+            raise UserError(where + choice_message(name, value, choices))
+
+
+def checks_itself(node_class: Any) -> bool:
+    """Whether the class has a check of its own, which stands for the check of choices."""
+    internal = importlib.import_module("comfy_api.internal")
+    if issubclass(node_class, internal._ComfyNodeInternal):
+        return internal.first_real_override(node_class, "validate_inputs") is not None
+    return hasattr(node_class, "VALIDATE_INPUTS")
+
+
+def choice_message(name: str, value: object, choices: list[Any]) -> str:
+    names = [str(choice) for choice in choices]
+    hint = nearest(str(value), names) or "."
+    return f"{name}: {str(value)!r} is not available{hint} Available: {listing(names)}"
+
+
+def node_message(comfy: Comfy, graph: Graph, node: str, error: dict[str, Any]) -> str:
+    """One line for an error of ComfyUI's check."""
+    where = f"node {describe(graph, node)}"
+    details = " ".join(str(error["details"]).split())
+    name = error.get("extra_info", {}).get("input_name")
+    if name is None:
+        return f"{where}: {error['message']}: {details}"
+    if error["type"] == "custom_validation_failed" and " - " in details:
+        return f"{where}: {details.partition(' - ')[2]}"  # it may name any of the inputs
+    where += ", input "
+    kind, options = input_kinds(comfy, graph[node]["class_type"]).get(name, ("", {}))
+    value = graph[node]["inputs"].get(name)
+    match error["type"]:
+        case "required_input_missing":
+            return f"{where}{name}: is required and not set"
+        case "value_not_in_list":
+            return where + choice_message(name, value, kind)
+        case "value_smaller_than_min":
+            return f"{where}{name}: {value} is below the smallest allowed value {options['min']}"
+        case "value_bigger_than_max":
+            return f"{where}{name}: {value} is above the largest allowed value {options['max']}"
+        case "return_type_mismatch":
+            received = error["extra_info"]["received_type"]
+            return f"{where}{name}: needs {kind}, but node {value[0]} gives {received} there"
+    return f"{where}{name}: {error['message']}: {details}"

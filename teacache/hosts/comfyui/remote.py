@@ -1,0 +1,195 @@
+"""Running ComfyUI servers as hosts: graphs go over HTTP, progress comes over the websocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import aiohttp
+
+from ...errors import GraphFailed, UserError
+from ...files import write_atomically
+from ...workflows.graph import Graph, describe, title
+from .headless.session import GraphResult, Progress
+
+HISTORY_TRIES = 50
+FINISHED = ("execution_success", "execution_error", "execution_interrupted")
+
+
+class ServerLost(Exception):
+    """A server stopped answering; what it was doing can be done elsewhere."""
+
+
+@dataclass
+class RemoteHost:
+    """One server, for one client. Use as an async context manager."""
+
+    url: str
+    client: str = field(default_factory=lambda: str(uuid.uuid4()))
+    running: str | None = None
+
+    async def __aenter__(self) -> RemoteHost:
+        if not self.url.startswith(("http://", "https://")):
+            raise UserError(f"--server {self.url}: must start with http:// or https://")
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+        self.session = aiohttp.ClientSession(self.url.rstrip("/") + "/", timeout=timeout)
+        try:
+            await self._json("GET", "system_stats")
+        except (aiohttp.ClientError, ValueError, ServerLost) as error:
+            await self.session.close()
+            raise UserError(f"--server {self.url}: no ComfyUI answers there: {error}") from None
+        return self
+
+    async def __aexit__(self, *raised: Any) -> None:
+        await self.session.close()
+
+    async def definitions(self) -> dict[str, dict[str, Any]]:
+        """All node classes of the server, as the editor gets them."""
+        found: dict[str, dict[str, Any]] = await self._json("GET", "object_info")
+        return found
+
+    async def upload(self, file: Path) -> str:
+        """Puts a picture into the server's input folder; its name there."""
+        form = aiohttp.FormData(quote_fields=False)
+        form.add_field("image", file.read_bytes(), filename=file.name)
+        form.add_field("overwrite", "true")
+        answer = await self._json("POST", "upload/image", data=form)
+        return str(answer["name"])
+
+    async def run(
+        self, graph: Graph, out: Path, on_progress: Callable[[Progress], None] | None = None
+    ) -> GraphResult:
+        """Executes `graph` on the server and fetches its files into `out`.
+
+        Raises `UserError` for a graph that the server refuses, `GraphFailed` for one that fails,
+        `ServerLost` when the connection breaks.
+        """
+        result, started = GraphResult(), time.perf_counter()
+        try:
+            async with self.session.ws_connect(
+                f"ws?clientId={self.client}", max_msg_size=0, heartbeat=30
+            ) as socket:
+                self.running = await self._queue(graph)
+                await self._follow(socket, graph, result, on_progress)
+            entry = await self._history(self.running)
+            result.seconds = time.perf_counter() - started
+            result.files = await self._fetch(entry, out)
+        except (aiohttp.ClientError, ConnectionError) as error:
+            self.running = None
+            raise ServerLost(f"{self.url}: {error or type(error).__name__}") from None
+        self.running = None
+        return result
+
+    async def stop(self) -> None:
+        """Takes back what is queued or running for this client."""
+        if self.running is not None:
+            await self._json("POST", "queue", json={"delete": [self.running]})
+            await self._json("POST", "interrupt", json={"prompt_id": self.running})
+            self.running = None
+
+    async def _json(self, method: str, path: str, **named: Any) -> Any:
+        async with self.session.request(method, path, **named) as answer:
+            if answer.status != 200:
+                raise ServerLost(f"{self.url}: {path} answered {answer.status}")
+            text = await answer.text()
+            return json.loads(text) if text else None
+
+    async def _queue(self, graph: Graph) -> str:
+        body = {"prompt": graph, "client_id": self.client}
+        async with self.session.post("prompt", json=body) as answer:
+            text = await answer.text()
+            if answer.status == 200:
+                return str(json.loads(text)["prompt_id"])
+            raise UserError(f"{self.url}: {refusal(graph, text)}")
+
+    async def _follow(
+        self,
+        socket: aiohttp.ClientWebSocketResponse[Any],
+        graph: Graph,
+        result: GraphResult,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        """Listens until the prompt has ended."""
+        async for message in socket:
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                continue
+            event = json.loads(message.data)
+            kind, data = event["type"], event["data"]
+            if data.get("prompt_id", self.running) != self.running:
+                continue
+            if kind == "progress" and on_progress is not None and data["node"] in graph:
+                node = data["node"]
+                on_progress(Progress(node, title(graph, node), data["value"], data["max"]))
+            elif kind == "teacache.end":
+                result.reports.append({"node": data["node"], **data["report"]})
+            elif kind in FINISHED:
+                check_outcome(kind, data, graph)
+                return
+        raise ServerLost(f"{self.url}: the connection was closed")
+
+    async def _history(self, prompt_id: str) -> dict[str, Any]:
+        """The prompt's entry, which the server writes just after it tells the end."""
+        for _ in range(HISTORY_TRIES):
+            entries = await self._json("GET", f"history/{prompt_id}")
+            if prompt_id in entries:
+                found: dict[str, Any] = entries[prompt_id]
+                return found
+            await asyncio.sleep(0.1)
+        raise ServerLost(f"{self.url}: kept no history of the prompt")
+
+    async def _fetch(self, entry: dict[str, Any], out: Path) -> dict[str, list[Path]]:
+        """The files of every node: results to `out`, previews to `out`/preview."""
+        found: dict[str, list[Path]] = {}
+        for node, output in entry["outputs"].items():
+            for item in (item for value in output.values() for item in value):
+                if not isinstance(item, dict) or item.get("type") not in ("output", "temp"):
+                    continue
+                query = {key: item[key] for key in ("filename", "subfolder", "type")}
+                async with self.session.get("view", params=query) as answer:
+                    answer.raise_for_status()
+                    content = await answer.read()
+                folder = out if item["type"] == "output" else out / "preview"
+                path = folder / safe_path(item["subfolder"], item["filename"])
+                write_atomically(path, partial(Path.write_bytes, data=content))
+                found.setdefault(node, []).append(path)
+        return found
+
+
+def safe_path(subfolder: str, filename: str) -> PurePosixPath:
+    """The file's place below the results' folder, whatever the server calls it."""
+    parts = PurePosixPath(subfolder.replace("\\", "/")).parts
+    inside = [part for part in parts if part not in ("..", "/", ".") and ":" not in part]
+    return PurePosixPath(*inside, PurePosixPath(filename.replace("\\", "/")).name)
+
+
+def check_outcome(kind: str, data: dict[str, Any], graph: Graph) -> None:
+    if kind == "execution_interrupted":
+        raise GraphFailed("interrupted on the server")
+    if kind == "execution_error":
+        node = str(data["node_id"])
+        name = describe(graph, node) if node in graph else node
+        error = data["exception_type"].rpartition(".")[2]
+        message = " ".join(data["exception_message"].split())
+        raise GraphFailed(f"node {name} failed: {error}: {message}", "".join(data["traceback"]))
+
+
+def refusal(graph: Graph, text: str) -> str:
+    """The first thing wrong with a graph, from the server's answer to it."""
+    try:
+        answer = json.loads(text)
+        for node, found in answer.get("node_errors", {}).items():
+            first = found["errors"][0]
+            name = describe(graph, node) if node in graph else node
+            return f"node {name}: {first['message']}: {first['details']}"
+        error = answer["error"]
+        message = error["message"] if isinstance(error, dict) else str(error)
+    except (ValueError, KeyError, IndexError, TypeError):
+        message = text.strip()[:200] or "no reason given"
+    return f"the graph was refused: {message}"

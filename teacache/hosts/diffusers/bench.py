@@ -1,0 +1,70 @@
+"""Calibration of a diffusers pipeline: a request made again and again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from ...calibration.calibrator import Sampled
+from ...calibration.override import Trial
+from ...config import ConfigError
+from ...families.registry import unwrap_compiled
+from ...profiles.conditions import digest_of
+from .enable import TRANSFORMERS, teacache
+from .generation import Request, generate
+from .schedulers import solver_of
+
+
+class PipelineBench:
+    """A `calibration.session.Bench`. requests: what is drawn, one for each case.
+
+    What is compared in the end is the picture. Raises ConfigError for a pipeline that cannot be
+    calibrated.
+    """
+
+    def __init__(self, pipe: Any, model: str, requests: Sequence[Request]) -> None:
+        self._pipe, self._requests = pipe, list(requests)
+        with teacache(pipe, None) as handle:
+            self.family, self.profile = handle.family.id, handle.profile
+        solver = solver_of(pipe.scheduler)
+        if not solver.smooth:
+            raise ConfigError(
+                f"the scheduler {solver.name} cannot be planned (it adds noise, or is not known); "
+                "calibrate with FlowMatchEulerDiscreteScheduler or another smooth one"
+            )
+        self.steps = requests[0].steps if requests else 0
+        self.cases: Sequence[str] = [
+            f"{request.prompt}, seed {request.seed}" for request in requests
+        ]
+        self.about = {
+            "host": "diffusers",
+            "model": model,
+            "scheduler": type(pipe.scheduler).__name__,
+            "versions": {"diffusers": version("diffusers"), "torch": torch.__version__},
+        }
+        module = next(pipe.components[n] for n in TRANSFORMERS if n in pipe.components)
+        self.digest = digest_of(unwrap_compiled(module).named_parameters())
+        plain = [asdict(replace(request, image=None)) for request in requests]
+        images = [_content(request.image) for request in requests]
+        self.key = {
+            "model": self.digest, "requests": plain, "images": images, "about": self.about,
+        }  # fmt: skip
+
+    def sample(self, case: int, trial: Trial) -> Sampled:
+        name = self.profile.name
+        with teacache(self._pipe, None, profile=name, trial=trial) as handle:
+            result = generate(self._pipe, self._requests[case])
+            report = handle.report_for()
+        assert report is not None
+        return Sampled(result.pictures, report.computed_steps)
+
+
+def _content(image: Any) -> list[str]:
+    """12 hex digits of every picture to start from."""
+    pictures = image if isinstance(image, list) else [] if image is None else [image]
+    return [hashlib.sha256(picture.tobytes()).hexdigest()[:12] for picture in pictures]

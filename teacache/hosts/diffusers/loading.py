@@ -1,0 +1,192 @@
+"""Loading diffusers pipelines: from safetensors only, and without network unless asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...config import TeaCacheConfig
+from ...engine.run import Listener
+from ...errors import UserError
+from .folder import DEMO, PipelineFolder, check_folder, find_pipeline
+
+INSTALL = "diffusers pipelines need an extra: pip install 'teacache-studio[diffusers]'"
+PRECISIONS = {
+    "auto": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
+PLACEMENTS = ("auto", "device", "offload")
+HEADROOM = 1.3
+"""Memory a pipeline takes while it runs, over that of its weights: beyond it, auto offloads."""
+
+
+def require_diffusers() -> None:
+    """One line on how to install the extra where it is missing."""
+    for package in ("diffusers", "transformers", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(INSTALL)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What travels between the nodes: a loaded pipeline and what to do with it.
+
+    cache: settings of the cache, None without one. listener: hears the cached run's events.
+    """
+
+    pipe: Any
+    placement: str = "auto"
+    cache: TeaCacheConfig | None = None
+    listener: Listener | None = None
+
+
+def default_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def chosen_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 where the device has it, else float16; float32 on the CPU."""
+    chosen = PRECISIONS[precision]
+    if chosen is not None:
+        return chosen
+    if device.type == "cpu":
+        return torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16
+
+
+@contextlib.contextmanager
+def network(allowed: bool) -> Iterator[None]:
+    """Hugging Face's libraries kept off the network, unless `allowed`."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not allowed
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def load_pipeline(
+    name: str | Path,
+    *,
+    source: str = "model",
+    precision: str = "auto",
+    device: torch.device | None = None,
+    online: bool = False,
+) -> Any:
+    """A pipeline in main memory, from a folder, a repository in the local cache, or `demo`.
+
+    Raises `UserError` naming `source` when there is nothing to load, or nothing safe.
+    """
+    require_diffusers()
+    dtype = chosen_dtype(precision, device or default_device())
+    with network(online):
+        if name == DEMO:
+            from .demo_pipeline import load_demo
+
+            return load_demo(dtype)
+        folder = check_folder(find_pipeline(str(name), source, online), source)
+        return _load(folder, source, dtype)
+
+
+def _load(folder: PipelineFolder, source: str, dtype: torch.dtype) -> Any:
+    import diffusers
+
+    name = folder.class_name
+    kind: Any = getattr(diffusers, name) if hasattr(diffusers, name) else None
+    known = inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline)
+    if not known:
+        raise UserError(
+            f"{source}: {folder.path}: diffusers {diffusers.__version__} has no pipeline {name!r}"
+        )
+    try:
+        if folder.is_demo:
+            from .demo_pipeline import load_demo
+
+            return load_demo(dtype, folder.path)
+        return kind.from_pretrained(
+            folder.path,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            variant=folder.variant,
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{source}: {folder.path} cannot be loaded: {reason[:300]}") from error
+
+
+def recognise(pipe: Any, cache: TeaCacheConfig) -> tuple[str, str]:
+    """What the cache makes of `pipe`, and empty; or empty, and why the pipeline is left as it is.
+
+    Raises `ConfigError` for settings that do not suit the model.
+    """
+    from .enable import UnsupportedModel, teacache
+
+    try:
+        with teacache(pipe, **asdict(cache)) as handle:
+            return handle.describe(), ""
+    except UnsupportedModel as problem:
+        return "", f"{problem}."
+
+
+@contextlib.contextmanager
+def placed(pipe: Any, placement: str, device: torch.device, free: float | None) -> Iterator[None]:
+    """`pipe` where it can run: whole on `device`, or its parts there in turn; then back.
+
+    free: bytes that `auto` may count on; None asks the device.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    if placement == "auto" and free is None and device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    whole = placement == "device" or (
+        placement == "auto" and (free is None or size(pipe) * HEADROOM <= free)
+    )
+    try:
+        if whole:
+            pipe.to(device)
+        else:
+            pipe.enable_model_cpu_offload(device=device)
+        yield
+    finally:
+        pipe.remove_all_hooks()
+        pipe.to("cpu", silence_dtype_warnings=True)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def size(pipe: Any) -> int:
+    """Bytes of the pipeline's weights."""
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+
+
+def quiet(verbose: bool) -> None:
+    """Keeps the libraries' notices and bars off the terminal, unless `verbose`."""
+    if verbose:
+        return
+    import warnings
+
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    warnings.simplefilter("ignore")
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

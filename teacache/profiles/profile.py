@@ -1,0 +1,185 @@
+"""Coefficient profiles: the polynomials that rescale an indicator's change, with their source."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import TypeVar
+
+from ..config import MAX_THRESHOLD, READINGS, ConfigError, TeaCacheConfig
+from ..engine.policy import UNSURE
+from ..engine.strategy import Method
+from .schema import Fields, finite
+
+PROFILE_VERSION = 1
+RECOMMENDED = {"rate": 0.2, "spectral": 0.25, "first_block": 0.1}
+"""Thresholds of the indicators that no profile scales: SeaCache's, FBCache's usual ones."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A published threshold and the effect its source states for it (None where it states none)."""
+
+    value: float
+    effect: str | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How one model's indicator is turned into a distance, and where that comes from.
+
+    coefficients: a4 … a0, highest power first as in `numpy.poly1d`; empty means the indicator's
+        own change is the distance. x_range: indicator changes seen in calibration, if known.
+    warmup_steps: steps at the start that the source always computes.
+    """
+
+    name: str
+    family: str
+    indicator: str
+    coefficients: tuple[float, ...]
+    thresholds: tuple[Threshold, ...]
+    default_threshold: float
+    calibrated: bool
+    source: str
+    calibrated_on: str = ""
+    r2: float | None = None
+    x_range: tuple[float, float] | None = None
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    warmup_steps: int = 0
+
+    def distance(self, change: float) -> float:
+        """The distance that a relative L1 `change` of the indicator stands for.
+
+        |polynomial(change)|: where the fit is positive this is the published rule; a negative
+        value lies outside the calibrated range, where the absolute value grows again, so that
+        the step is computed in the end instead of being skipped for ever. A change above a known
+        calibrated range, or one that is not finite, gives `UNSURE`.
+        """
+        if not math.isfinite(change) or (self.x_range and change > self.x_range[1]):
+            return UNSURE
+        if not self.coefficients:
+            return min(change, UNSURE)
+        value = 0.0
+        for coefficient in self.coefficients:
+            value = value * change + coefficient
+        return min(abs(value), UNSURE)
+
+
+def _coefficients(fields: Fields) -> tuple[float, ...]:
+    values = fields["coefficients"]
+    if not isinstance(values, list) or len(values) not in (0, 5) or not all(map(finite, values)):
+        raise fields.refuse("coefficients must be none or 5 finite numbers, a4 to a0")
+    return tuple(map(float, values))
+
+
+def _thresholds(fields: Fields) -> tuple[Threshold, ...]:
+    values = fields["thresholds"]
+    if not isinstance(values, list) or not all(
+        isinstance(value, dict) and finite(value.get("value")) for value in values
+    ):
+        raise fields.refuse('thresholds must be a list of {"value": number, "effect": text}')
+    return tuple(Threshold(float(t["value"]), t.get("effect")) for t in values)
+
+
+def _x_range(fields: Fields) -> tuple[float, float] | None:
+    values = fields.get("x_range", None)
+    if values is None:
+        return None
+    if (
+        not isinstance(values, list)
+        or len(values) != 2
+        or not all(map(finite, values))
+        or not values[0] < values[1]
+    ):
+        raise fields.refuse(f"x_range must be two rising numbers, not {values!r}")
+    return float(values[0]), float(values[1])
+
+
+def parse_profile(text: str, where: str) -> Profile:
+    """The profile that `text` holds; ConfigError, in one line that begins with `where`, if none."""
+    return profile_in(Fields.of_text(text, where))
+
+
+def profile_in(fields: Fields) -> Profile:
+    """The profile in a file's fields, whatever else they hold."""
+    if fields.get("version", None) != PROFILE_VERSION:
+        found = fields.get("version", None)
+        raise fields.refuse(f"version must be {PROFILE_VERSION}, not {found!r}")
+    indicator = fields.text("indicator")
+    if indicator not in READINGS:
+        raise fields.refuse(f"indicator must be one of {', '.join(READINGS)}")
+    start = fields.number("start_percent", 0.0, 1.0, 0.0)
+    end = fields.number("end_percent", 0.0, 1.0, 1.0)
+    if start >= end:
+        raise fields.refuse(f"start_percent must be below end_percent, not {start:g} and {end:g}")
+    r2 = fields.get("r2", None)
+    return Profile(
+        name=fields.text("name"),
+        family=fields.text("family"),
+        indicator=indicator,
+        coefficients=_coefficients(fields),
+        thresholds=_thresholds(fields),
+        default_threshold=fields.number("default_threshold", 0.0, MAX_THRESHOLD),
+        calibrated=fields["calibrated"] is True,
+        source=fields.text("source"),
+        calibrated_on=str(fields.get("calibrated_on", "")),
+        r2=None if r2 is None else fields.number("r2", -math.inf, 1.0),
+        x_range=_x_range(fields),
+        start_percent=start,
+        end_percent=end,
+        warmup_steps=int(fields.number("warmup_steps", 0, 1000, 0)),
+    )
+
+
+def load_profiles() -> dict[str, Profile]:
+    """The profiles shipped with the package, by name."""
+    found: dict[str, Profile] = {}
+    for entry in sorted(
+        resources.files(__package__).joinpath("data").iterdir(), key=lambda item: item.name
+    ):
+        if entry.name.endswith(".json"):
+            profile = parse_profile(entry.read_text(encoding="utf-8"), entry.name)
+            found[profile.name] = profile
+    return found
+
+
+Known = TypeVar("Known")
+
+
+def find_profile(name: str, profiles: dict[str, Known]) -> Known:
+    """The profile `name`, or ConfigError naming the nearest one."""
+    if name in profiles:
+        return profiles[name]
+    near = difflib.get_close_matches(name, profiles, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise ConfigError(f"unknown profile {name!r}{hint} Known: auto, {', '.join(sorted(profiles))}")
+
+
+def get_profile(name: str, family: str, profiles: dict[str, Profile]) -> Profile:
+    """The profile `name`, refused with ConfigError when unknown or made for another family."""
+    profile = find_profile(name, profiles)
+    if profile.family != family:
+        raise ConfigError(
+            f"profile {name!r} is made for the family {profile.family!r}, "
+            f"but this model is {family!r}; choose auto"
+        )
+    return profile
+
+
+def threshold_of(config: TeaCacheConfig, profile: Profile, method: Method) -> float:
+    """The threshold of `config`; where it leaves that open, the profile's or the indicator's."""
+    if config.rel_l1_thresh is not None:
+        return config.rel_l1_thresh
+    return RECOMMENDED.get(method.indicator, profile.default_threshold)
+
+
+def with_range(config: TeaCacheConfig, profile: Profile, method: Method) -> TeaCacheConfig:
+    """`config` with the profile's range of steps, where it decides and the user has set none."""
+    if method.indicator != "profile":
+        return config
+    if config.start_percent == 0.0 and config.end_percent == 1.0:
+        return replace(config, start_percent=profile.start_percent, end_percent=profile.end_percent)
+    return config

@@ -1,0 +1,213 @@
+"""Workflow files in API format: reading, checking, and setting inputs. Knows no ComfyUI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, listing, nearest
+
+Graph = dict[str, dict[str, Any]]
+HOW_TO_EXPORT = "export it in the editor: Workflow menu → Export (API)"
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """A class of nodes: the type of every input and output; whether it shows or saves results."""
+
+    inputs: dict[str, str]
+    outputs: tuple[str, ...]
+    shows: bool = False
+
+
+def read_workflow(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; `UserError` when there is no file or it holds no such object."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}") from None
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        state = "is empty" if not text.strip() else "is not complete JSON"
+        raise UserError(f"{path} {state}: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a workflow is a JSON object, not a {type(data).__name__}")
+    return data
+
+
+def is_editor_format(data: dict[str, Any]) -> bool:
+    """Whether `data` was saved by the editor with its layout, not exported for execution."""
+    return isinstance(data.get("nodes"), list) and "links" in data
+
+
+def as_graph(data: dict[str, Any], source: str) -> Graph:
+    """`data` as an API graph with inputs, links and titles checked; `UserError` otherwise.
+
+    A request body of `POST /prompt` ({"prompt": graph}) is accepted as well.
+    """
+    if "class_type" not in data and isinstance(data.get("prompt"), dict):
+        data = data["prompt"]
+    if not data:
+        raise UserError(f"{source}: the workflow has no nodes")
+    for node_id, node in data.items():
+        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+            raise UserError(
+                f"{source}: {node_id!r} is no node of an API-format workflow (it has no "
+                f"class_type); {HOW_TO_EXPORT}"
+            )
+        if not isinstance(node.setdefault("inputs", {}), dict):
+            raise UserError(f"{source}: node {describe(data, node_id)}: inputs must be an object")
+    check_links(data, source)
+    return data
+
+
+def is_link(value: object) -> bool:
+    """Whether an input's value is [node id, output slot]."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+    )
+
+
+def check_links(graph: Graph, source: str) -> None:
+    """Refuses links to missing nodes, and cycles."""
+    sources: dict[str, list[str]] = {}
+    for node_id, node in graph.items():
+        links = [(name, value) for name, value in node["inputs"].items() if is_link(value)]
+        for name, value in links:
+            if value[0] not in graph:
+                raise UserError(
+                    f"{source}: node {describe(graph, node_id)}, input {name}: linked to node "
+                    f"{value[0]}, which is not in the workflow"
+                )
+        sources[node_id] = [value[0] for _, value in links]
+    while sources:
+        ready = [node for node, after in sources.items() if not any(s in sources for s in after)]
+        if not ready:
+            names = listing(describe(graph, node) for node in sources)
+            raise UserError(f"{source}: nodes linked in a circle: {names}")
+        for done in ready:
+            del sources[done]
+
+
+def upstream(graph: Graph, node_ids: Iterable[str]) -> set[str]:
+    """These nodes and all that they need."""
+    found: set[str] = set()
+    waiting = list(node_ids)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += [value[0] for value in graph[node]["inputs"].values() if is_link(value)]
+    return found
+
+
+def downstream(graph: Graph, node_ids: Iterable[str]) -> set[str]:
+    """These nodes and all that need them."""
+    named = set(node_ids)
+    return {node for node in graph if upstream(graph, [node]) & named}
+
+
+def title(graph: Graph, node_id: str) -> str:
+    """The node's title, or its class when it has none."""
+    meta = graph[node_id].get("_meta")
+    named = meta.get("title") if isinstance(meta, dict) else None
+    return str(named or graph[node_id]["class_type"])
+
+
+def describe(graph: Graph, node_id: str) -> str:
+    """The node as messages name it: id, class, and title where it differs."""
+    kind = graph[node_id]["class_type"]
+    name = title(graph, node_id)
+    return f"{node_id} ({kind})" if name == kind else f"{node_id} ({kind}, {name!r})"
+
+
+def find_node(graph: Graph, name: str) -> str:
+    """The id of the node called `name`: an id, a title, or a class that occurs once."""
+    if name in graph:
+        return name
+    for field in ("title", "class_type"):
+        if field == "title":
+            found = [node for node in graph if title(graph, node) == name]
+        else:
+            found = [node for node in graph if graph[node]["class_type"] == name]
+        if len(found) > 1:
+            raise UserError(
+                f"{name!r} names {len(found)} nodes ({listing(found)}): use an id instead"
+            )
+        if found:
+            return found[0]
+    names = [title(graph, node) for node in graph]
+    known = {*graph, *names, *(node["class_type"] for node in graph.values())}
+    hint = nearest(name, known) or f". Nodes: {listing(names, 20)}"
+    raise UserError(f"no node {name!r} in the workflow{hint}")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One `--set NODE.INPUT=VALUE`, its node found."""
+
+    node: str
+    input: str
+    text: str
+
+
+def parse_assignment(graph: Graph, argument: str) -> Assignment:
+    """`NODE.INPUT=VALUE` with NODE looked up in `graph`; `UserError` when it has another form."""
+    target, equals, text = argument.partition("=")
+    dots = [i for i, letter in enumerate(target) if letter == "."]
+    if not equals or not dots or target.startswith(".") or target.endswith("."):
+        raise UserError(f"--set {argument}: write NODE.INPUT=VALUE, such as KSampler.seed=7")
+    for dot in dots:  # a title or an input's name may contain dots
+        node, name = target[:dot], target[dot + 1 :]
+        known = {title(graph, i) for i in graph} | {n["class_type"] for n in graph.values()}
+        if node in graph or node in known:
+            return Assignment(find_node(graph, node), name, text)
+    return Assignment(find_node(graph, target[: dots[-1]]), target[dots[-1] + 1 :], text)
+
+
+def assign(graph: Graph, assignment: Assignment, input_types: dict[str, str]) -> None:
+    """Puts the assignment's value into `graph`.
+
+    input_types: every input of the node's class and its type, such as {"seed": "INT"}.
+    """
+    node, name = assignment.node, assignment.input
+    if name not in input_types:
+        raise UserError(
+            f"--set: node {describe(graph, node)} has no input {name!r}"
+            f"{nearest(name, input_types) or '. Inputs: ' + listing(input_types, 20)}"
+        )
+    try:
+        graph[node]["inputs"][name] = parse_value(assignment.text, input_types[name])
+    except ValueError as error:
+        raise UserError(f"--set: node {describe(graph, node)}, input {name}: {error}") from None
+
+
+def parse_value(text: str, input_type: str) -> Any:
+    """`text` as the value of an input of `input_type`: JSON, else the text itself."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    if input_type == "STRING":
+        return value if isinstance(value, str) else text
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_link(value):
+        return value
+    if input_type == "BOOLEAN" and not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {text!r}")
+    if input_type == "INT" and not (number and value % 1 == 0):
+        raise ValueError(f"must be a whole number, not {text!r}")
+    if input_type == "FLOAT" and not (number and abs(value) != float("inf") and value == value):
+        raise ValueError(f"must be a finite number, not {text!r}")
+    if input_type == "INT":
+        return int(value)
+    return value

@@ -1,0 +1,287 @@
+"""Calibration of a tiny real model in ComfyUI: repeatable, resumable, branches apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+from sampling import cached, report_of, sample
+
+from teacache.calibration.calibrator import Calibrator
+from teacache.calibration.journal import Journal
+from teacache.calibration.override import Trial
+from teacache.calibration.recorder import Recorder
+from teacache.calibration.sketch import Sketcher
+from teacache.config import ConfigError, TeaCacheConfig
+from teacache.errors import UserError
+from teacache.profiles.calibrated import Calibration
+
+pytestmark = pytest.mark.usefixtures("comfy")
+STEPS = 14
+
+
+@pytest.fixture(scope="module")
+def sd3(comfy: Any) -> Any:
+    return tiny_models.build("sd3")
+
+
+def bench_of(model: Any, runs: int = 2, **changed: Any) -> Any:
+    from teacache.hosts.comfyui.bench import Case, ComfyBench, Settings
+
+    cases = [
+        Case(f"prompt {run}", tiny_models.cond("sd3", run + 1), tiny_models.cond("sd3", 9), run)
+        for run in range(runs)
+    ]
+    settings = {"steps": STEPS, "cfg": 3.0, "sampler": "euler", "scheduler": "simple", **changed}
+    return ComfyBench(model, Settings(**settings), tiny_models.latent("sd3", 1), cases)
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Counting:
+    """A bench that counts its runs, and breaks off after some."""
+
+    def __init__(self, bench: Any, breaks_after: int | None = None) -> None:
+        self._bench, self._breaks_after = bench, breaks_after
+        self.runs = 0
+        self.profile, self.steps, self.cases = bench.profile, bench.steps, bench.cases
+        self.about, self.key = bench.about, bench.key
+
+    def sample(self, case: int, trial: Trial) -> Any:
+        if self.runs == self._breaks_after:
+            raise Interrupted
+        self.runs += 1
+        return self._bench.sample(case, trial)
+
+
+def calibrate(bench: Any, path: Path | None = None, trials: int = 1) -> Calibration:
+    with torch.inference_mode():
+        return Calibrator(bench, "mine", Journal(path, bench.key), trials=trials).run()
+
+
+def plain(calibration: Calibration) -> dict[str, Any]:
+    """As the file holds it, without the date."""
+    data: dict[str, Any] = json.loads(json.dumps(calibration.to_json()))
+    assert data["made"].pop("date")
+    return data
+
+
+@pytest.fixture(scope="module")
+def finished(sd3: Any) -> tuple[dict[str, Any], int]:
+    """An uninterrupted calibration, and its number of runs."""
+    bench = Counting(bench_of(sd3))
+    return plain(calibrate(bench)), bench.runs
+
+
+def test_calibrating_twice_gives_the_same(sd3: Any, finished: Any) -> None:
+    assert plain(calibrate(bench_of(sd3))) == finished[0]
+
+
+@pytest.mark.parametrize("after", [1, 17])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    sd3: Any, finished: Any, after: int, tmp_path: Path
+) -> None:
+    expected, runs = finished
+    path = tmp_path / "mine.partial.jsonl"
+    with pytest.raises(Interrupted):
+        calibrate(Counting(bench_of(sd3), breaks_after=after), path)
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"kind": "tried", "case": 0, "pl')  # the machine went down
+    again = Counting(bench_of(sd3))
+    assert plain(calibrate(again, path)) == expected
+    assert again.runs == runs - after
+
+
+def test_the_record_of_another_calibration_is_not_taken(
+    sd3: Any, finished: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.partial.jsonl"
+    with pytest.raises(Interrupted):
+        calibrate(Counting(bench_of(sd3, cfg=5.0), breaks_after=4), path)
+    again = Counting(bench_of(sd3))
+    assert plain(calibrate(again, path)) == finished[0] and again.runs == finished[1]
+
+
+def test_other_prompts_are_another_calibration(sd3: Any) -> None:
+    """Prompts come as conditioning, without their words."""
+    from teacache.hosts.comfyui.bench import Case, ComfyBench, Settings
+
+    def key(positive: int, negative: int = 9) -> dict[str, Any]:
+        conds = tiny_models.cond("sd3", positive), tiny_models.cond("sd3", negative)
+        settings = Settings(STEPS, 3.0, "euler", "simple")
+        found: dict[str, Any] = ComfyBench(
+            sd3, settings, tiny_models.latent("sd3", 1), [Case("prompt 1", *conds, 0)]
+        ).key
+        return found
+
+    assert key(1) == key(1)
+    assert key(1) != key(2) and key(1) != key(1, negative=8)
+
+
+def test_the_default_and_the_plans_are_what_really_ran(sd3: Any, finished: Any) -> None:
+    """The stored errors, measured again on plain runs of the model."""
+    data, _ = finished
+    bench = bench_of(sd3)
+    positive, negative = tiny_models.cond("sd3", 1), tiny_models.cond("sd3", 9)
+    ordinary = {"steps": STEPS, "seed": 0, "positive": positive, "negative": negative}
+    uncached = sample(sd3, "sd3", **ordinary)
+    with torch.inference_mode():
+        for plan in (data["plans"][4], data["plans"][7]):
+            tried = bench.sample(0, Trial(tuple(plan)))
+            assert tried.computed == len(plan)
+            assert not torch.equal(tried.final, uncached)
+        assert torch.equal(bench.sample(0, Trial(tuple(range(STEPS)))).final, uncached)
+    clone, handle = cached(sd3, 0.2, mode="forecast")
+    sample(clone, "sd3", **ordinary)
+    own = bench.sample(0, Trial())
+    assert own.computed == report_of(handle).computed
+
+
+def test_plans_hold_what_a_plan_must(finished: Any) -> None:
+    data, _ = finished
+    for plan in data["plans"]:
+        assert plan[0] == 0 and plan[-1] == STEPS - 1
+    tried = [point["computed"] for point in data["curve"]]
+    assert tried == sorted(tried) and {4, 5, 6, 7, 9} <= set(tried)
+    for point in data["curve"]:
+        assert 0 < point["mean"] <= point["worst"]
+
+
+def test_a_calibration_is_found_and_followed_by_an_untouched_cache(
+    sd3: Any, profile_folder: Path
+) -> None:
+    from teacache.hosts.comfyui.conditions import profile_store
+    from teacache.hosts.comfyui.patch import apply_teacache
+
+    profile_store().save(calibrate(bench_of(sd3)))
+    assert (profile_folder / "mine.json").is_file()
+
+    def run(steps: int = STEPS, **settings: Any) -> Any:
+        config = TeaCacheConfig(rel_l1_thresh=None, **settings)
+        clone, handle = apply_teacache(sd3, config)
+        sample(clone, "sd3", steps=steps)
+        return report_of(handle)
+
+    halved = run(preset="2.0x")
+    assert halved.computed == STEPS // 2 and "profile mine" in halved.evidence
+    other = run(steps=20, preset="2.0x")
+    assert other.computed == 10 and "20 steps instead of 14" in other.evidence
+    assert "profile mine" in run().evidence
+    assert "profile mine" in run(profile="mine", preset="1.5x").evidence
+
+
+def test_the_branches_of_guidance_are_never_mixed(sd3: Any) -> None:
+    """Two prompts that differ grossly: each branch changes as it does when it runs alone."""
+    negative = tiny_models.cond("sd3", 2)
+    positive = [[negative[0][0] * 40.0, {**negative[0][1]}]]
+    positive[0][1]["pooled_output"] = negative[0][1]["pooled_output"] * -30.0
+
+    def record(cfg: float, first: Any, latent: Any = None) -> dict[int, list[tuple[float, float]]]:
+        from teacache.hosts.comfyui.patch import apply_teacache
+
+        recorder = Recorder(Sketcher())
+        config = TeaCacheConfig(rel_l1_thresh=None, profile="sd3-uncalibrated")
+        clone, _ = apply_teacache(sd3, config, trial=Trial(observer=recorder))
+        follow = None if latent is None else iter(latent)
+        seen: list[torch.Tensor] = []
+
+        def watch(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
+            rows = len(args["cond_or_uncond"])
+            x = args["input"] if follow is None else next(follow).repeat(rows, 1, 1, 1)
+            seen.append(args["input"][:1].clone())
+            return apply_model(x, args["timestep"], **args["c"])
+
+        clone.set_model_unet_function_wrapper(watch)
+        sample(clone, "sd3", steps=STEPS, cfg=cfg, positive=first, negative=negative)
+        found: dict[int, list[tuple[float, float]]] = {}
+        for point in recorder._points:
+            found.setdefault(point.branch, []).append((point.indicator, point.residual))
+        found[-1] = seen  # type: ignore[assignment]
+        return found
+
+    both = record(3.0, positive)
+    path = both.pop(-1)
+    assert len(both) == 2 and all(len(points) >= STEPS - 4 for points in both.values())
+    alone = [record(1.0, prompt, path)[0] for prompt in (positive, negative)]
+    for one in alone:
+        nearest = min(
+            max(
+                abs(a - b)
+                for p, q in zip(one, points, strict=True)
+                for a, b in zip(p, q, strict=True)
+            )
+            for points in both.values()
+        )
+        assert nearest < 1e-3
+    apart = max(abs(p[1] - q[1]) for p, q in zip(*alone, strict=True))
+    assert apart > 0.01, "the branches do not differ: nothing is tested"
+
+
+def test_only_one_residual_per_branch_is_held(sd3: Any) -> None:
+    recorder = Recorder(Sketcher())
+    with torch.inference_mode():
+        bench_of(sd3).sample(0, Trial(observer=recorder))
+    held = [branch.residual for branch in recorder._branches.values()]
+    assert len(held) == 2 and all(residual is not None for residual in held)
+    assert sum(d.numel() for d in recorder._derivatives.values()) <= STEPS * 16 * 64
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def test_too_few_steps_and_no_prompts_are_refused_before_anything_runs(sd3: Any) -> None:
+    for bench, told in (
+        (Counting(bench_of(sd3, steps=7)), "steps: 7 are too few to calibrate on; 8 are needed"),
+        (Counting(bench_of(sd3, runs=0)), "prompts: none is given"),
+    ):
+        with pytest.raises(UserError, match=told):
+            calibrate(bench)
+        assert bench.runs == 0
+
+
+def test_a_run_that_gives_no_numbers_is_refused_and_nothing_is_kept(
+    sd3: Any, tmp_path: Path
+) -> None:
+    class Broken(Counting):
+        def sample(self, case: int, trial: Trial) -> Any:
+            sampled = super().sample(case, trial)
+            sampled.final[0, 0, 0, 0] = float("nan")
+            return sampled
+
+    path = tmp_path / "mine.partial.jsonl"
+    with pytest.raises(UserError, match=r"case 1 \(prompt 0, seed 0\): .* not numbers .NaN"):
+        calibrate(Broken(bench_of(sd3)), path)
+    assert path.read_text(encoding="utf-8").count("\n") == 1
+
+
+def test_a_sampler_or_a_model_that_cannot_be_planned_is_refused(sd3: Any) -> None:
+    with pytest.raises(ConfigError, match="sampler_name: euler_ancestral cannot be planned"):
+        bench_of(sd3, sampler="euler_ancestral")
+    with pytest.raises(ConfigError, match=r"model: .* the model is left as it is"):
+        bench_of(tiny_models.unet())
+
+
+def test_a_full_disk_leaves_what_was_there(
+    sd3: Any, profile_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from teacache.hosts.comfyui.conditions import profile_store
+
+    store = profile_store()
+    own = calibrate(bench_of(sd3, runs=1), trials=0)
+    store.save(own)
+    before = store.path("mine").read_bytes()
+
+    def full(self: Path, *args: Any, **kwargs: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.save(own, overwrite=True)
+    assert store.path("mine").read_bytes() == before
+    assert [path.name for path in profile_folder.iterdir()] == ["mine.json"]

@@ -1,0 +1,227 @@
+"""`teacache run --server` against real ComfyUI servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_server import ROOT, Server, serving
+from PIL import Image
+
+from teacache.cli.main import main
+from teacache.hosts.comfyui.remote import safe_path
+
+QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
+EDITOR = ROOT / "workflows" / "quickstart.json"
+SHORT = ["--set", "Sampler.steps=8"]
+
+
+@pytest.fixture(scope="module")
+def servers(comfy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    folder = tmp_path_factory.mktemp("servers")
+    with serving(comfy_dir, folder / "a") as one, serving(comfy_dir, folder / "b") as two:
+        yield [one, two]
+
+
+@pytest.fixture
+def server(servers: list[Server]) -> Server:
+    return servers[0]
+
+
+def run(*arguments: Any) -> int:
+    return main(["run", *map(str, arguments)])
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.convert("RGB").tobytes()
+
+
+def test_one_workflow(server: Server, tmp_path: Path, capsys: Any) -> None:
+    report = tmp_path / "report.json"
+    options = ["--server", server.url, "--out", tmp_path, "--report", report]
+    assert run(QUICKSTART, *SHORT, "--set", "Prompt.text=dog", *options) == 0
+    told = capsys.readouterr()
+    assert "Sampler: 100%" in told.err and "8/8" in told.err
+    (picture,) = tmp_path.glob("*.png")
+    assert str(picture) in told.out
+    with Image.open(picture) as image:
+        assert image.size == (128, 128)
+    data = json.loads(report.read_text())
+    assert data["status"] == "success"
+    (entry,) = data["results"]
+    assert entry["files"] == {"10": [picture.name]} and entry["server"] == server.url
+    assert entry["runs"][0]["steps"] == 8 and entry["runs"][0]["summary"] in told.out
+
+    again = ["--server", server.url, "--out", tmp_path / "again"]
+    assert run(QUICKSTART, *SHORT, "--set", "Prompt.text=dog", *again) == 0
+    assert pixels(tmp_path / "again" / picture.name) == pixels(picture), "kept results are lost"
+
+
+def test_a_file_of_the_editor(server: Server, tmp_path: Path) -> None:
+    assert run(EDITOR, *SHORT, "--server", server.url, "--out", tmp_path) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    assert len(list((tmp_path / "preview").glob("*.png"))) == 1
+
+
+def test_variations_are_shared(servers: list[Server], tmp_path: Path, capsys: Any) -> None:
+    report = tmp_path / "report.json"
+    options = [option for server in servers for option in ("--server", server.url)]
+    options += ["--out", tmp_path, "--report", report, *SHORT]
+    assert run(QUICKSTART, "--vary", "Prompt.text=dog|cat", "--vary", "7.seed=1|2", *options) == 0
+    entries = json.loads(report.read_text())["results"]
+    assert [entry["settings"] for entry in entries] == [
+        ["Prompt.text=dog", "7.seed=1"],
+        ["Prompt.text=dog", "7.seed=2"],
+        ["Prompt.text=cat", "7.seed=1"],
+        ["Prompt.text=cat", "7.seed=2"],
+    ]
+    assert {entry["server"] for entry in entries} == {server.url for server in servers}
+    pictures = [next((tmp_path / f"{n:03}").glob("*.png")) for n in range(1, 5)]
+    assert len({pixels(picture) for picture in pictures}) == 4
+    assert "003 Prompt.text=cat, 7.seed=1 on http" in capsys.readouterr().out
+
+
+def test_a_graph_that_fails_is_status_1(server: Server, tmp_path: Path, capsys: Any) -> None:
+    graph = json.loads(QUICKSTART.read_text())
+    graph["6"] = {
+        "class_type": "EmptyLatentImage",
+        "inputs": {"width": 64, "height": 64, "batch_size": 1},
+    }
+    graph["9"]["inputs"]["samples"] = ["6", 0]  # four channels for sixteen
+    workflow, report = tmp_path / "w.json", tmp_path / "report.json"
+    workflow.write_text(json.dumps(graph))
+    options = ["--server", server.url, "--out", tmp_path, "--report", report]
+    assert run(workflow, *options) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "node 9 (VAEDecode, 'Decode') failed: RuntimeError: " in last
+    assert json.loads(report.read_text())["status"] == "failed"
+    assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (["--set", "2.rel_l1_thresh=-1"], "node 2 (ApplyTeaCache, 'Apply TeaCache')"),
+        (["--set", "Sampler.sampler_name=magic"], "sampler_name"),
+        (["--set", "Sampler.step=3"], "has no input 'step'; did you mean 'steps'?"),
+        (["--vary", "seed"], "--vary seed: write NODE.INPUT=A|B"),
+        (["--vary", "Nobody.seed=1|2"], "no node 'Nobody'"),
+        (["--upload", "nowhere.png"], "--upload nowhere.png: no such file"),
+    ],
+)
+def test_bad_input(
+    server: Server, settings: list[str], line: str, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    assert run(QUICKSTART, *settings, "--server", server.url, "--out", out) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("teacache: ") and line in last
+    assert not list(tmp_path.glob("**/*.png"))
+
+
+def test_no_server_there(tmp_path: Path, capsys: Any) -> None:
+    for url, line in (("http://127.0.0.1:9", "no ComfyUI answers there"), ("x:1", "http://")):
+        assert run(QUICKSTART, "--server", url, "--out", tmp_path / "out") == 2
+        assert line in capsys.readouterr().err
+    assert run(QUICKSTART, "--vary", "7.seed=1|2") == 2
+    assert "--vary: needs --server URL" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_upload_and_the_pipeline_nodes(server: Server, tmp_path: Path) -> None:
+    """An own picture edited by the diffusers nodes of the image-edit workflow."""
+    pytest.importorskip("diffusers")
+    picture = tmp_path / "orange square.png"
+    Image.new("RGB", (128, 128), "orange").save(picture)
+    graph = json.loads((ROOT / "workflows" / "api" / "diffusers_image_edit.json").read_text())
+    graph["3"] = {"class_type": "LoadImage", "inputs": {"image": picture.name}}
+    workflow, report = tmp_path / "edit.json", tmp_path / "report.json"
+    workflow.write_text(json.dumps(graph))
+    settings = ["--set", "Edit.steps=12", "--upload", picture, "--report", report]
+    out = tmp_path / "out"
+    assert run(workflow, *settings, "--server", server.url, "--out", out) == 0
+    (entry,) = json.loads(report.read_text())["results"]
+    (cached,) = entry["runs"]
+    assert cached["node"] == "2" and cached["host"] == "diffusers"
+    assert cached["evaluations"] == 9 and entry["files"].keys() == {"5"}
+
+
+def test_ctrl_c_stops_the_server_too(server: Server, tmp_path: Path) -> None:
+    arguments = ["--set", "Sampler.steps=10000", "--set", "2.rel_l1_thresh=0"]
+    command = [sys.executable, "-m", "teacache", "run", QUICKSTART, *arguments]
+    process = subprocess.Popen(
+        [*map(str, command), "--server", server.url, "--out", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+    )
+    told = ""
+    while "step/s]" not in told:
+        letter = process.stderr.read(1)
+        assert letter, told
+        told += letter
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert "teacache: interrupted" in told + process.stderr.read()
+    for _ in range(100):
+        with urllib.request.urlopen(f"{server.url}/queue") as answer:
+            if not json.load(answer)["queue_running"]:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the server still samples")
+
+
+def test_a_lost_servers_work_goes_to_the_others(
+    server: Server, comfy_dir: Path, tmp_path: Path, capsys: Any
+) -> None:
+    import asyncio
+
+    from teacache.cli.run_remote import Variation, share
+    from teacache.hosts.comfyui.remote import RemoteHost, ServerLost
+
+    graph = json.loads(QUICKSTART.read_text())
+    graph["7"]["inputs"]["steps"] = 4
+
+    class Dying(RemoteHost):
+        async def run(self, *args: Any) -> Any:
+            raise ServerLost(f"{self.url}: gone")
+
+    async def both() -> list[Variation]:
+        variations = [Variation(n, [], graph, tmp_path / str(n)) for n in (1, 2)]
+        async with RemoteHost(server.url) as alive, Dying(server.url) as dying:
+            await share([dying, alive], variations)
+            assert all(variation.result for variation in variations)
+            lonely = [Variation(3, [], graph, tmp_path / "3")]
+            await share([dying], lonely)
+            return lonely
+
+    (lonely,) = asyncio.run(both())
+    assert lonely.result is None and "no server is left" in str(lonely.failure)
+    assert "gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("subfolder", "filename", "expected"),
+    [
+        ("", "a.png", "a.png"),
+        ("sub/deep", "a.png", "sub/deep/a.png"),
+        ("../../etc", "../passwd", "etc/passwd"),
+        ("/root", "a.png", "root/a.png"),
+        ("..\\c", "x\\a.png", "c/a.png"),
+    ],
+)
+def test_a_servers_names_stay_inside_the_folder(
+    subfolder: str, filename: str, expected: str
+) -> None:
+    assert safe_path(subfolder, filename).as_posix() == expected

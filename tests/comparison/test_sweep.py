@@ -1,0 +1,338 @@
+"""The sweep: what it takes, how it measures, and the command on workflows and pipelines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from paths import ROOT
+from PIL import Image
+
+from teacache.comparison import Sample, Sweep, grid_points, parse_axis
+from teacache.comparison.results import notes, results, table
+from teacache.config import TeaCacheConfig
+from teacache.errors import GraphFailed, UserError
+from teacache.plots.pixels import to_picture
+from teacache.plots.sweep import Layout, sweep_picture
+from teacache.workflows.edits import (
+    PICTURE,
+    apply_nodes,
+    find_picture,
+    only_picture,
+    set_prompt,
+    set_seed,
+    shortened,
+    uncached,
+    with_settings,
+)
+from teacache.workflows.graph import NodeKind, as_graph
+
+API = ROOT / "workflows" / "api"
+QUICKSTART = API / "quickstart.json"
+
+pytestmark = pytest.mark.usefixtures("without_lpips")
+
+
+# --- axes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "values"),
+    [
+        ("rel_l1_thresh=0.1,0.2", "rel_l1_thresh", (0.1, 0.2)),
+        (" rel_l1_thresh : 0 , auto,1e-1", "rel_l1_thresh", (0.0, None, 0.1)),
+        ("mode: forecast, faithful", "mode", ("forecast", "faithful")),
+        ("max_skip=0,3", "max_skip", (0, 3)),
+        ("preset=quality,2.0x", "preset", ("quality", "2.0x")),
+        ("profile=auto,sd3-uncalibrated", "profile", ("auto", "sd3-uncalibrated")),
+    ],
+)
+def test_axes(text, setting, values):
+    axis = parse_axis(text, "x")
+    assert (axis.setting, axis.values) == (setting, values)
+    assert [type(value) for value in axis.values] == [type(value) for value in values]
+
+
+def test_points_are_every_combination_row_by_row():
+    x, y = parse_axis("rel_l1_thresh=0,0.25", "x"), parse_axis("mode=forecast,faithful", "y")
+    points = grid_points(x, y)
+    assert [point.label for point in points] == [
+        "rel_l1_thresh 0, mode forecast",
+        "rel_l1_thresh 0.25, mode forecast",
+        "rel_l1_thresh 0, mode faithful",
+        "rel_l1_thresh 0.25, mode faithful",
+    ]
+    assert [(point.column, point.row) for point in points] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    config = points[3].config(TeaCacheConfig(max_skip=2, preset="fast"))
+    assert config == TeaCacheConfig(rel_l1_thresh=0.25, mode="faithful", max_skip=2)
+
+
+def test_a_preset_is_not_held_back_by_a_threshold():
+    (point,) = grid_points(parse_axis("preset=fast", "x"))
+    config = point.config(TeaCacheConfig(rel_l1_thresh=0.0))
+    assert config == TeaCacheConfig(rel_l1_thresh=None, preset="fast")
+
+
+# --- workflows cut down -----------------------------------------------------------------------
+
+KINDS = {
+    "SaveImage": NodeKind({"images": "IMAGE"}, (), True),
+    "PreviewImage": NodeKind({"images": "IMAGE"}, (), True),
+    "SaveVideo": NodeKind({"video": "VIDEO"}, (), True),
+    "CreateVideo": NodeKind({"images": "IMAGE"}, ("VIDEO",)),
+    "VAEDecode": NodeKind({"samples": "LATENT", "vae": "VAE"}, ("IMAGE",)),
+    "ImageInvert": NodeKind({"image": "IMAGE"}, ("IMAGE",)),
+    "DiffusionPipelineSampler": NodeKind({"pipeline": "PIPE"}, ("IMAGE", "STRING")),
+    "TeaCacheCompareImages": NodeKind({"image_a": "IMAGE", "image_b": "IMAGE"}, ("IMAGE",), True),
+    "TeaCacheReport": NodeKind({"latent": "LATENT", "model": "MODEL"}, ("IMAGE", "STRING")),
+    "ApplyTeaCache": NodeKind(
+        {"model": "MODEL", "rel_l1_thresh": "FLOAT", "auto_threshold": "BOOLEAN", "mode": "COMBO"},
+        ("MODEL",),
+    ),
+}
+
+
+def kind(name):
+    return KINDS.get(name, NodeKind({}, ()))
+
+
+def graph_of(name="quickstart"):
+    path = API / f"{name}.json"
+    return as_graph(json.loads(path.read_text()), path.name)
+
+
+CACHED = sorted(path.stem for path in API.glob("*.json") if "ApplyTeaCache" in path.read_text())
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_every_template_with_a_cache_can_be_swept(name):
+    graph = graph_of(name)
+    nodes = apply_nodes(graph, [], name)
+    link = find_picture(graph, nodes, kind, None)
+    assert kind(graph[link[0]]["class_type"]).outputs[link[1]] == "IMAGE"
+    cut = only_picture(graph, link)
+    assert PICTURE in cut and nodes[0] in cut
+    left = {node["class_type"] for node in cut.values()}
+    assert not left & {"SaveImage", "SaveVideo", "TeaCacheReport"}
+    bare = uncached(cut)
+    assert nodes[0] not in bare
+    as_graph(bare, name)  # every link leads somewhere
+    if name == "diffusers_image_edit":
+        with pytest.raises(UserError, match=r"--prompt: the prompt must be one text, not 2 \(3 "):
+            set_prompt(graph, "a red fox")
+    else:
+        set_prompt(graph, "a red fox")
+        assert json.dumps(graph).count('"a red fox"') == 1
+    set_seed(graph, 5)
+    assert all(n["inputs"].get("seed", 5) == 5 for n in graph.values())
+    short = [n["inputs"]["steps"] for n in shortened(graph).values() if "steps" in n["inputs"]]
+    assert short and set(short) == {3}
+
+
+def test_the_picture_is_the_cached_one():
+    graph = graph_of("ab_comparison")
+    assert find_picture(graph, ["2"], kind, None) == ["14", 0]
+    graph = graph_of()
+    graph["11"] = {"class_type": "ImageInvert", "inputs": {"image": ["9", 0]}}
+    graph["12"] = {"class_type": "PreviewImage", "inputs": {"images": ["11", 0]}}
+    with pytest.raises(UserError, match=r"several pictures come out: 10 .*, 12 .*--picture NODE"):
+        find_picture(graph, ["2"], kind, None)
+    assert find_picture(graph, ["2"], kind, "12") == ["11", 0]
+    assert find_picture(graph, ["2"], kind, "11") == ["11", 0]
+    assert find_picture(graph, ["2"], kind, "Save") == ["9", 0]
+    with pytest.raises(UserError, match=r"--picture 7: node 7 .* has no picture"):
+        find_picture(graph, ["2"], kind, "7")
+    del graph["10"], graph["12"]
+    with pytest.raises(UserError, match="no picture is saved or shown"):
+        find_picture(graph, ["2"], kind, None)
+
+
+def test_apply_nodes():
+    graph = graph_of()
+    graph["20"] = {"class_type": "ApplyTeaCache", "inputs": {"model": ["2", 0]}}
+    graph["7"]["inputs"]["model"] = ["20", 0]
+    with pytest.raises(UserError, match=r"w: 2 nodes Apply TeaCache: 2 .*, 20 .*--node ID"):
+        apply_nodes(graph, [], "w")
+    assert apply_nodes(graph, ["20"], "w") == ["20"]
+    assert uncached(graph)["7"]["inputs"]["model"] == ["1", 0]
+    del graph["20"]["inputs"]["model"]
+    with pytest.raises(UserError, match=r"node 20 .*, input model: is required"):
+        apply_nodes(graph, ["2"], "w")
+    with pytest.raises(UserError, match="w: no Apply TeaCache in the workflow"):
+        apply_nodes({"7": graph["7"]}, [], "w")
+
+
+def test_settings_on_the_node():
+    graph = graph_of()
+    points = grid_points(parse_axis("rel_l1_thresh=auto,0.2", "x"))
+    one, two = (with_settings(graph, ["2"], point, kind)["2"]["inputs"] for point in points)
+    assert (one["rel_l1_thresh"], one["auto_threshold"]) == (0.2, True)
+    assert (two["rel_l1_thresh"], two["auto_threshold"]) == (0.2, False)
+    assert "preset" not in one  # this node has no such widget
+    graph["2"]["inputs"]["preset"] = "fast"
+    known = NodeKind({**KINDS["ApplyTeaCache"].inputs, "preset": "COMBO"}, ("MODEL",))
+    changed = with_settings(graph, ["2"], points[1], lambda name: known)["2"]["inputs"]
+    assert changed["preset"] == "auto", "the preset would decide, and not the threshold"
+    graph["2"]["inputs"]["rel_l1_thresh"] = 0.0
+    (point,) = grid_points(parse_axis("preset=2.0x", "x"))
+    changed = with_settings(graph, ["2"], point, lambda name: known)["2"]["inputs"]
+    assert (changed["preset"], changed["rel_l1_thresh"]) == ("2.0x", 0.2)
+    (point,) = grid_points(parse_axis("token_stride=2", "x"))
+    with pytest.raises(UserError, match=r"has no widget 'token_stride'; it has model, rel_l1"):
+        with_settings(graph, ["2"], point, kind)
+
+
+def test_a_prompt_that_is_not_one_text():
+    graph = graph_of()
+    graph["4"]["inputs"]["text"] = ["3", 0]
+    with pytest.raises(UserError, match=r"--prompt: the prompt must be one text, not 0"):
+        set_prompt(graph, "x")
+    with pytest.raises(UserError, match="--seed: no node"):
+        set_seed({"1": graph["1"]}, 3)
+
+
+# --- measuring --------------------------------------------------------------------------------
+
+SIZE = 16
+
+
+class FakeHost:
+    """Gives each point a grey of its own; remembers who was sampled, and can fail or stop."""
+
+    def __init__(self, failing=(), stop_after=None, greys=None, refused=()):
+        self.asked = []
+        self.refused = refused
+        self.failing, self.stop_after, self.greys = failing, stop_after, greys or {}
+
+    def check(self, point):
+        if point.settings[0][1] in self.refused:
+            raise UserError(f"{point.settings[0][1]} is refused")
+
+    def sample(self, point, tell, short=False):
+        name = "reference" if point is None else point.settings[0][1]
+        self.asked.append((name, short))
+        if name in self.failing:
+            raise GraphFailed(f"{name} does not go")
+        if self.stop_after is not None and len(self.asked) > self.stop_after:
+            raise KeyboardInterrupt
+        tell(0.5)
+        grey = 0.5 if name == "reference" else self.greys.get(name, 0.6)
+        run = {"evaluations": 10, "computed": 4, "skipped": 6, "bytes_held": 7}
+        run |= {"warnings": [], "evidence": f"evidence of {name}"}
+        seconds = 2.0 if name == "reference" else 1.0
+        runs = [] if name == "reference" else [run]
+        return Sample(torch.full((1, SIZE, SIZE, 3), grey), seconds, runs)
+
+
+def swept(host, values="1,2,3", repeats=1, stop=False):
+    x = parse_axis(f"max_skip={values}", "x")
+    sweep = Sweep(grid_points(x), repeats)
+    sweep.check(host)
+    told, kept = [], []
+    if stop:
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run(host, told.append, lambda side, pictures: kept.append(side.label))
+    else:
+        sweep.run(host, told.append, lambda side, pictures: kept.append(side.label))
+    return sweep, results(sweep, x, None, "everything", {}), told, kept
+
+
+def test_warm_up_then_rounds_in_turn():
+    host = FakeHost()
+    _, report, told, kept = swept(host, "1,2", repeats=2)
+    warm = [("reference", True), (1, True)]
+    rounds = ["reference", 1, 2, 2, 1, "reference"]
+    assert host.asked == [*warm, *((name, False) for name in rounds)]
+    assert kept == ["uncached", "max_skip 1", "max_skip 2"]
+    assert [point["speedup"] for point in report["points"]] == [2.0, 2.0]
+    assert report["reference"]["all_seconds"] == [2.0, 2.0]
+    assert report["reference"]["computed"] == 10 and report["points"][0]["computed"] == 4
+    assert (told[-1].run, told[-1].runs) == (6, 6)
+    done = [progress.done for progress in told]
+    assert done == sorted(done) and told[-1].seconds_left is not None
+    assert str(told[-1]).startswith("run 6 of 6: uncached, 0:0")
+
+
+def test_a_point_that_cannot_run_is_one_line():
+    host = FakeHost(failing=(1, 3))
+    _, report, told, kept = swept(host, "1,2,3", repeats=2)
+    assert [point["status"] for point in report["points"]] == ["failed", "done", "failed"]
+    assert [asked for asked in host.asked if asked[0] == 3] == [(3, False)]
+    assert "max_skip 3: cannot run: 3 does not go" in table(report).splitlines()
+    assert kept == ["uncached", "max_skip 2"]
+    assert all(progress.run <= progress.runs for progress in told)
+    host = FakeHost(refused=(1,))
+    _, report, _, kept = swept(host, "1,2")
+    assert kept == ["uncached", "max_skip 2"] and report["points"][0]["error"] == "1 is refused"
+    host = FakeHost(refused=(1, 2))
+    with pytest.raises(UserError, match="1 is refused"):
+        swept(host, "1,2")
+    assert host.asked == []
+    with pytest.raises(GraphFailed, match="1 does not go"):
+        swept(FakeHost(failing=(1, 2)), "1,2")
+    with pytest.raises(GraphFailed, match="reference does not go"):
+        swept(FakeHost(failing=("reference",)))
+
+
+def test_interrupted_keeps_what_is_done():
+    _, report, _, kept = swept(FakeHost(stop_after=4), "1,2,3", stop=True)
+    assert kept == ["uncached", "max_skip 1"]
+    assert [p["status"] for p in report["points"]] == ["done", "not sampled", "not sampled"]
+    assert "max_skip 3: not sampled" in table(report)
+
+
+def test_identical_and_another_shape_and_unsteady_times():
+    sweep, report, _, _ = swept(FakeHost(greys={1: 0.5}), "1,2")
+    one, two = report["points"]
+    assert one["identical"] and one["psnr"] is None and one["ssim"] == 1
+    assert two["psnr"] == pytest.approx(20, abs=1e-3) and not two["identical"]
+    assert "identical" in table(report) and "20.0 dB" in table(report)
+    assert {"evidence of 1", "evidence of 2"} <= set(notes(report))
+    assert not any("Equal runs differed" in sentence for sentence in notes(report))
+    sweep.sides[0].seconds.append(3.0)
+    unsteady = results(sweep, parse_axis("max_skip=1,2", "x"), None, "x", {})
+    assert any("Equal runs differed by up to 3.0x" in sentence for sentence in notes(unsteady))
+
+
+# --- the picture ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(1, 1), (3, 1), (6, 1), (3, 2), (2, 4)])
+def test_every_cell_shows_its_picture(columns, rows):
+    x = parse_axis("max_skip=" + ",".join(map(str, range(columns))), "x")
+    y = parse_axis("token_stride=" + ",".join(map(str, range(1, rows + 1))), "y")
+    y = y if rows > 1 else None
+    sweep = Sweep(grid_points(x, y), 1)
+    sweep.run(FakeHost(failing=(2,)), lambda progress: None, lambda side, pictures: None)
+    report = results(sweep, x, y, "x", {})
+    colors = [(20 * n, 255 - 20 * n, 60) for n in range(columns * rows + 1)]
+    pictures = [
+        None if side.error else Image.new("RGB", (SIZE, SIZE), color)
+        for side, color in zip(sweep.everyone, colors, strict=True)
+    ]
+    image = sweep_picture(report, pictures)
+    layout = Layout.of(report, (SIZE, SIZE))
+    corners = [layout.corner(cell) for cell in range(len(pictures))]
+    assert len(set(corners)) == len(corners)
+    for picture, color, (left, top) in zip(pictures, colors, corners, strict=True):
+        inside = [(left, top), (left + layout.width - 1, top + layout.height - 1)]
+        inside = [image.getpixel(place) for place in inside]
+        assert inside == [color] * 2 if picture else color not in inside
+    assert image.width >= layout.right and image.height > layout.bottom
+
+
+def test_large_pictures_are_reduced_and_counted():
+    _, report, _, _ = swept(FakeHost(), "1,2")
+    big = [Image.new("RGB", (2000, 1000), "red")] * 3
+    image = sweep_picture(report, big)
+    assert image.width < 1400
+    with pytest.raises(ValueError, match="there must be 3 pictures, not 2"):
+        sweep_picture(report, big[:2])
+
+
+def test_pixels_survive_both_ways():
+    from teacache.plots.pixels import to_pixels
+
+    picture = to_picture(torch.rand(5, 7, 3))
+    assert to_picture(to_pixels(picture)).tobytes() == picture.tobytes()

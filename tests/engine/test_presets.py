@@ -1,0 +1,200 @@
+"""What a preset comes to, and on what evidence; how plans are carried over to other runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from calibrations import calibration, conditions, schedule
+from hypothesis import given
+from hypothesis import strategies as st
+
+from teacache.config import ConfigError, TeaCacheConfig
+from teacache.engine.presets import Known, choose
+from teacache.engine.strategy import FAITHFUL, FORECAST, PLANNED, Solver
+from teacache.profiles.calibrated import Outcome
+from teacache.profiles.conditions import differences, why_not_sound
+from teacache.profiles.plans import adapted_plan, generic_plan, steps_for, within_limits
+from teacache.profiles.profile import Threshold, load_profiles
+
+EULER = Solver("euler", smooth=True, euler=True, single=True)
+NOISY = Solver("euler_ancestral", smooth=False)
+
+
+def known(**changed: Any) -> Known:
+    base = Known(load_profiles()["sd3-uncalibrated"], conditions(), EULER)
+    return replace(base, **changed)
+
+
+def config(preset: str = "auto", **others: Any) -> TeaCacheConfig:
+    return TeaCacheConfig(**{"rel_l1_thresh": None, "preset": preset, **others})
+
+
+def test_a_wanted_speedup_is_a_number_of_computed_steps() -> None:
+    for preset, count in (("2.0x", 25), ("2.5x", 20), ("3x", 17), ("4.0x", 12)):
+        for own in (None, calibration()):
+            chosen = choose(config(preset), known(calibration=own))
+            assert chosen.method == PLANNED and chosen.plan is not None
+            assert len(chosen.plan) == count
+            assert chosen.evidence.startswith(f"preset {preset}: ")
+            assert ("profile mine" in chosen.evidence) == (own is not None)
+
+
+def test_a_level_is_the_fastest_plan_below_its_error() -> None:
+    own = known(calibration=calibration())
+    counts = {p: len(choose(config(p), own).plan or ()) for p in ("quality", "balanced", "fast")}
+    assert counts == {"quality": 33, "balanced": 25, "fast": 17}
+    poor = calibration(curve=(Outcome(25, 0.5, 0.9), Outcome(33, 0.4, 0.8)))
+    assert len(choose(config("quality"), known(calibration=poor)).plan or ()) == 33
+    assert (
+        "error 80 % at worst with 33" in choose(config("quality"), known(calibration=poor)).evidence
+    )
+
+
+def test_a_level_without_a_calibration_is_the_forecasts_own_error_control() -> None:
+    thresholds = {}
+    for preset in ("quality", "balanced", "fast"):
+        chosen = choose(config(preset), known())
+        assert chosen.method == FORECAST and "no calibration" in chosen.evidence
+        thresholds[preset] = chosen.threshold
+    assert thresholds["quality"] < thresholds["balanced"] < thresholds["fast"]
+
+
+def test_an_untouched_cache_follows_a_calibration_and_a_set_threshold_does_not() -> None:
+    own = known(calibration=calibration())
+    untouched = choose(config(), own)
+    assert untouched.method == PLANNED and len(untouched.plan or ()) == 17
+    assert "17 of 50 steps planned" in untouched.evidence
+    assert choose(config(rel_l1_thresh=0.2), own).method == FORECAST
+    assert choose(config(mode="faithful"), own).method == FAITHFUL
+
+
+def test_a_plan_that_was_worse_than_the_default_is_not_followed() -> None:
+    worse = calibration(default=Outcome(17, 0.001, 0.002))
+    chosen = choose(config(), known(calibration=worse))
+    assert chosen.method == FORECAST and "no plan was better" in chosen.evidence
+
+
+def test_the_faithful_mode_takes_fitted_coefficients_and_leaves_refused_ones() -> None:
+    chosen = choose(config("faithful"), known(calibration=calibration()))
+    assert chosen.profile.name == "mine" and chosen.threshold == 0.3
+    bare = replace(calibration().profile, coefficients=(), calibrated=False)
+    refused = calibration(refused="R² 0.10 is below 0.5", profile=bare)
+    chosen = choose(config("faithful"), known(calibration=refused, named=True))
+    assert chosen.profile.name == "sd3-uncalibrated"
+    assert "R² 0.10 is below 0.5" in " ".join(chosen.notes)
+
+
+def test_a_sampler_that_cannot_be_planned_goes_by_published_thresholds() -> None:
+    flux = load_profiles()["flux1-dev"]
+    chosen = choose(config("2.0x"), known(profile=flux, solver=NOISY))
+    assert chosen.method == FAITHFUL and chosen.threshold == 0.6
+    assert "told to give 2x" in chosen.evidence
+    bare = replace(flux, thresholds=(Threshold(0.4, None),), default_threshold=0.3)
+    guessed = choose(config("3.0x"), known(profile=bare, solver=NOISY))
+    assert guessed.threshold == pytest.approx(0.45) and "a guess" in guessed.evidence
+
+
+def test_threshold_zero_is_off_whatever_the_preset() -> None:
+    own = known(calibration=calibration())
+    assert choose(config("2.0x", rel_l1_thresh=0.0), own).threshold == 0.0
+
+
+def test_what_a_preset_overrides_is_told() -> None:
+    chosen = choose(config("2.0x", rel_l1_thresh=0.4), known())
+    assert any("preset=2.0x decides" in note for note in chosen.notes)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"sigmas": schedule(30)}, "30 steps instead of 50"),
+        ({"sigmas": schedule(50, 1.0)}, "other noise levels"),
+        ({"sampler": "dpmpp_2m"}, "sampler dpmpp_2m instead of euler"),
+        ({"model": "other"}, "other weights"),
+        ({"patches": "lora"}, "other LoRAs or patches"),
+        ({"latent": (16, 64, 64)}, "latent 16 × 64 × 64"),
+        ({"guidance": 7.0}, "guidance 7 instead of 3"),
+    ],
+)
+def test_another_run_is_adapted_to_and_told(changed: dict[str, Any], told: str) -> None:
+    run = replace(conditions(), **changed)
+    assert told in "; ".join(differences(conditions(), run))
+    chosen = choose(config("2.0x"), known(conditions=run, calibration=calibration(), named=True))
+    assert "adapted" in chosen.evidence and told in chosen.evidence
+    assert len(chosen.plan or ()) == steps_for(run.steps, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"family": "flux1"}, "made for sd3"),
+        ({"sigmas": schedule(20)}, "50 steps tell nothing about 20"),
+        ({"sigmas": tuple(14 * s for s in schedule(50))}, "range of noise levels"),
+    ],
+)
+def test_what_is_not_sound_is_refused_and_told(changed: dict[str, Any], told: str) -> None:
+    run = replace(conditions(), **changed)
+    assert told in why_not_sound(conditions(), run)
+    chosen = choose(config("2.0x"), known(conditions=run, calibration=calibration()))
+    assert "is not used" in chosen.evidence and told in chosen.evidence
+    untouched = choose(config(), known(conditions=run, calibration=calibration()))
+    assert untouched.method == FORECAST and told in " ".join(untouched.notes)
+
+
+# --- plans ---------------------------------------------------------------------------------------
+
+
+@given(steps=st.integers(2, 80), speedup=st.floats(1.1, 10.0), shift=st.floats(0.5, 6.0))
+def test_a_generic_plan_has_its_count_and_both_ends(
+    steps: int, speedup: float, shift: float
+) -> None:
+    count = steps_for(steps, speedup)
+    plan = generic_plan(schedule(steps, shift), count)
+    assert len(plan) == count == len(set(plan)) and sorted(plan) == list(plan)
+    assert plan[0] == 0 and plan[-1] == steps - 1
+
+
+@given(made=st.integers(10, 60), run=st.integers(5, 90), speedup=st.floats(1.1, 5.0))
+def test_an_adapted_plan_is_as_dense_over_the_noise_levels(
+    made: int, run: int, speedup: float
+) -> None:
+    plan = generic_plan(schedule(made), steps_for(made, speedup))
+    count = steps_for(run, speedup)
+    adapted = adapted_plan(plan, schedule(made), schedule(run), count)
+    assert len(adapted) == count and adapted[0] == 0 and adapted[-1] == run - 1
+    if run >= made:  # the share computed in the noisier half of the steps is nearly the plan's
+        dense = sum(step < made / 2 for step in plan) / len(plan)
+        kept = sum(step < run / 2 for step in adapted) / count
+        assert kept == pytest.approx(dense, abs=2.5 / len(plan))
+
+
+def test_the_same_levels_take_the_plan_as_it_is() -> None:
+    plan = (0, 3, 4, 9, 19)
+    assert adapted_plan(plan, schedule(20), schedule(20), 5) == plan
+
+
+def test_a_part_of_the_noise_levels_takes_its_part_of_the_plan() -> None:
+    """Image-to-image from the middle: dense where the whole run's plan is dense."""
+    sigmas = schedule(40)
+    plan = (*range(0, 20, 4), *range(20, 40))
+    adapted = adapted_plan(plan, sigmas, sigmas[10:], 15)
+    early, late = (sum(low <= s < low + 15 for s in adapted) for low in (0, 15))
+    assert adapted[0] == 0 and adapted[-1] == 29 and late > early
+
+
+def test_the_users_range_and_limit_hold_in_a_plan() -> None:
+    plan = (0, 10, 19)
+    ranged = within_limits(plan, 20, TeaCacheConfig(start_percent=0.2, end_percent=0.8))
+    assert ranged == (*range(4), 10, *range(16, 20))
+    capped = within_limits(plan, 20, TeaCacheConfig(max_skip=3))
+    assert capped == (0, 4, 8, 10, 14, 18, 19)
+
+
+@pytest.mark.parametrize(
+    "preset", ["", "2", "1.0x", "11x", "-2x", "fastest", "nanx", "2.0X", None, 2]
+)
+def test_an_unknown_preset_is_refused(preset: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^preset must be one of auto, .* 1.1x to 10x, not"):
+        TeaCacheConfig(preset=preset)

@@ -1,0 +1,155 @@
+"""The user's own profiles: kept whole, found again, and never outside their folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from calibrations import calibration, conditions, named
+
+from teacache.config import ConfigError
+from teacache.profiles.calibrated import parse_calibration
+from teacache.profiles.conditions import digest_of, digest_of_patches
+from teacache.profiles.store import ProfileStore, default_folder, named_calibration
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ProfileStore:
+    return ProfileStore(tmp_path / "profiles")
+
+
+def test_what_is_saved_comes_back_the_same(store: ProfileStore) -> None:
+    own = named("mine", made={"date": "2026-01-01", "cases": ["a"]}, ratios=(1.0, 0.98))
+    store.save(own)
+    assert store.load("mine") == own and store.names() == ["mine"]
+
+
+def test_the_profile_of_the_model_is_found_the_nearest_one_first(store: ProfileStore) -> None:
+    assert store.find(conditions()) is None
+    store.save(named("other", conditions=conditions(model="xyz")))
+    assert store.find(conditions()) is None
+    store.save(named("thirty", conditions=conditions(30), plans={2: (0, 29)}, curve=()))
+    assert (found := store.find(conditions())) is not None and found.name == "thirty"
+    store.save(named("fifty"))
+    assert (found := store.find(conditions())) is not None and found.name == "fifty"
+    assert store.find(conditions(patches="lora")) is None
+
+
+def test_a_name_is_not_taken_twice_and_never_from_a_shipped_profile(store: ProfileStore) -> None:
+    store.save(named("mine"))
+    before = store.path("mine").read_bytes()
+    with pytest.raises(ConfigError, match="'mine' exists: choose another name, or overwrite it"):
+        store.save(named("mine", points=1))
+    assert store.path("mine").read_bytes() == before
+    store.save(named("mine", points=1), overwrite=True)
+    assert store.load("mine").points == 1
+    for name in ("flux1-dev", "auto"):
+        with pytest.raises(ConfigError, match="a shipped profile has it"):
+            store.save(named(name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../x", "a/b", "a\\b", "/etc/passwd", "x\0", ".hidden", "a" * 101, "a\n"],
+)
+def test_a_name_cannot_leave_the_folder(store: ProfileStore, name: str) -> None:
+    for use in (store.path, store.load, store.delete, store.new_path):
+        with pytest.raises(ConfigError, match="must be 1 to 100 letters"):
+            use(name)
+
+
+def test_rename_export_import_and_delete(store: ProfileStore, tmp_path: Path) -> None:
+    store.save(named("mine"))
+    store.rename("mine", "yours")
+    assert store.names() == ["yours"] and store.load("yours").name == "yours"
+    copy = tmp_path / "copy.json"
+    store.export("yours", copy)
+    with pytest.raises(ConfigError, match="exists: choose another file"):
+        store.export("yours", copy)
+    with pytest.raises(ConfigError, match="'yours' exists"):
+        store.add(copy)
+    store.add(copy, "third")
+    assert store.load("third").name == "third" and store.names() == ["third", "yours"]
+    store.delete("yours")
+    assert store.names() == ["third"]
+    with pytest.raises(ConfigError, match="unknown profile 'thirt'; did you mean 'third'"):
+        store.delete("thirt")
+    assert [path.name for path in store.folder.iterdir()] == ["third.json"]
+
+
+def test_an_unusable_file_is_passed_over_and_named_when_asked_for(
+    store: ProfileStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.save(named("good"))
+    store.path("bad").write_text('{"version": 1, "kind": "calib', encoding="utf-8")
+    assert [known.name for known in store.usable()] == ["good"]
+    assert "bad.json: not JSON" in caplog.text
+    with pytest.raises(ConfigError, match=r"bad\.json: not JSON"):
+        store.load("bad")
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "a future version": ({"version": 2}, "version must be 1, not 2"),
+    "another kind": ({"kind": "workflow"}, "kind must be 'calibration'"),
+    "three coefficients": ({"coefficients": [1, 2, 3]}, "none or 5 finite numbers"),
+    "seven coefficients": ({"coefficients": [1] * 7}, "none or 5 finite numbers"),
+    "NaN": ({"coefficients": [1, 2, 3, 4, float("nan")]}, "none or 5 finite numbers"),
+    "no plans": ({"plans": []}, "plans must be a list of one plan or more"),
+    "a plan that does not end": ({"plans": [[0, 4]]}, "rising steps from 0 to 49"),
+    "a plan that falls": ({"plans": [[0, 9, 8, 49]]}, "rising steps from 0 to 49"),
+    "a plan of texts": ({"plans": [["0", "49"]]}, "rising steps from 0 to 49"),
+    "an infinite error": ({"default": {"computed": 9, "mean": 1e999, "worst": 1}}, "mean must be"),
+    "no noise levels": ({"conditions": {"sigmas": []}}, "two noise levels or more"),
+    "conditions of a list": ({"conditions": []}, "must be a JSON object"),
+    "a curve of numbers": ({"curve": [1, 2]}, "curve: must be a JSON object"),
+    "another indicator": ({"indicator": "eval(1)"}, "indicator must be one of"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_foreign_or_broken_file_is_one_clear_line(case: str) -> None:
+    changed, told = BROKEN[case]
+    text = json.dumps({**calibration().to_json(), **changed})
+    with pytest.raises(ConfigError) as refused:
+        parse_calibration(text, "x.json")
+    message = str(refused.value)
+    assert told in message and message.startswith("x.json: ") and "\n" not in message
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_one_clear_line(share: float) -> None:
+    text = json.dumps(calibration().to_json())
+    with pytest.raises(ConfigError, match=r"^x.json: ") as refused:
+        parse_calibration(text[: int(share * len(text))], "x.json")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_profile_of_another_family_is_refused(store: ProfileStore) -> None:
+    store.save(named("mine"))
+    with pytest.raises(ConfigError, match="made for the family 'sd3', but this model is 'flux1'"):
+        named_calibration("mine", "flux1", store)
+    with pytest.raises(ConfigError, match="unknown profile 'mime'; did you mean 'mine'"):
+        named_calibration("mime", "sd3", store)
+
+
+def test_the_folder_outside_comfyui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("TEACACHE_PROFILES", raising=False)
+    assert default_folder() == tmp_path / "teacache" / "profiles"
+    monkeypatch.setenv("TEACACHE_PROFILES", str(tmp_path / "named"))
+    assert default_folder() == tmp_path / "named"
+
+
+def test_a_digest_tells_weights_and_patches_apart() -> None:
+    weights = [("a", torch.ones(3, 4)), ("b", torch.zeros(2))]
+    assert digest_of(weights) == digest_of([(n, w.to(torch.bfloat16).float()) for n, w in weights])
+    assert digest_of(weights) != digest_of([("a", torch.ones(4, 3)), weights[1]])
+    assert digest_of(weights) != digest_of([("a", torch.full((3, 4), 1.5)), weights[1]])
+    assert digest_of_patches({}) == ""
+    lora = {"a": [(1.0, ("diff", (torch.ones(2),)), 1.0, None, None)]}
+    weaker = {"a": [(0.5, ("diff", (torch.ones(2),)), 1.0, None, None)]}
+    other = {"a": [(1.0, ("diff", (torch.zeros(2),)), 1.0, None, None)]}
+    assert len({digest_of_patches(p) for p in (lora, weaker, other)}) == 3

@@ -1,0 +1,7 @@
+"""Where the tests find the repository."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = ROOT / "tests"
+OLD_WORKFLOWS = TESTS / "data" / "workflows_old"

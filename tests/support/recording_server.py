@@ -1,0 +1,29 @@
+"""A stand-in for ComfyUI's server that remembers what was sent."""
+
+from __future__ import annotations
+
+
+class Replacements:
+    """What newer ComfyUI asks a pack for: the nodes that its own stand for."""
+
+    def register(self, replacement: object) -> None:
+        pass
+
+
+class RecordingServer:
+    """The part of PromptServer that nodes use; remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.node_replace_manager = Replacements()
+        self.client_id = "test"
+        self.last_node_id = None
+        self.sent: list[tuple[str, dict]] = []
+
+    def send_sync(self, event: str, data: dict, sid: str | None = None) -> None:
+        self.sent.append((event, data))
+        if event == "teacache.ready":  # the strip shows it
+            shown = filter(None, [data["line"], *data["notes"]])
+            self.sent.append(("text", {"node": data["node"], "text": " ".join(shown)}))
+
+    def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
+        self.sent.append(("text", {"node": node_id, "text": text}))

@@ -1,0 +1,138 @@
+"""Sampling tiny models through ComfyUI's own sampler, with independent witnesses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import tiny_models
+import torch
+from torch import nn
+
+from teacache.config import TeaCacheConfig
+from teacache.report import RunReport
+
+SKIP_ALL = 90.0
+"""A threshold under which every eligible step is skipped."""
+NEVER = 1e-12
+"""A threshold that no change stays under."""
+
+
+def sample(
+    model: Any,
+    name: str,
+    *,
+    steps: int = 6,
+    cfg: float = 3.0,
+    seed: int = 1,
+    sampler: str = "euler",
+    scheduler: str = "simple",
+    batch: int = 1,
+    denoise: float = 1.0,
+    positive: Any = None,
+    negative: Any = None,
+    latent: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The sampled latent of `common_ksampler`, as the KSampler node calls it."""
+    import nodes
+
+    positive = tiny_models.cond(name, 1) if positive is None else positive
+    negative = tiny_models.cond(name, 2) if negative is None else negative
+    samples = tiny_models.latent(name, batch) if latent is None else latent
+    with torch.inference_mode():
+        (out,) = nodes.common_ksampler(
+            model, seed, steps, cfg, sampler, scheduler, positive, negative,
+            {"samples": samples}, denoise=denoise,
+        )  # fmt: skip
+    return out["samples"]
+
+
+def cached(model: Any, threshold: float, **config: Any) -> tuple[Any, Any]:
+    """`model` with the cache, in the faithful mode unless `config` says otherwise; its handle."""
+    from teacache.hosts.comfyui.patch import apply_teacache
+
+    settings = {"mode": "faithful", **config}
+    clone, handle = apply_teacache(model, TeaCacheConfig(rel_l1_thresh=threshold, **settings))
+    assert handle is not None, "the family was not recognised"
+    return clone, handle
+
+
+def report_of(handle: Any) -> RunReport:
+    report = handle.report_for()
+    assert report is not None
+    return report
+
+
+def stack_blocks(model: Any) -> list[nn.Module]:
+    """The real blocks of the model's stack, found through the family's paths."""
+    from teacache.families.registry import find_family
+
+    transformer = model.model.diffusion_model
+    family = find_family(transformer)
+    assert family is not None
+    return [
+        block
+        for blocks in family.lists
+        for block in transformer.get_submodule(blocks.path).children()
+    ]
+
+
+@dataclass
+class Spy:
+    """Counts calls of the real blocks and calls of the model, by hooks of its own."""
+
+    per_call: list[int] = field(default_factory=list)
+    """Block calls within each call of the transformer."""
+
+    @property
+    def skipped_calls(self) -> int:
+        return sum(count == 0 for count in self.per_call)
+
+
+@contextmanager
+def spying(model: Any) -> Iterator[Spy]:
+    spy = Spy()
+
+    def model_called(module: nn.Module, args: Any) -> None:
+        spy.per_call.append(0)
+
+    def block_called(module: nn.Module, args: Any) -> None:
+        spy.per_call[-1] += 1
+
+    hooks = [model.model.diffusion_model.register_forward_pre_hook(model_called)]
+    hooks += [block.register_forward_pre_hook(block_called) for block in stack_blocks(model)]
+    try:
+        yield spy
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@dataclass
+class Call:
+    """One call of the model: its inputs and what came back."""
+
+    x: torch.Tensor
+    t: torch.Tensor
+    c: dict[str, Any]
+    out: torch.Tensor
+
+
+def recording(model: Any, inject: Callable[[Call], None] | None = None) -> tuple[Any, list[Call]]:
+    """A clone of `model` whose calls are recorded; `inject` may change inputs before the call."""
+    calls: list[Call] = []
+    clone = model.clone()
+
+    def wrapper(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
+        c = dict(args["c"])
+        call = Call(args["input"].clone(), args["timestep"].clone(), c, torch.empty(0))
+        if inject is not None:
+            inject(call)
+        call.out = apply_model(args["input"], args["timestep"], **call.c)
+        calls.append(call)
+        return call.out
+
+    clone.set_model_unet_function_wrapper(wrapper)
+    return clone, calls
