@@ -34,7 +34,7 @@ from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, STEPS, Pair, Testbed, load
 from benchmarks.wide import wide_bed
 from teacache.config import TeaCacheConfig
-from teacache.engine.forward import ModelCall, WholeCall
+from teacache.engine.forward import PredictionForward, StackForward
 from teacache.engine.indicators import relative_change
 from teacache.engine.run import Run
 from teacache.families.comfyui.modulation import joint_block
@@ -75,10 +75,10 @@ DECIDING: dict[str, dict[str, Any]] = {
     "forecast": {"mode": "forecast", "rel_l1_thresh": NEVER},
 }
 DECISION: tuple[tuple[type, str], ...] = (
-    (Run, "consider_latent"),
-    (ModelCall, "_measure"),
-    (WholeCall, "__init__"),
-    (WholeCall, "observe"),
+    (Run, "decide_by_latent"),
+    (StackForward, "_measure"),
+    (PredictionForward, "__init__"),
+    (PredictionForward, "observe"),
 )
 """What reads, compares and judges; `observe` learns how wrong a prediction would have been."""
 

@@ -43,7 +43,7 @@ from benchmarks.testbeds import (
 )
 from benchmarks.variants import Variant, variants
 from teacache.comparison.metrics import psnr
-from teacache.config import ConfigError
+from teacache.errors import ConfigError
 from teacache.hosts.comfyui.headless.boot import PACK, boot, find_comfyui
 
 OUT = PACK / "output" / "benchmarks"

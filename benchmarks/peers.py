@@ -75,13 +75,13 @@ class Planned:
     def at(self, speedup: float) -> Switch:
         @contextmanager
         def switch(bed: Testbed) -> Iterator[Any]:
-            from teacache.calibration.override import Trial
+            from teacache.calibration.override import RunOverride
             from teacache.hosts.comfyui.patch import apply_teacache
 
             if bed.name not in self._calibrations:
                 self._calibrations[bed.name] = calibrated(bed)
             plan = self._calibrations[bed.name].plan(steps_for(bed.steps, speedup))
-            yield apply_teacache(bed.patcher, TeaCacheConfig(), trial=Trial(plan))[0]
+            yield apply_teacache(bed.patcher, TeaCacheConfig(), override=RunOverride(plan))[0]
 
         return switch
 

@@ -16,10 +16,10 @@ from ..teacache.config import (
     MODES,
     PREDICTORS,
     PRESETS,
-    ConfigError,
     TeaCacheConfig,
 )
-from ..teacache.engine.run import Listener
+from ..teacache.engine.run import RunListener
+from ..teacache.errors import ConfigError
 from ..teacache.hosts.comfyui.conditions import profile_store
 from ..teacache.hosts.comfyui.other_caches import stacked_caches
 from ..teacache.hosts.comfyui.patch import apply_teacache, cached_model, describe_unsupported
@@ -277,7 +277,7 @@ def tell_ready(node_id: str, line: str, notes: list[str]) -> None:
     server.send_sync("teacache.ready", ready, server.client_id)
 
 
-def event_listener(node_id: str) -> Listener:
+def event_listener(node_id: str) -> RunListener:
     """Sends a run's events to the editor (and to whoever else listens to the server)."""
 
     def tell(event: str, data: dict[str, Any]) -> None:

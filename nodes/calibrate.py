@@ -13,7 +13,7 @@ from server import PromptServer
 from ..teacache.calibration.keeping import calibrate_into
 from ..teacache.calibration.results import calibration_table
 from ..teacache.comparison.runner import clock
-from ..teacache.config import ConfigError
+from ..teacache.errors import ConfigError
 from ..teacache.hosts.comfyui.bench import Case, ComfyBench, Settings
 from ..teacache.hosts.comfyui.conditions import profile_store
 from ..teacache.plots.calibration import calibration_picture

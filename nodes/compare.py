@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..teacache.comparison.metrics import WINDOW, lpips, psnr, ssim
 from ..teacache.plots import comparison
-from ..teacache.plots.pixels import to_picture
+from ..teacache.plots.pixels import to_pil
 from .schema import CATEGORY, schema, to_image
 
 
@@ -68,28 +68,28 @@ class CompareImages(io.ComfyNode):
             )
         pictures, lines = [], []
         for a, b in zip(image_a.clamp(0, 1), image_b.clamp(0, 1), strict=True):
-            noise, likeness = psnr(a, b), _ssim(a, b)
+            noise, similarity = psnr(a, b), _ssim(a, b)
             pictures.append(
                 comparison(
-                    to_picture(a),
-                    to_picture(b),
+                    to_pil(a),
+                    to_pil(b),
                     amplify,
                     (label_a, label_b),
                     psnr=noise,
-                    ssim=likeness,
+                    ssim=similarity,
                 )
             )
-            lines.append(_line(noise, likeness, _lpips(a, b)))
+            lines.append(_line(noise, similarity, _lpips(a, b)))
         text = "\n".join(lines)
         image = torch.cat([to_image(picture) for picture in pictures])
         shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(image, text, ui=shown)
 
 
-def _line(noise: float, likeness: float | None, distance: float | str) -> str:
+def _line(noise: float, similarity: float | None, distance: float | str) -> str:
     parts = ["identical" if math.isinf(noise) else f"PSNR {noise:.2f} dB"]
-    if likeness is not None:
-        parts.append(f"SSIM {likeness:.4f}")
+    if similarity is not None:
+        parts.append(f"SSIM {similarity:.4f}")
     parts.append(distance if isinstance(distance, str) else f"LPIPS {distance:.4f}")
     return " · ".join(parts)
 

@@ -15,13 +15,13 @@ from comfy_api.latest import io
 from PIL import Image
 from server import PromptServer
 
-from ..teacache.environment import BACKEND_VARIABLE, chosen_config
+from ..teacache.environment import BACKEND_VARIABLE, resolve_cache_config
 from ..teacache.hosts.diffusers import generation
 from ..teacache.hosts.diffusers import loading as pipelines
 from ..teacache.hosts.diffusers.folder import DEMO, list_folders
 from ..teacache.hosts.diffusers.generation import Step
 from ..teacache.hosts.diffusers.loading import Pipeline
-from ..teacache.plots.pixels import to_picture
+from ..teacache.plots.pixels import to_pil
 from .apply import event_listener
 from .apply_pipeline import PipelineSocket
 from .sampler_widgets import seed_widget
@@ -100,7 +100,7 @@ class LoadDiffusionPipeline(io.ComfyNode):
         repository: str = "",
         allow_network: bool = False,
     ) -> io.NodeOutput:
-        cache = chosen_config(os.environ)
+        cache = resolve_cache_config(os.environ)
         pipe = pipelines.load_pipeline(
             repository.strip() or chosen_folder(pipeline),
             source="repository" if repository.strip() else "pipeline",
@@ -274,7 +274,7 @@ class Previews:
 
 def pictures(images: torch.Tensor) -> Image.Image | list[Image.Image]:
     """A batch of images as pipelines take them: one as itself."""
-    found = [to_picture(each) for each in images]
+    found = [to_pil(each) for each in images]
     return found[0] if len(found) == 1 else found
 
 

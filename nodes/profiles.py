@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..teacache.calibration.results import calibration_table
-from ..teacache.config import ConfigError
+from ..teacache.errors import ConfigError
 from ..teacache.hosts.comfyui.conditions import profile_store
 from ..teacache.profiles.store import ProfileStore
 from .schema import CATEGORY, schema

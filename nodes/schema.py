@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import ComfyAPI, io
 from PIL import Image
 
-from ..teacache.plots.pixels import to_pixels
+from ..teacache.plots.pixels import to_tensor_image
 
 CATEGORY = "TeaCache"
 AnyInput = TypeVar("AnyInput", bound=io.Input)
@@ -73,4 +73,4 @@ async def offer_replacements() -> None:
 
 def to_image(picture: Image.Image) -> torch.Tensor:
     """`picture` as a batch of one, as ComfyUI passes images between nodes."""
-    return to_pixels(picture)[None]
+    return to_tensor_image(picture)[None]

@@ -12,9 +12,9 @@ from server import PromptServer
 
 from ..teacache.comparison import Axis, Progress, Side, Sweep, grid_points, parse_axis
 from ..teacache.comparison.results import notes, results, table
-from ..teacache.config import ConfigError
+from ..teacache.errors import ConfigError
 from ..teacache.hosts.comfyui.sweep_model import TIMED, ModelHost, Preview, SamplerInputs
-from ..teacache.plots.pixels import to_picture
+from ..teacache.plots.pixels import to_pil
 from ..teacache.plots.sweep import sweep_picture
 from .sampler_widgets import sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
@@ -33,7 +33,7 @@ class SweepTeaCache(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Samples without the cache, then with each setting, same seed, and shows the "
-                "pictures with their speed-up and likeness. In place of a sampler."
+                "pictures with their speed-up and similarity. In place of a sampler."
             ),
             inputs=[
                 io.Model.Input(
@@ -95,7 +95,7 @@ class SweepTeaCache(io.ComfyNode):
                     tooltip="The picture without the cache, then those of the points.",
                 ),
                 io.String.Output(
-                    display_name="table", tooltip="Time, steps, speed-up and likeness of each."
+                    display_name="table", tooltip="Time, steps, speed-up and similarity of each."
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -148,8 +148,7 @@ class SweepTeaCache(io.ComfyNode):
         sweep.run(host, shown.progress, keep)
         report = results(sweep, across, down, TIMED, {})
         thumbnails = [
-            None if side.thumbnail is None else to_picture(side.thumbnail)
-            for side in sweep.everyone
+            None if side.thumbnail is None else to_pil(side.thumbnail) for side in sweep.everyone
         ]
         grid = to_image(sweep_picture(report, thumbnails))
         text = "\n".join([table(report), "", *notes(report)])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from dataclasses import dataclass
 from typing import Any
+
+from .errors import ConfigError, nearest
 
 CACHE_DEVICES = ("auto", "device", "cpu")
 MODES = ("forecast", "faithful")
@@ -17,13 +18,13 @@ PREDICTORS = ("auto", "reuse", "linear", "damped", "blend")
 READINGS = ("modulated_input", "timestep", "timestep_projection", "stack_input")
 """What the indicator `profile` may read; each profile names one."""
 MAX_THRESHOLD = 100.0
+FORCE_COMPUTE = 1000.0
+"""A distance above every allowed threshold: where nothing is known, the step is computed."""
+NEVER_SKIP = 1e-30
+"""A threshold that no distance stays below."""
 PRESETS = ("auto", "faithful", "quality", "balanced", "fast")
 LEAST_SPEEDUP, MOST_SPEEDUP = 1.1, 10.0
 _SPEEDUP = re.compile(r"(\d+(?:\.\d+)?)x")
-
-
-class ConfigError(ValueError):
-    """A setting is unusable. The message names it, what is wrong, and what is allowed."""
 
 
 def _number(name: str, value: object, low: float, high: float) -> float:
@@ -133,7 +134,6 @@ class TeaCacheConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = nearest(key, known) or "."
                 raise ConfigError(f"unknown setting {key!r}{hint} Known: {', '.join(known)}")
         return cls(**values)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .config import ConfigError, TeaCacheConfig
-from .errors import UserError, nearest
+from .config import TeaCacheConfig
+from .errors import ConfigError, UserError, nearest
 
 BACKEND_VARIABLE = "DIFFUSION_CACHE_BACKEND"
 CONFIG_VARIABLE = "DIFFUSION_CACHE_CONFIG"
@@ -15,7 +15,7 @@ TEACACHE, NONE = "tea_cache", "none"
 BACKENDS = (TEACACHE, NONE)
 
 
-def chosen_config(
+def resolve_cache_config(
     environment: Mapping[str, str],
     backend: str | None = None,
     config: str | None = None,

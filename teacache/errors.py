@@ -6,11 +6,15 @@ import difflib
 from collections.abc import Iterable
 
 
+class ConfigError(ValueError):
+    """A setting is unusable. The message names it, what is wrong, and what is allowed."""
+
+
 class UserError(Exception):
     """The input is unusable: exit status 2. The message names it and what is allowed."""
 
 
-class GraphFailed(Exception):
+class ExecutionError(Exception):
     """A valid graph failed while it ran: exit status 1. `details` holds the traceback."""
 
     def __init__(self, message: str, details: str = "") -> None:

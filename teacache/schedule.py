@@ -1,4 +1,4 @@
-"""How far a step goes, in average steps of its run."""
+"""The noise levels of a sampling run: steps, segments, step sizes, and the current position."""
 
 from __future__ import annotations
 
@@ -6,51 +6,162 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from .engine.policy import UNSURE
+from .config import FORCE_COMPUTE
 
-EDGE = 1e-4
-"""Shares of noise nearer than this to none or to all have no ratio of signal to noise."""
+LOG_SNR_MARGIN = 1e-4
+"""Noise shares closer than this to 0 or 1 are clipped before their log-SNR is taken."""
 
 
-class Pace:
-    """The length of steps over `sigmas` (noise levels), half by noise level, half by its log.
+def same_sigma(one: float, other: float) -> bool:
+    """Whether two noise levels are equal up to rounding."""
+    return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6)
 
-    One half is the change of the noise level s: the displacement of the sample, along which the
-    error of a derivative counts. The other one is the change of log((1 - s) / s), signal over
-    noise: what is missed in the first, noisiest steps decides on the whole picture, though they
-    hardly move it, and what is missed in the last ones is not put right any more. Each half is
-    1 for an average step. Levels above 1, which no flow model has, count as s / (1 + s), the share
-    of the noise in the latent.
+
+class Schedule:
+    """The noise levels that a sampling run goes through.
+
+    Args:
+        sigmas: noise levels, one more than the run has steps.
     """
 
     def __init__(self, sigmas: Sequence[float]) -> None:
-        self._above_one = max(sigmas) > 1
-        levels = [self._share(sigma) for sigma in sigmas]
-        self._mean_noise = _mean(abs(b - a) for a, b in pairwise(levels))
-        inner = [level for level in levels if EDGE < level < 1 - EDGE]
-        self._mean_odds = _mean(abs(_odds(b) - _odds(a)) for a, b in pairwise(inner))
+        self.sigmas = list(sigmas)
+        self.steps = len(self.sigmas) - 1
+        self.segments = _segments(self.sigmas)
+        """For each step, the number of turning points before it. Values are extrapolated only
+        within one segment, where the noise level moves in one direction."""
+        self._above_one = max(self.sigmas) > 1
+        shares = [self._noise_share(sigma) for sigma in self.sigmas]
+        self._mean_noise_step = _mean(abs(b - a) for a, b in pairwise(shares))
+        inner = [share for share in shares if LOG_SNR_MARGIN < share < 1 - LOG_SNR_MARGIN]
+        self._mean_log_snr_step = _mean(abs(_log_snr(b) - _log_snr(a)) for a, b in pairwise(inner))
 
-    def share(self, start: float, end: float) -> float:
-        """Length of the step between two noise levels; `UNSURE` where the run does not move."""
-        if not self._mean_noise:
-            return UNSURE
-        start, end = self._share(start), self._share(end)
-        noise = abs(end - start) / self._mean_noise
-        if not self._mean_odds:
+    def relative_step_size(self, start: float, end: float) -> float:
+        """Size of the step between two noise levels, in average steps of this schedule.
+
+        The mean of two measures, each 1 for an average step: the change of the noise share, which
+        is the distance that the sample moves, and the change of log((1 - s) / s). The second gives
+        weight to the first steps, which decide on the whole image although they hardly move it,
+        and to the last ones, whose errors no later step corrects.
+
+        Args:
+            start, end: noise levels. Above 1, where no flow model is, s counts as s / (1 + s).
+
+        Returns:
+            The relative size, or `FORCE_COMPUTE` where the schedule does not move at all.
+        """
+        if not self._mean_noise_step:
+            return FORCE_COMPUTE
+        start, end = self._noise_share(start), self._noise_share(end)
+        noise = abs(end - start) / self._mean_noise_step
+        if not self._mean_log_snr_step:
             return noise
-        return (noise + abs(_odds(end) - _odds(start)) / self._mean_odds) / 2
+        return (noise + abs(_log_snr(end) - _log_snr(start)) / self._mean_log_snr_step) / 2
 
-    def _share(self, sigma: float) -> float:
+    def step_at(self, sigma: float, current: int) -> int:
+        """The step that an evaluation at noise level `sigma` belongs to.
+
+        An exact level is searched for from `current` on, then everywhere, so that schedules that
+        rise again and samplers that evaluate twice per step are followed. A level between two of
+        the schedule's belongs to the step that spans it.
+
+        Args:
+            sigma: noise level of the evaluation.
+            current: step of the previous evaluation, 0 at the start.
+        """
+        last: int = self.steps - 1
+        order: list[int] = [*range(current, last + 1), *range(current)]
+        for step in order:
+            if same_sigma(sigma, self.sigmas[step]):
+                return step
+        for step in order:
+            low, high = sorted((self.sigmas[step], self.sigmas[step + 1]))
+            if low <= sigma <= high:
+                return step
+        return min(current, max(last, 0))
+
+    def _noise_share(self, sigma: float) -> float:
         return sigma / (1 + sigma) if self._above_one else sigma
 
 
-def _odds(share: float) -> float:
-    """log((1 - share) / share), signal over noise."""
-    inside = min(max(share, EDGE), 1 - EDGE)
+class StepTracker:
+    """The position of a run in its schedule, updated once per evaluation of the denoiser.
+
+    Args:
+        schedule: the run's noise levels.
+        one_eval_per_step: whether the sampler evaluates once at each level, in order.
+    """
+
+    def __init__(self, schedule: Schedule, one_eval_per_step: bool) -> None:
+        self.schedule = schedule
+        self.evaluations = 0
+        """Evaluations begun so far."""
+        self.step = 0
+        self.sigma = 0.0
+        self._previous_sigma: float | None = None
+        self._one_eval_per_step = one_eval_per_step
+
+    @property
+    def expected_sigma(self) -> float | None:
+        """Level of the next evaluation, None where the sampler does not tell it in advance."""
+        known = self._one_eval_per_step and self.evaluations < self.schedule.steps
+        return self.schedule.sigmas[self.evaluations] if known else None
+
+    def advance(self, sigma: float, step: int | None = None) -> None:
+        """An evaluation at `sigma` begins; `step` where the host knows it.
+
+        Levels that a schedule repeats are told apart by counting evaluations.
+        """
+        if step is None:
+            expected = self.expected_sigma
+            counted = expected is not None and same_sigma(sigma, expected)
+            step = self.evaluations if counted else self.schedule.step_at(sigma, self.step)
+        self._previous_sigma = self.sigma if self.evaluations else None
+        self.step, self.sigma = step, sigma
+        self.evaluations += 1
+
+    @property
+    def segment(self) -> int:
+        """The segment of the schedule that the current step lies in."""
+        return self.schedule.segments[self.step]
+
+    @property
+    def step_size(self) -> float:
+        """Signed size of the current step in sigma.
+
+        Where the sampler is not known to go through the schedule, the size of the previous step;
+        the schedule's own where the evaluation repeats a level.
+        """
+        following = self.schedule.sigmas[self.step + 1]
+        if self._one_eval_per_step:
+            return following - self.sigma
+        if self._previous_sigma is None or same_sigma(self.sigma, self._previous_sigma):
+            return following - self.schedule.sigmas[self.step]
+        return self.sigma - self._previous_sigma
+
+    @property
+    def relative_step_size(self) -> float:
+        """Size of the current step, in average steps of the run."""
+        return self.schedule.relative_step_size(self.sigma, self.sigma + self.step_size)
+
+
+def _segments(sigmas: Sequence[float]) -> list[int]:
+    turns, direction, found = 0, 0.0, []
+    for before, after in pairwise(sigmas):
+        size = after - before
+        turns += direction * size < 0
+        direction = size or direction
+        found.append(turns)
+    return found
+
+
+def _log_snr(noise_share: float) -> float:
+    """log((1 - s) / s) of a noise share s."""
+    inside = min(max(noise_share, LOG_SNR_MARGIN), 1 - LOG_SNR_MARGIN)
     return math.log((1 - inside) / inside)
 
 
 def _mean(values: Iterable[float]) -> float:
-    """Of nothing: 0."""
+    """The mean; 0 of an empty series."""
     found = list(values)
     return sum(found) / len(found) if found else 0.0

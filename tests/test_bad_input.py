@@ -17,7 +17,8 @@ import pytest
 from paths import ROOT
 
 from teacache.cli.main import main
-from teacache.config import ConfigError, TeaCacheConfig
+from teacache.config import TeaCacheConfig
+from teacache.errors import ConfigError
 from teacache.profiles.profile import parse_profile
 
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"

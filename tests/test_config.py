@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacache.config import MAX_THRESHOLD, ConfigError, TeaCacheConfig
+from teacache.config import MAX_THRESHOLD, TeaCacheConfig
+from teacache.errors import ConfigError
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"rel_l1_thresh": math.nan}, "rel_l1_thresh must be a number from 0 to 100, not nan"),

@@ -18,7 +18,7 @@ from ..profiles.plans import Plan, generic_plan, steps_for
 from ..profiles.profile import Profile, Threshold
 from .fit import Fit, fit_polynomial, thresholds_for
 from .journal import Journal
-from .override import Trial
+from .override import RunOverride
 from .recorder import Recorder, Recording
 from .schedule_search import (
     PEAKS,
@@ -40,7 +40,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledRun:
     """One run. final: its latent, or its picture where the host tells no latent. computed: steps
     that were computed."""
 
@@ -64,7 +64,7 @@ class Bench(Protocol):
     about: dict[str, Any]
     key: dict[str, Any]
 
-    def sample(self, case: int, trial: Trial) -> Sampled:
+    def sample(self, case: int, override: RunOverride) -> SampledRun:
         """Runs a case."""
 
 
@@ -146,11 +146,11 @@ class Calibrator:
             recording, known = self.journal.recording(case), self.journal.conditions()
             if recording is None or known is None:
                 recorder = Recorder(self._sketch)
-                trial = Trial(observer=recorder)
-                final = self.bench.sample(case, trial).final
+                override = RunOverride(observer=recorder)
+                final = self.bench.sample(case, override).final
                 self._check(case, final)
-                assert trial.known is not None
-                known = trial.known.conditions, trial.known.solver.euler
+                assert override.context is not None
+                known = override.context.conditions, override.context.sampler.euler
                 try:
                     recording = recorder.finish(known[0].sigmas, final)
                 except ValueError as error:
@@ -188,7 +188,7 @@ class Calibrator:
         for case, recording in enumerate(recordings):
             known = self.journal.tried(case, plan)
             if known is None:
-                sampled = self.bench.sample(case, Trial(plan))
+                sampled = self.bench.sample(case, RunOverride(plan))
                 self._check(case, sampled.final)
                 missed = self._sketch(sampled.final) - recording.final
                 error = float(missed.double().norm() / recording.final.double().norm())

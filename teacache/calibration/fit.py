@@ -84,8 +84,8 @@ def _computed(distances: Sequence[float], steps: int, threshold: float) -> int:
     for step, distance in enumerate(distances, start=1):
         accumulated += distance
         skip = (
-            policy.settled(step) is None
-            and policy.judge(accumulated, skipped) is Reason.UNDER_THRESHOLD
+            policy.fixed_reason(step) is None
+            and policy.compare(accumulated, skipped) is Reason.UNDER_THRESHOLD
         )
         accumulated, skipped = (accumulated, skipped + 1) if skip else (0.0, 0)
         count += not skip

@@ -1,32 +1,41 @@
-"""What calibration makes a run do, in place of what its settings would."""
+"""What a calibration makes a run do, in place of what the user's settings say."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ..config import TeaCacheConfig
-from ..engine.choice import Choice, plain_choice, planned_choice, recording_choice
-from ..engine.presets import Known
-from ..engine.run import Observer
+from ..engine.presets import RunContext
+from ..engine.run import RunObserver
+from ..engine.strategy import (
+    RunSettings,
+    planned_settings,
+    recording_settings,
+    settings_from_config,
+)
 from ..profiles.plans import Plan
 
 
 @dataclass
-class Trial:
-    """One run. It computes the steps of `plan`; or every step, shown to `observer`; or, without
-    both, what the settings say, whatever was calibrated before.
+class RunOverride:
+    """One run of a calibration.
 
-    known: what the host knew when the run began.
+    With `plan` it computes the steps of the plan; with `observer` it computes every step and shows
+    it to the observer; with neither it does what the settings say, without any earlier calibration.
+
+    Args:
+        context: what the host knew when the run began; set by the run.
     """
 
     plan: Plan | None = None
-    observer: Observer | None = None
-    known: Known | None = None
+    observer: RunObserver | None = None
+    context: RunContext | None = None
 
-    def choice(self, config: TeaCacheConfig, known: Known) -> Choice:
-        self.known = known
+    def settings(self, config: TeaCacheConfig, context: RunContext) -> RunSettings:
+        """The settings of the run."""
+        self.context = context
         if self.plan is not None:
-            return planned_choice(config, known.profile, self.plan)
+            return planned_settings(config, context.profile, self.plan)
         if self.observer is not None:
-            return recording_choice(config, known.profile)
-        return plain_choice(config, known.profile, known.solver, known.packed)
+            return recording_settings(config, context.profile)
+        return settings_from_config(config, context.profile, context.sampler, context.packed)

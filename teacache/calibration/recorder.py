@@ -48,7 +48,7 @@ class _Branch:
 
 
 class Recorder:
-    """A `run.Observer`: reduces every tensor as it comes. Holds one residual per branch.
+    """A `engine.run.RunObserver`: reduces every tensor as it comes. Holds one residual per branch.
 
     Of a step with several evaluations the first one counts. Branches are told apart by the host's
     keys, and a change is always between two values of one branch.
@@ -60,14 +60,14 @@ class Recorder:
         self._branches: dict[Hashable, _Branch] = {}
         self._points: list[Point] = []
 
-    def prediction(self, step: int, derivative: torch.Tensor) -> None:
+    def on_prediction(self, step: int, derivative: torch.Tensor) -> None:
         if step not in self._derivatives:
             self._derivatives[step] = self._sketch(derivative)
 
-    def reading(self, step: int, branch: Hashable, change: float) -> None:
+    def on_indicator_change(self, step: int, branch: Hashable, change: float) -> None:
         self._known(branch).indicator.setdefault(step, change)
 
-    def residual(self, step: int, branch: Hashable, residual: torch.Tensor) -> None:
+    def on_residual(self, step: int, branch: Hashable, residual: torch.Tensor) -> None:
         known = self._known(branch)
         if known.step == step:
             return

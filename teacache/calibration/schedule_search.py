@@ -64,9 +64,9 @@ def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: 
     """What skipping the steps between computed `start` and `end` adds to the sample.
 
     before: the computed step before `start`. The steps between are predicted half-way along the
-    line through `before` and `start`, as a plan does (`Damped`, which learns nothing there). With
+    line through `before` and `start`, as a plan does (`Damped`, never updated). With
     Euler's method the step at `end` then makes good what a parabola through the three tells
-    (`WholeCall`); what the model was meanwhile shown in a wrong place changes its value there by
+    (`PredictionForward`); what the model was meanwhile shown in a wrong place changes its value there by
     about as much over the noise level.
     """
     if end == start + 1:

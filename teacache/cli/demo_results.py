@@ -60,26 +60,26 @@ def write_results(out: Path, uncached: Side, cached: Side) -> dict[str, Any]:
 
     from ..comparison.metrics import compare
     from ..plots import comparison, timeline
-    from ..plots.pixels import to_pixels
+    from ..plots.pixels import to_tensor_image
 
     def load(path: Path) -> torch.Tensor:
         with Image.open(path) as picture:
-            return to_pixels(picture)
+            return to_tensor_image(picture)
 
     def repeatable(side: Side) -> bool:
         first = load(side.pictures[0])
         return all(torch.equal(first, load(other)) for other in side.pictures[1:])
 
     first, second = uncached.pictures[0], cached.pictures[0]
-    likeness = compare(load(first), load(second))
-    likeness["repeatable"] = repeatable(uncached) and repeatable(cached)
-    report = results_json(uncached, cached, likeness)
+    similarity = compare(load(first), load(second))
+    similarity["repeatable"] = repeatable(uncached) and repeatable(cached)
+    report = results_json(uncached, cached, similarity)
     for source, name in ((first, "uncached.png"), (second, "cached.png")):
         write_atomically(out / name, partial(shutil.copyfile, source))
     pictures = {"timeline.png": timeline(report["run"])}
     with Image.open(first) as a, Image.open(second) as b:
         pictures["comparison.png"] = comparison(
-            a, b, labels=captions(report), psnr=likeness["psnr"], ssim=likeness["ssim"]
+            a, b, labels=captions(report), psnr=similarity["psnr"], ssim=similarity["ssim"]
         )
     for name, picture in pictures.items():
         write_atomically(out / name, picture.save)
@@ -87,7 +87,7 @@ def write_results(out: Path, uncached: Side, cached: Side) -> dict[str, Any]:
     return report
 
 
-def results_json(uncached: Side, cached: Side, likeness: dict[str, Any]) -> dict[str, Any]:
+def results_json(uncached: Side, cached: Side, similarity: dict[str, Any]) -> dict[str, Any]:
     run = cached.typical_report
     sampler = cached.inputs("KSampler")
     return {
@@ -105,7 +105,7 @@ def results_json(uncached: Side, cached: Side, likeness: dict[str, Any]) -> dict
             "threshold": run["threshold"],
         },
         "speedup": uncached.median / cached.median,
-        **likeness,
+        **similarity,
         "run": run,
     }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..profiles.profile import Profile, load_profiles
 
 if TYPE_CHECKING:
-    from ..families.registry import Family, Untouched
+    from ..families.spec import Family, Uncacheable
 
 TESTED = {"run": "run", "newer": "run on 0.33", "read": "read only"}
 
@@ -80,11 +80,11 @@ class Row:
 COLUMNS = ["Family", "Profile", "Indicator", "Threshold", "Calibrated", "Tested"]
 
 
-def _tables() -> tuple[Sequence[Family], Sequence[Untouched]]:
+def _tables() -> tuple[Sequence[Family], Sequence[Uncacheable]]:
     """Imported when asked for: it takes torch, and seconds, which no other command should."""
-    from ..families.registry import FAMILIES, UNTOUCHED
+    from ..families.registry import FAMILIES, UNCACHEABLE
 
-    return FAMILIES, UNTOUCHED
+    return FAMILIES, UNCACHEABLE
 
 
 def rows() -> list[Row]:

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import MAX_THRESHOLD, TeaCacheConfig
-from ..environment import BACKEND_VARIABLE, BACKENDS, CONFIG_VARIABLE, TEACACHE, chosen_config
+from ..environment import (
+    BACKEND_VARIABLE,
+    BACKENDS,
+    CONFIG_VARIABLE,
+    TEACACHE,
+    resolve_cache_config,
+)
 from ..errors import UserError
 from .options import number, refuse_file, say, usable_folder
 from .pipeline_options import (
@@ -65,7 +71,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    cache = chosen_config(
+    cache = resolve_cache_config(
         os.environ, args.cache_backend, args.cache_config, args.tea_cache_rel_l1_thresh
     )
     if args.compare and (cache is None or cache.rel_l1_thresh == 0):

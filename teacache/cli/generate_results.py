@@ -46,9 +46,9 @@ def write_results(
 
     reference: the run without the cache, where one was made to compare.
     """
-    from ..comparison.metrics import likeness
+    from ..comparison.metrics import similarity
     from ..plots import comparison, timeline
-    from ..plots.pixels import to_picture
+    from ..plots.pixels import to_pil
 
     files = {**named("image", result.pictures)}
     report = about | {
@@ -56,20 +56,20 @@ def write_results(
         "notes": result.notes,
         "run": None if result.report is None else result.report.to_json(),
     }
-    pictures = {name: to_picture(pixels) for name, pixels in files.items()}
+    pictures = {name: to_pil(pixels) for name, pixels in files.items()}
     if report["run"] and report["run"]["records"]:
         pictures["timeline.png"] = timeline(report["run"])
     if reference is not None:
         without = named("uncached", reference.pictures)
-        pictures |= {name: to_picture(pixels) for name, pixels in without.items()}
+        pictures |= {name: to_pil(pixels) for name, pixels in without.items()}
         report |= {
             "uncached_seconds": reference.seconds,
             "speedup": reference.seconds / result.seconds,
-            **likeness(reference.pictures, result.pictures),
+            **similarity(reference.pictures, result.pictures),
         }
         pictures["comparison.png"] = comparison(
-            to_picture(reference.pictures[0]),
-            to_picture(result.pictures[0]),
+            to_pil(reference.pictures[0]),
+            to_pil(result.pictures[0]),
             labels=(
                 f"uncached\n{reference.seconds:.2f} s",
                 f"{cache_name(report)}\n{result.seconds:.2f} s, {report['run']['skipped']} of "

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ..config import ConfigError
-from ..errors import GraphFailed, UserError
+from ..errors import ConfigError, ExecutionError, UserError
 from . import calibrate, demo, families, generate, profiles, run, sweep
 
 COMMANDS = (run, demo, generate, sweep, calibrate, profiles, families)
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except (UserError, ConfigError) as error:
         return fail(str(error), 2)
-    except GraphFailed as error:
+    except ExecutionError as error:
         if verbose:
             print(error.details, file=sys.stderr)
         return fail(str(error), 1)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GraphFailed, UserError
+from ..errors import ExecutionError, UserError
 from ..files import write_json
 from ..hosts.comfyui.headless.boot import find_comfyui
 from ..workflows.editor_format import to_graph
@@ -123,7 +123,7 @@ def execute(session: Session, graph: Graph, workflow: Path, report: Path | None)
     try:
         with Bars() as bars:
             result = session.run(graph, bars)
-    except (GraphFailed, UserError, KeyboardInterrupt) as stop:
+    except (ExecutionError, UserError, KeyboardInterrupt) as stop:
         if report:
             failed = not isinstance(stop, KeyboardInterrupt)
             error = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GraphFailed, UserError
+from ..errors import ExecutionError, UserError
 from ..files import write_json
 from ..workflows.editor_format import to_graph
 from ..workflows.graph import Graph, as_graph, assign, describe, is_editor_format, parse_assignment
@@ -38,7 +38,7 @@ class Variation:
     folder: Path
     server: str = ""
     result: GraphResult | None = None
-    failure: GraphFailed | None = None
+    failure: ExecutionError | None = None
 
     def to_json(self, out: Path) -> dict[str, Any]:
         entry: dict[str, Any] = {"server": self.server, "settings": self.settings}
@@ -151,7 +151,7 @@ async def share(hosts: list[RemoteHost], variations: list[Variation]) -> None:
         hosts = [host for host, answers in zip(hosts, alive, strict=True) if answers]
         if waiting and not hosts:
             for variation in waiting:
-                variation.failure = GraphFailed("no server is left that answers")
+                variation.failure = ExecutionError("no server is left that answers")
             return
 
 
@@ -165,7 +165,7 @@ async def work(host: RemoteHost, waiting: deque[Variation], several: bool) -> bo
         try:
             with Bars(f"{variation.number:03}" if several else None) as bars:
                 variation.result = await host.run(variation.graph, variation.folder, bars)
-        except GraphFailed as failure:
+        except ExecutionError as failure:
             variation.failure = failure
         except ServerLost as lost:
             waiting.appendleft(variation)

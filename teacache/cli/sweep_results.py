@@ -49,14 +49,14 @@ class Files:
         self.names: dict[Side, list[str]] = {}
 
     def keep(self, side: Side, pictures: Tensor) -> None:
-        from ..plots.pixels import to_picture
+        from ..plots.pixels import to_pil
 
         stem = file_stem(side.label)
         if side.point is not None:
             stem = f"{self._numbers[side]:02}_{stem}"
         files = named(stem, pictures)
         for name, pixels in files.items():
-            write_atomically(self._out / name, to_picture(pixels).save)
+            write_atomically(self._out / name, to_pil(pixels).save)
         self.names[side] = list(files)
 
 
@@ -97,11 +97,11 @@ def carry_out(task: Task) -> None:
 
 def write_results(out: Path, sweep: Sweep, report: dict[str, Any], files: Files) -> None:
     """Writes sweep.png and report.json."""
-    from ..plots.pixels import to_picture
+    from ..plots.pixels import to_pil
     from ..plots.sweep import sweep_picture
 
     thumbnails = [
-        None if side.thumbnail is None else to_picture(side.thumbnail) for side in sweep.everyone
+        None if side.thumbnail is None else to_pil(side.thumbnail) for side in sweep.everyone
     ]
     write_atomically(out / "sweep.png", sweep_picture(report, thumbnails).save)
     for side, data in zip(sweep.everyone, [report["reference"], *report["points"]], strict=True):

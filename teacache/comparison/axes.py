@@ -7,8 +7,8 @@ import re
 import typing
 from dataclasses import dataclass, replace
 
-from ..config import ConfigError, TeaCacheConfig
-from ..errors import listing, nearest
+from ..config import TeaCacheConfig
+from ..errors import ConfigError, listing, nearest
 
 Value = float | int | str | bool | None
 MAX_POINTS = 64

@@ -88,7 +88,7 @@ def compare(a: Tensor, b: Tensor) -> dict[str, Any]:
     }
 
 
-def likeness(a: Tensor, b: Tensor, perceptual: bool = True) -> dict[str, Any]:
+def similarity(a: Tensor, b: Tensor, perceptual: bool = True) -> dict[str, Any]:
     """`compare`, and LPIPS if `perceptual` and its package and weights are at hand, else null."""
     found = compare(a, b)
     if not perceptual:

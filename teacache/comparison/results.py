@@ -69,7 +69,7 @@ def side_json(side: Side, sweep: Sweep, evaluations: int) -> dict[str, Any]:
     if side.point is not None:
         data |= {
             "speedup": sweep.reference.median / side.median,
-            **(side.likeness or {}),
+            **(side.similarity or {}),
             "bytes_held": max((run["bytes_held"] for run in side.typical_runs), default=0),
             "runs": side.typical_runs,
         }

@@ -1,4 +1,4 @@
-"""Sampling every point in turn: warm-up, interleaved repeats, likeness, time left."""
+"""Sampling every point in turn: warm-up, interleaved repeats, similarity, time left."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..config import ConfigError
-from ..errors import GraphFailed, UserError
+from ..errors import ConfigError, ExecutionError, UserError
 from .axes import Point
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-REFUSALS = (UserError, ConfigError, GraphFailed)
+REFUSALS = (UserError, ConfigError, ExecutionError)
 """What a point may raise: it is left out, and the sweep goes on."""
 REFERENCE = "uncached"
 
@@ -54,7 +53,7 @@ class Host(Protocol):
 class Side:
     """The reference (point None) or a point, and what its runs gave; `error` if it cannot run.
 
-    likeness: as `metrics.likeness` gives it, None for the reference. thumbnail: [H, W, C], its
+    similarity: as `metrics.similarity` gives it, None for the reference. thumbnail: [H, W, C], its
     middle picture. repeatable: whether every repeat gave the same pictures.
     """
 
@@ -62,7 +61,7 @@ class Side:
     seconds: list[float] = field(default_factory=list)
     runs: list[list[dict[str, Any]]] = field(default_factory=list)
     error: str = ""
-    likeness: dict[str, Any] | None = None
+    similarity: dict[str, Any] | None = None
     thumbnail: Tensor | None = None
     repeatable: bool = True
     wall: float | None = None
@@ -219,14 +218,14 @@ class Sweep:
 
     def _compare(self, side: Side, reference: Tensor, pictures: Tensor) -> None:
         """How alike a side's pictures are to the reference's; an error where none can be told."""
-        from .metrics import likeness
+        from .metrics import similarity
 
         if reference.shape != pictures.shape:
             shapes = f"{tuple(pictures.shape)}, without the cache {tuple(reference.shape)}"
             side.error = f"its pictures came out in another shape: {shapes}"
             return
-        side.likeness = likeness(reference, pictures, self._perceptual)
-        self._perceptual = side.likeness["lpips"] is not None  # else it is not at hand
+        side.similarity = similarity(reference, pictures, self._perceptual)
+        self._perceptual = side.similarity["lpips"] is not None  # else it is not at hand
 
     def _runs(self) -> int:
         """Runs in all: those begun, the current one among them, and what is still to come."""

@@ -1,7 +1,7 @@
-"""The block stack of a transformer, and the stand-ins that take its slots during a call.
+"""The block stack of a transformer, and the proxies that take its slots during a call.
 
-Slots of `ModuleList`s (or `ModuleDict`s) are swapped in place for the duration of one call of
-the model and restored in `finally`: block indices, lengths and whatever other code does between
+The slots of `ModuleList`s (or `ModuleDict`s) are swapped in place for the duration of one call of
+the model and restored in `finally`: block indices, lengths, and whatever other code does between
 the blocks stay as they are, and no forward is copied.
 """
 
@@ -15,64 +15,65 @@ import torch
 from torch import nn
 
 from ..families.streams import (
-    AdapterFailed,
     BlockArguments,
     BlockList,
-    Passed,
-    SideList,
+    FamilyMismatch,
+    SideBlockList,
+    SkippedOutput,
     image_part,
-    reading,
+    reading_model,
     with_image,
 )
 
 _Forward = TypeVar("_Forward", bound=Callable[..., Any])
 
 
-class StackCall(Protocol):
-    """What decides and remembers during one call of the model."""
+class StackCallbacks(Protocol):
+    """Decides and caches during one call of the model (`forward.StackForward`)."""
 
     @property
     def skipping(self) -> bool: ...
 
-    def lead(self, image: torch.Tensor) -> None:
-        """The block that runs before the stack is about to run on `image`, the batch first."""
-
-    @property
-    def lead_tokens(self) -> int:
-        """Length of the second dimension of what `lead` was given; 0 before it and without it."""
-
-    def enter(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
-        """The first block is about to run on `image`, the batch first: decide."""
-
-    def leave(self, image: torch.Tensor) -> None:
-        """The last block has computed `image`."""
-
-    def prediction(self) -> torch.Tensor:
-        """What the last block returns for the image on a skip."""
-
-    def give_up(self, failure: AdapterFailed) -> None:
-        """The streams cannot be read: this call and the rest of the run are computed."""
-
     @property
     def image_tokens(self) -> int:
-        """Length of the image's second dimension at the entry of the stack: its tokens, where
-        streams are joined. 0 before the entry and after `give_up`."""
+        """Number of image tokens at the input of the stack; 0 before it and after `give_up`."""
+
+    @property
+    def first_block_tokens(self) -> int:
+        """Number of image tokens that `on_first_block` got; 0 without it."""
+
+    def on_first_block(self, image: torch.Tensor) -> None:
+        """The block before the stack is about to run on `image`, the batch first."""
+
+    def on_stack_input(
+        self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
+    ) -> None:
+        """The first block of the stack is about to run on `image`, the batch first: decide."""
+
+    def on_stack_output(self, image: torch.Tensor) -> None:
+        """The last block has computed `image`."""
+
+    def predicted_output(self) -> torch.Tensor:
+        """What the last block returns for the image on a skip."""
+
+    def give_up(self, mismatch: FamilyMismatch) -> None:
+        """The streams cannot be read: this call and the rest of the run are computed."""
 
 
 def outside_compiled_regions(forward: _Forward) -> _Forward:
-    """The decision stays out of torch.compile; the blocks called from it are still compiled."""
+    """Keep `forward` out of torch.compile; the blocks that it calls are still compiled."""
     wrapped: _Forward = torch.compiler.disable(forward, recursive=False)  # type: ignore[no-untyped-call]
     return wrapped
 
 
 def never_compiled(function: _Forward) -> _Forward:
-    """`function` and all that it calls stay out of torch.compile: it would specialise on state."""
+    """Keep `function` and all that it calls out of torch.compile, which specialises on state."""
     wrapped: _Forward = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return wrapped
 
 
-class _StandIn(nn.Module):
-    """Takes a block's slot. Not registered as its parent: the block keeps its own identity."""
+class BlockProxy(nn.Module):
+    """Takes a block's slot. The block is not registered as a child, so that it keeps its name."""
 
     def __init__(self, stack: BlockStack) -> None:
         super().__init__()
@@ -83,12 +84,14 @@ class _StandIn(nn.Module):
         return getattr(self.__dict__["block"], name)
 
 
-class _StackStandIn(_StandIn):
+class StackBlockProxy(BlockProxy):
+    """A block of the stack: runs on a computed step, passes its inputs through on a skip."""
+
     def __init__(self, stack: BlockStack, blocks: BlockList, first: bool, last: bool) -> None:
         super().__init__(stack)
-        self.__dict__["spec"] = blocks
+        self.__dict__["block_list"] = blocks
         self.__dict__["image_stream"] = image = blocks.image_stream()
-        self.__dict__["image_place"] = blocks.returns.index(image.role)
+        self.__dict__["image_index"] = blocks.outputs.index(image.role)
         self.__dict__["returned"] = blocks.returned_streams()
         self.__dict__["first"] = first
         self.__dict__["last"] = last
@@ -106,71 +109,73 @@ class _StackStandIn(_StandIn):
     @never_compiled
     def _before(self, arguments: BlockArguments) -> tuple[bool, Any]:
         """Whether the block is skipped, and what it returns then."""
-        call = self.stack.call
+        callbacks = self.stack.callbacks
         try:
             if self.first:
-                call.enter(self.block, arguments, self._entry(arguments))
-            if call.skipping:
-                return True, self._passed(arguments)
-        except AdapterFailed as failure:
-            call.give_up(failure)
+                callbacks.on_stack_input(self.block, arguments, self._stack_input(arguments))
+            if callbacks.skipping:
+                return True, self._passed_through(arguments)
+        except FamilyMismatch as mismatch:
+            callbacks.give_up(mismatch)
         return False, None
 
     @never_compiled
     def _after(self, arguments: BlockArguments, out: Any) -> None:
-        call = self.stack.call
-        if not call.image_tokens:
+        callbacks = self.stack.callbacks
+        if not callbacks.image_tokens:
             return
         try:
-            if self.spec.checked:
-                self._check(arguments, out)
+            if self.block_list.verify_outputs:
+                self._verify(arguments, out)
             if self.last:
-                call.leave(self._image_of(out, call.image_tokens))
-        except AdapterFailed as failure:
-            call.give_up(failure)
+                callbacks.on_stack_output(self._image_of(out, callbacks.image_tokens))
+        except FamilyMismatch as mismatch:
+            callbacks.give_up(mismatch)
 
-    @reading()
-    def _check(self, arguments: BlockArguments, out: Any) -> None:
+    @reading_model()
+    def _verify(self, arguments: BlockArguments, out: Any) -> None:
         given = arguments.stream(self.image_stream)
         if not isinstance(out, torch.Tensor) or out.shape != given.shape:
             kind = type(self.block).__name__
             raise TypeError(f"{kind} does not return one tensor in the shape of its input")
 
-    @reading()
-    def _entry(self, arguments: BlockArguments) -> torch.Tensor:
-        if self.stack.call.image_tokens:
+    @reading_model()
+    def _stack_input(self, arguments: BlockArguments) -> torch.Tensor:
+        if self.stack.callbacks.image_tokens:
             raise RuntimeError("its blocks run more than once within one call")
         stream = self.image_stream
         packed = stream.pack(arguments.stream(stream))
-        tokens = self.stack.call.lead_tokens
+        tokens = self.stack.callbacks.first_block_tokens
         return image_part(packed, stream.role, tokens) if tokens else packed
 
-    @reading()
-    def _passed(self, arguments: BlockArguments) -> Any:
+    @reading_model()
+    def _passed_through(self, arguments: BlockArguments) -> Any:
+        """The inputs in the form of the block's outputs; the last block returns the prediction."""
         passed = [arguments.stream(stream) for stream in self.returned]
-        if self.last or (self.first and self.stack.sides_run):
-            stream, value = self.image_stream, passed[self.image_place]
+        if self.last or (self.first and self.stack.side_blocks_run):
+            stream, value = self.image_stream, passed[self.image_index]
             packed = stream.pack(value)
             if self.last:
-                packed = with_image(packed, stream.role, self.stack.call.prediction())
+                predicted = self.stack.callbacks.predicted_output()
+                packed = with_image(packed, stream.role, predicted)
             else:
                 packed = packed.clone()
-            passed[self.image_place] = stream.unpack(packed, value)
+            passed[self.image_index] = stream.unpack(packed, value)
         return tuple(passed) if len(passed) > 1 else passed[0]
 
-    @reading()
+    @reading_model()
     def _image_of(self, out: Any, tokens: int) -> torch.Tensor:
         stream = self.image_stream
-        value = out[self.image_place] if len(self.returned) > 1 else out
+        value = out[self.image_index] if len(self.returned) > 1 else out
         return image_part(stream.pack(value), stream.role, tokens)
 
 
-class _LeadStandIn(_StandIn):
-    """The first block where it is what the decision looks at: it always runs."""
+class FirstBlockProxy(BlockProxy):
+    """The first block where the indicator reads its residual: it runs even on a skip."""
 
     def __init__(self, stack: BlockStack, blocks: BlockList) -> None:
         super().__init__(stack)
-        self.__dict__["spec"] = blocks
+        self.__dict__["block_list"] = blocks
 
     @outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -179,25 +184,27 @@ class _LeadStandIn(_StandIn):
 
     @never_compiled
     def _before(self, arguments: BlockArguments) -> None:
-        call, stream = self.stack.call, self.spec.image_stream()
+        callbacks, stream = self.stack.callbacks, self.block_list.image_stream()
         try:
-            with reading():
-                call.lead(stream.pack(arguments.stream(stream)))
-        except AdapterFailed as failure:
-            call.give_up(failure)
+            with reading_model():
+                callbacks.on_first_block(stream.pack(arguments.stream(stream)))
+        except FamilyMismatch as mismatch:
+            callbacks.give_up(mismatch)
 
 
-class _SideStandIn(_StandIn):
-    def __init__(self, stack: BlockStack, side: SideList) -> None:
+class SideBlockProxy(BlockProxy):
+    """A block beside the stack, whose output is added to it: skipped together with it."""
+
+    def __init__(self, stack: BlockStack, side: SideBlockList) -> None:
         super().__init__(stack)
         self.__dict__["side"] = side
 
     @outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.stack.call.skipping:
+        if not self.stack.callbacks.skipping:
             return self.block(*args, **kwargs)
         stream = BlockArguments(args, kwargs)[0, self.side.stream]
-        if self.side.gives is Passed.ZERO:
+        if self.side.skipped_output is SkippedOutput.ZERO:
             return stream.new_zeros(()).expand(stream.shape)
         return stream.new_zeros(()), stream
 
@@ -205,75 +212,81 @@ class _SideStandIn(_StandIn):
 class BlockStack:
     """The slots of a transformer's block lists, in the order in which they run.
 
-    leading: the first block runs even on a skip, and the stack begins behind it.
-    Raises LookupError when the transformer lacks one of the lists or has too few blocks.
+    Args:
+        transformer: holds the lists.
+        block_lists: the stack. side_block_lists: blocks beside it.
+        first_block_runs: the first block runs even on a skip, and the stack begins behind it.
+
+    Raises:
+        LookupError: the transformer lacks one of the lists or has too few blocks.
     """
 
     def __init__(
         self,
         transformer: nn.Module,
-        lists: tuple[BlockList, ...],
-        sides: tuple[SideList, ...] = (),
-        leading: bool = False,
+        block_lists: tuple[BlockList, ...],
+        side_block_lists: tuple[SideBlockList, ...] = (),
+        first_block_runs: bool = False,
     ) -> None:
-        self.call: StackCall | None = None
-        self.sides_run = False
-        """Whether blocks beside the stack run on a skip, and may need the first input unchanged."""
-        self._slots: list[tuple[nn.Module, str, _StandIn]] = []
-        containers = [_container(transformer, blocks.path) for blocks in lists]
-        counted = [
-            (blocks, box)
-            for blocks, box in zip(lists, containers, strict=True)
-            if len(box._modules)
+        self.callbacks: StackCallbacks | None = None
+        self.side_blocks_run = False
+        """Whether side blocks run on a skip: they may need the stack's input unchanged."""
+        self._slots: list[tuple[nn.Module, str, BlockProxy]] = []
+        slots = [
+            (blocks, container, name)
+            for blocks in block_lists
+            for container in [_container(transformer, blocks.path)]
+            for name in container._modules
         ]
-        if not counted:
-            raise LookupError(f"{type(transformer).__name__} has no blocks")
-        places = [(blocks, box, name) for blocks, box in counted for name in box._modules]
-        first = 1 if leading else 0
-        if len(places) <= first:
-            raise LookupError(f"{type(transformer).__name__} has no block behind the first one")
-        for place, (blocks, box, name) in enumerate(places):
-            stand_in: _StandIn = _LeadStandIn(self, blocks)
-            if place >= first:
-                last = place == len(places) - 1
-                stand_in = _StackStandIn(self, blocks, place == first, last)
-            self._slots.append((box, name, stand_in))
-        for side in sides:
+        kind = type(transformer).__name__
+        if not slots:
+            raise LookupError(f"{kind} has no blocks")
+        first = 1 if first_block_runs else 0
+        if len(slots) <= first:
+            raise LookupError(f"{kind} has no block behind the first one")
+        for index, (blocks, container, name) in enumerate(slots):
+            proxy: BlockProxy = FirstBlockProxy(self, blocks)
+            if index >= first:
+                last = index == len(slots) - 1
+                proxy = StackBlockProxy(self, blocks, index == first, last)
+            self._slots.append((container, name, proxy))
+        for side in side_block_lists:
             if not _has(transformer, side.path):
                 continue
-            box, runs = _container(transformer, side.path), side.runs(transformer)
-            self.sides_run = self.sides_run or bool(runs)
+            container, running = _container(transformer, side.path), side.always_run(transformer)
+            self.side_blocks_run = self.side_blocks_run or bool(running)
             self._slots += [
-                (box, name, _SideStandIn(self, side)) for name in box._modules if name not in runs
+                (container, name, SideBlockProxy(self, side))
+                for name in container._modules
+                if name not in running
             ]
 
     @contextmanager
-    def installed(self, call: StackCall) -> Iterator[None]:
-        """Every slot holds its stand-in and serves `call`; afterwards all is as it was."""
-        taken: list[tuple[nn.Module, str, nn.Module]] = []
-        self.call = call
+    def installed(self, callbacks: StackCallbacks) -> Iterator[None]:
+        """Every slot holds its proxy and serves `callbacks`; afterwards all is as it was."""
+        replaced: list[tuple[nn.Module, str, nn.Module]] = []
+        self.callbacks = callbacks
         try:
-            for box, name, stand_in in self._slots:
-                block = box._modules[name]
+            for container, name, proxy in self._slots:
+                block = container._modules[name]
                 assert block is not None
-                stand_in.__dict__["block"] = block
-                taken.append((box, name, block))
-                box._modules[name] = stand_in
+                proxy.__dict__["block"] = block
+                replaced.append((container, name, block))
+                container._modules[name] = proxy
             yield
         finally:
-            for box, name, block in taken:
-                box._modules[name] = block
-            for _, _, stand_in in self._slots:
-                stand_in.__dict__["block"] = None
-            self.call = None
+            for container, name, block in replaced:
+                container._modules[name] = block
+            for _, _, proxy in self._slots:
+                proxy.__dict__["block"] = None
+            self.callbacks = None
 
 
 def _container(transformer: nn.Module, path: str) -> nn.Module:
     try:
-        found = transformer.get_submodule(path)
+        return transformer.get_submodule(path)
     except AttributeError as error:
         raise LookupError(f"{type(transformer).__name__} has no {path}") from error
-    return found
 
 
 def _has(transformer: nn.Module, path: str) -> bool:

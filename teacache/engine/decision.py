@@ -1,31 +1,31 @@
-"""One decision for all branches of a step, and what is remembered from step to step."""
+"""One decision for all branches of a pass, and what a run remembers between evaluations."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from ..report import SKIPPING, Reason
-from .indicators import Rate
+from .indicators import ErrorRate
 from .policy import Policy
 from .predictors import Predictor
 
 MIXED = "In some steps one branch of the guidance was skipped and another one computed."
 
 
-class ReconsiderStep(Exception):
-    """A branch demands computing after another of the same decision was already skipped.
+class RecomputePass(Exception):
+    """A branch must be computed after another branch of the same pass was already skipped.
 
-    Raised out of the model's call; the host evaluates the whole decision again, computed.
+    Raised out of the model's call; the host evaluates the pass again, computed.
     """
 
 
-class ReconsiderEvaluation(Exception):
-    """A pass demands computing after another pass of the evaluation was already skipped.
+class RecomputeEvaluation(Exception):
+    """A pass must be computed after another pass of the same evaluation was already skipped.
 
-    Raised out of the model's calls; the host evaluates again behind `Run.reconsider`, computed.
+    Raised out of the model's calls; the host evaluates again after `Run.recompute`.
     """
 
     def __init__(self, reason: Reason) -> None:
@@ -35,57 +35,76 @@ class ReconsiderEvaluation(Exception):
 
 @dataclass
 class BranchState:
-    """What is remembered of one branch: layout of its inputs, last reading, values, rate.
+    """What is remembered of one branch of guidance.
 
-    skipped: noise level and step length of the evaluations skipped since the last computed one.
+    Args:
+        layout: shapes, types and settings of its inputs; another layout starts afresh.
+        predictor: holds the cached values.
+        error_rate: expected error of the predictor.
+        indicator_input: what the indicator read at the last evaluation, [rows, ...].
+        skipped: (sigma, step size) of the evaluations skipped since the last computed one.
     """
 
     layout: Hashable
     predictor: Predictor
-    rate: Rate
-    reading: torch.Tensor | None = None
+    error_rate: ErrorRate
+    indicator_input: torch.Tensor | None = None
     skipped: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass
-class Track:
-    """One window of one pass: its branches, the view of its latent, its accumulated distance."""
+class PassState:
+    """What is remembered of one pass over one context window: its branches share a decision.
+
+    Args:
+        branches: by the host's own key for them.
+        accumulated: distance since the last computed evaluation.
+        skipped_in_a_row: evaluations skipped since then.
+        sigma: noise level of the last evaluation.
+        latent_view: what the indicator `spectral` compares with.
+    """
 
     branches: dict[Hashable, BranchState] = field(default_factory=dict)
     accumulated: float = 0.0
     skipped_in_a_row: int = 0
     sigma: float | None = None
-    view: torch.Tensor | None = None
+    latent_view: torch.Tensor | None = None
 
 
 class Decision:
-    """One decision for all branches of a track: the largest distance decides.
+    """One decision for all branches of a pass: the largest distance decides.
 
-    earlier: of the other passes of this evaluation; where one of them is computed, so is this.
+    Args:
+        state: of the pass.
+        policy: judges the accumulated distance.
+        step: the sampler step that the evaluation belongs to.
+        can_repeat: whether the host can evaluate the pass again (`RecomputePass`).
+        earlier: decisions of the other passes of this evaluation; where one of them is computed,
+            so is this one.
     """
 
     def __init__(
         self,
-        track: Track,
+        state: PassState,
         policy: Policy,
         step: int,
-        reconsiders: bool = True,
+        can_repeat: bool = True,
         earlier: Sequence[Decision] = (),
     ) -> None:
-        self.track = track
+        self.state = state
         self.distance: float | None = None
-        self.accumulated = track.accumulated
-        self.reason = policy.settled(step)
+        self.accumulated = state.accumulated
+        self.reason = policy.fixed_reason(step)
         self.mixed = False
         """Whether a branch was computed after another one was skipped."""
-        self.seen: set[Hashable] = set()
-        """The branches that were called."""
+        self.called: set[Hashable] = set()
+        """Keys of the branches that were called."""
         self._policy = policy
-        self._reconsiders = reconsiders
+        self._can_repeat = can_repeat
         self._skipped_a_call = False
-        self._skipped_before = any(decision.skipping for decision in earlier)
+        self._skipped_earlier = any(decision.skipping for decision in earlier)
         for decision in earlier:
-            if self.measures and not decision.measures:
+            if self.needs_distance and not decision.needs_distance:
                 self.reason = decision.reason
 
     @property
@@ -93,57 +112,111 @@ class Decision:
         return self.reason in SKIPPING
 
     @property
-    def measures(self) -> bool:
-        """Whether distances are still needed."""
+    def needs_distance(self) -> bool:
+        """Whether distances can still change the decision."""
         return self.reason is None or self.skipping
 
-    def demand(self, reason: Reason) -> None:
-        """Compute, because of `reason`; raises ReconsiderStep if a call was skipped already, and
-        ReconsiderEvaluation if another pass was.
+    def require_compute(self, reason: Reason) -> None:
+        """Compute because of `reason`.
 
-        Where the host cannot call again (`reconsiders`), the branches from here on are computed.
+        Raises:
+            RecomputePass: a call of this pass was skipped already. Where the host cannot repeat
+                the pass, only the branches from here on are computed.
+            RecomputeEvaluation: another pass of this evaluation was skipped already.
         """
-        if self.measures:
+        if self.needs_distance:
             self.reason = reason
-        if self._skipped_before:
-            raise ReconsiderEvaluation(reason)
+        if self._skipped_earlier:
+            raise RecomputeEvaluation(reason)
         if self._skipped_a_call:
-            if self._reconsiders:
-                raise ReconsiderStep
+            if self._can_repeat:
+                raise RecomputePass
             self.mixed = True
 
     def consider(self, distance: float) -> None:
-        """Take the largest `distance` of some branches into the decision."""
-        if not self.measures:
+        """Take the `distance` of some branches into the decision; the largest one counts."""
+        if not self.needs_distance:
             return
         self.distance = max(distance, self.distance or 0.0)
-        self.accumulated = self.track.accumulated + self.distance
-        reason = self._policy.judge(self.accumulated, self.track.skipped_in_a_row)
+        self.accumulated = self.state.accumulated + self.distance
+        reason = self._policy.compare(self.accumulated, self.state.skipped_in_a_row)
         if reason is Reason.UNDER_THRESHOLD:
             self.reason = reason
         else:
-            self.demand(reason)
+            self.require_compute(reason)
 
-    def skipped_a_call(self) -> None:
+    def mark_call_skipped(self) -> None:
+        """A call of the model was skipped by this decision."""
         self._skipped_a_call = True
 
     def restart(self) -> None:
         """Forget the calls made so far; the reason to compute stays."""
         self._skipped_a_call = False
 
-    def settle(self, sigma: float) -> None:
-        """The evaluation is over: bring the track up to date.
+    def finish(self, sigma: float) -> None:
+        """The evaluation at `sigma` is over: update the state of the pass.
 
-        A mixed one keeps what was accumulated, so that the next one computes every branch.
-        Branches that were not called when all was computed are forgotten.
+        A mixed decision keeps the accumulated distance, so that the next one computes every
+        branch. Branches that were not called in a computed evaluation are forgotten.
         """
-        if not self.skipping and not self.mixed:
-            for key in self.track.branches.keys() - self.seen:
-                del self.track.branches[key]
+        state = self.state
         if self.skipping or self.mixed:
-            self.track.accumulated = self.accumulated
-            self.track.skipped_in_a_row += 1
+            state.accumulated = self.accumulated
+            state.skipped_in_a_row += 1
         else:
-            self.track.accumulated = 0.0
-            self.track.skipped_in_a_row = 0
-        self.track.sigma = sigma
+            for key in state.branches.keys() - self.called:
+                del state.branches[key]
+            state.accumulated = 0.0
+            state.skipped_in_a_row = 0
+        state.sigma = sigma
+
+
+class RunState:
+    """The state of all passes of one run, and updates that take effect after the evaluation."""
+
+    def __init__(self) -> None:
+        self._passes: dict[Hashable, PassState] = {}
+        self._inputs: list[tuple[BranchState, torch.Tensor]] = []
+        self._views: list[tuple[PassState, torch.Tensor]] = []
+
+    def of_pass(self, key: Hashable) -> PassState:
+        """The state of the pass `key`, new where it has none."""
+        return self._passes.setdefault(key, PassState())
+
+    def defer_indicator_input(self, state: BranchState, value: torch.Tensor) -> None:
+        """`value` becomes the branch's when the evaluation ends."""
+        self._inputs.append((state, value))
+
+    def defer_latent_view(self, state: PassState, view: torch.Tensor) -> None:
+        """`view` becomes the pass's when the evaluation ends."""
+        self._views.append((state, view))
+
+    def commit(self) -> None:
+        """The evaluation has ended: apply the deferred updates."""
+        for branch, value in self._inputs:
+            branch.indicator_input = value
+        for state, view in self._views:
+            state.latent_view = view
+        self.discard()
+
+    def discard(self) -> None:
+        """Drop the deferred updates: the evaluation is made again."""
+        self._inputs, self._views = [], []
+
+    def clear(self) -> None:
+        """Free everything."""
+        self._passes.clear()
+        self.discard()
+
+    @property
+    def bytes_held(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        for state in self._passes.values():
+            if state.latent_view is not None:
+                yield state.latent_view
+            for branch in state.branches.values():
+                yield from branch.predictor.values
+                if branch.indicator_input is not None:
+                    yield branch.indicator_input

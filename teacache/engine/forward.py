@@ -1,4 +1,4 @@
-"""What a call of the model does: read, decide, remember, stand in."""
+"""What happens in one call of the model: measure, decide, cache, predict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..families.streams import AdapterFailed, BlockArguments, reading
+from ..families.streams import BlockArguments, FamilyMismatch, reading_model
 from ..report import Reason
 from .decision import BranchState, Decision
 from .indicators import relative_change
@@ -18,106 +18,118 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-def known_state(run: Run, decision: Decision, key: Hashable, layout: Hashable) -> BranchState:
-    """The state of branch `key`; one that is new or has changed is fresh and demands computing."""
-    branches = decision.track.branches
-    layout = (layout, run.leg)
+def branch_state(run: Run, decision: Decision, key: Hashable, layout: Hashable) -> BranchState:
+    """The state of branch `key`; a branch that is new or has changed must be computed."""
+    branches = decision.state.branches
+    layout = (layout, run.segment)
     state = branches.get(key)
-    decision.seen.add(key)
+    decision.called.add(key)
     if state is None or state.layout != layout:
         reason = Reason.NEW_BRANCH if state is None else Reason.MISMATCH
         state = branches[key] = run.new_branch(layout)
-        decision.demand(reason)
+        decision.require_compute(reason)
     elif not state.predictor.sigmas:
-        decision.demand(Reason.NEW_BRANCH)
+        decision.require_compute(Reason.NEW_BRANCH)
     return state
 
 
-def consider_rate(run: Run, decision: Decision, states: Sequence[BranchState]) -> None:
-    """Let the largest expected error of `states` decide."""
-    share = run.step_share()
+def decide_by_error_rate(run: Run, decision: Decision, states: Sequence[BranchState]) -> None:
+    """Let the largest expected error of `states` decide (indicator `rate`)."""
+    sigma, step_size = run.position.sigma, run.position.relative_step_size
     for state in states:
-        if not decision.measures:
+        if not decision.needs_distance:
             return
-        distance = state.rate.distance(state.predictor, run.sigma, share)
+        rate, predictor = state.error_rate, state.predictor
+        distance = rate.distance(predictor, sigma, step_size)
         if distance is None:
-            decision.demand(Reason.LEARNING)
-        elif state.rate.out_of_reach(state.predictor, run.sigma):
-            decision.demand(Reason.OUT_OF_REACH)
+            decision.require_compute(Reason.ERROR_UNKNOWN)
+        elif rate.beyond_horizon(predictor, sigma):
+            decision.require_compute(Reason.BEYOND_HORIZON)
         else:
             decision.consider(distance)
 
 
-def remember(run: Run, state: BranchState, value: torch.Tensor, kept: torch.Tensor) -> None:
-    """Hold `kept` (`value`, where it is to wait), after seeing what its prediction missed."""
-    if run.method.indicator == "rate":
-        state.rate.measure(state.predictor, run.sigma, value)
-    if run.method.indicator != "plan":
-        lesson = state.predictor.lesson(run.sigma, value)
-        if lesson is not None:
-            run.reads.later(*lesson)
-    state.predictor.observe(run.sigma, kept)
+def cache_value(run: Run, state: BranchState, value: torch.Tensor) -> None:
+    """Cache the computed `value`, after measuring the error of its prediction."""
+    sigma = run.position.sigma
+    if run.strategy.indicator == "rate":
+        state.error_rate.measure(state.predictor, sigma, value)
+    if run.strategy.indicator != "plan":
+        update = state.predictor.deferred_update(sigma, value)
+        if update is not None:
+            run.reader.defer(update)
+    state.predictor.observe(sigma, run.to_cache_device(value))
 
 
-class WholeCall:
-    """One evaluation of one branch whose whole prediction is kept: nothing runs on a skip."""
+class PredictionForward:
+    """One evaluation whose whole prediction after guidance is cached: a skip runs nothing.
+
+    Args:
+        key, layout: of the prediction, as for a branch.
+    """
 
     def __init__(self, run: Run, decision: Decision, key: Hashable, layout: Hashable) -> None:
         self._run, self._decision = run, decision
-        self._state = known_state(run, decision, key, layout)
-        if run.method.indicator == "rate":
-            consider_rate(run, decision, list(decision.track.branches.values()))
+        self._state = branch_state(run, decision, key, layout)
+        if run.strategy.indicator == "rate":
+            decide_by_error_rate(run, decision, list(decision.state.branches.values()))
 
     @property
     def skipping(self) -> bool:
         return self._decision.skipping
 
     def predict(self, like: torch.Tensor) -> torch.Tensor:
-        """The value expected now, on the device and in the type of `like`."""
-        self._decision.skipped_a_call()
-        sigma = self._run.sigma
-        self._state.skipped.append((sigma, self._run.step_length()))
-        return self._state.predictor.predict(sigma).to(like.device, like.dtype)
+        """The predicted value, on the device and in the type of `like`."""
+        self._decision.mark_call_skipped()
+        position = self._run.position
+        self._state.skipped.append((position.sigma, position.step_size))
+        return self._state.predictor.predict(position.sigma).to(like.device, like.dtype)
 
     def observe(self, value: torch.Tensor) -> torch.Tensor:
-        """Remember the computed `value`; returns the one to go on with.
+        """Cache the computed `value`.
 
-        With Euler's method the steps that were skipped before can now be made good: a polynomial
-        through the values before and after them tells what the predictions have missed, and the
-        difference of the two integrals is added to this step. The value itself is remembered.
+        With Euler's method the skipped steps before can be corrected now: a polynomial through the
+        values before and after them shows what the predictions have missed, and the difference of
+        the two integrals is added to this step. The value itself is cached.
+
+        Returns:
+            The value for the sampler to continue with.
         """
         run, state = self._run, self._state
         corrected = value
-        if run.solver.euler and state.skipped:
+        if run.sampler.euler and state.skipped:
             corrected = self._corrected(value)
         state.skipped = []
-        if run.keeps():
-            remember(run, state, value, run.place(value))
+        if run.cache_is_reusable:
+            cache_value(run, state, value)
         return corrected
 
     def _corrected(self, value: torch.Tensor) -> torch.Tensor:
-        run, predictor = self._run, self._state.predictor
-        step = run.step_length()
-        nodes = [*predictor.sigmas[-2:], run.sigma]
-        if not step or len(set(nodes)) < len(nodes):
+        predictor, position = self._state.predictor, self._run.position
+        step_size = position.step_size
+        nodes = [*predictor.sigmas[-2:], position.sigma]
+        if not step_size or len(set(nodes)) < len(nodes):
             return value
         weights = [0.0] * (len(predictor.sigmas) + 1)
-        for sigma, length in self._state.skipped:
-            after = interpolation_weights(nodes, sigma)
-            for place, weight in enumerate(reversed(after)):
-                weights[-1 - place] += length / step * weight
+        for sigma, skipped_size in self._state.skipped:
+            share = skipped_size / step_size
+            for place, weight in enumerate(reversed(interpolation_weights(nodes, sigma))):
+                weights[-1 - place] += share * weight
             for place, weight in enumerate(reversed(predictor.weights(sigma))):
-                weights[-2 - place] -= length / step * weight
+                weights[-2 - place] -= share * weight
         weights[-1] += 1.0
-        held = [known.to(value.device, value.dtype) for known in predictor.held]
-        return combine([*held, value], weights)
+        cached = [tensor.to(value.device, value.dtype) for tensor in predictor.values]
+        return combine([*cached, value], weights)
 
 
-class ModelCall:
-    """One call of the transformer: `rows` consecutive rows of the batch for each branch.
+class StackForward:
+    """One call of the transformer whose block stack is cached; serves `blocks.StackCallbacks`.
 
-    peeking: only the indicator is wanted; blocks pass their inputs through, nothing is remembered.
-    Serves the block stack (`blocks.StackCall`).
+    Args:
+        branches: keys of the branches in the batch, each with the same number of consecutive rows.
+        layout: shapes, types and settings of the call's inputs.
+        measure_only: only the indicator is wanted; blocks pass their inputs through and nothing is
+            cached.
     """
 
     def __init__(
@@ -126,7 +138,7 @@ class ModelCall:
         decision: Decision,
         branches: Sequence[Hashable],
         layout: Hashable,
-        peeking: bool = False,
+        measure_only: bool = False,
     ) -> None:
         self.image_tokens = 0
         self.skipping = False
@@ -134,108 +146,115 @@ class ModelCall:
         self._decision = decision
         self._keys = branches
         self._layout = layout
-        self._peeking = peeking
-        self._lead: torch.Tensor | None = None
-        self._entry: torch.Tensor | None = None
+        self._measure_only = measure_only
+        self._first_block_input: torch.Tensor | None = None
+        self._stack_input: torch.Tensor | None = None
         self._prediction: torch.Tensor | None = None
 
-    def give_up(self, failure: AdapterFailed) -> None:
+    @property
+    def first_block_tokens(self) -> int:
+        return 0 if self._first_block_input is None else self._first_block_input.shape[1]
+
+    def on_first_block(self, image: torch.Tensor) -> None:
+        self._first_block_input = image.clone()
+
+    def on_stack_input(
+        self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
+    ) -> None:
+        self.image_tokens = image.shape[1]
+        self._measure(block, arguments, image)
+        if self._measure_only:
+            self.skipping, self._prediction = True, image
+            return
+        self.skipping = self._decision.skipping
+        if self.skipping:
+            self._decision.mark_call_skipped()
+            self._prediction = self._predict(image)
+        elif self._run.cache_is_reusable:
+            self._stack_input = image.clone()
+
+    def on_stack_output(self, image: torch.Tensor) -> None:
+        if self._stack_input is None:
+            return
+        with reading_model():
+            residual = torch.sub(image, self._stack_input, out=self._stack_input)
+        self._stack_input = None
+        run = self._run
+        for key, part in zip(self._keys, self._split(residual), strict=True):
+            if run.observer is not None:
+                run.observer.on_residual(run.position.step, key, part)
+            cache_value(run, self._decision.state.branches[key], part)
+
+    def predicted_output(self) -> torch.Tensor:
+        assert self._prediction is not None
+        return self._prediction
+
+    def give_up(self, mismatch: FamilyMismatch) -> None:
         self.image_tokens, self.skipping = 0, False
-        self._entry = self._lead = None
-        self._run.give_up(failure)
-        self._decision.demand(Reason.UNCACHED)
+        self._stack_input = self._first_block_input = None
+        self._run.give_up(mismatch)
+        self._decision.require_compute(Reason.UNCACHED)
 
     def _split(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensor.chunk(len(self._keys))
-
-    @property
-    def lead_tokens(self) -> int:
-        return 0 if self._lead is None else self._lead.shape[1]
-
-    def lead(self, image: torch.Tensor) -> None:
-        self._lead = image.clone()
-
-    def enter(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
-        self.image_tokens = image.shape[1]
-        self._measure(block, arguments, image)
-        if self._peeking:
-            self.skipping, self._prediction = True, image
-            return
-        decision = self._decision
-        self.skipping = decision.skipping
-        if self.skipping:
-            decision.skipped_a_call()
-            self._prediction = self._predict(image)
-        elif self._run.keeps():
-            self._entry = image.clone()
 
     def _measure(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
         """Let the change since the last evaluation, or the expected error, decide."""
         layout = (self._layout, image.shape[1:], image.shape[0] // len(self._keys), image.dtype)
         run, decision = self._run, self._decision
-        states = [known_state(run, decision, key, layout) for key in self._keys]
-        if run.method.indicator == "rate":
-            consider_rate(run, decision, states)
-            return
-        if run.method.indicator in ("spectral", "plan"):
-            return  # settled before: by `Run.consider_latent`, or by the plan
-        if run.method.indicator == "first_block":
-            assert self._lead is not None
+        states = [branch_state(run, decision, key, layout) for key in self._keys]
+        indicator = run.strategy.indicator
+        if indicator == "rate":
+            decide_by_error_rate(run, decision, states)
+        elif indicator == "first_block":
+            assert self._first_block_input is not None
             stride = run.config.token_stride
-            readings: torch.Tensor | None = image[:, ::stride] - self._lead[:, ::stride]
-            self._lead = None
-        else:
-            readings = run.read_entry(block, arguments, image)
-        if readings is None:
-            if run.observer is not None and decision.track.sigma is not None:
-                change = run.scheduled_change(decision.track.sigma)
-                for key in self._keys:
-                    run.observer.reading(run.step, key, change)
-            if decision.measures:
-                decision.consider(run.scheduled_distance(decision.track.sigma))
-            return
-        parts = self._split(readings)
-        before = [
-            None if state.reading is None else state.reading.to(image.device) for state in states
+            residual = image[:, ::stride] - self._first_block_input[:, ::stride]
+            self._first_block_input = None
+            self._decide_by_input(states, residual)
+        elif indicator == "profile":
+            read = run.read_stack_input(block, arguments, image)
+            if read is None:
+                self._decide_by_timestep()
+            else:
+                self._decide_by_input(states, read)
+        # spectral and plan were decided before the model was called
+
+    def _decide_by_timestep(self) -> None:
+        run, decision = self._run, self._decision
+        before = decision.state.sigma
+        if run.observer is not None and before is not None:
+            change = run.timestep_change(before)
+            for key in self._keys:
+                run.observer.on_indicator_change(run.position.step, key, change)
+        if decision.needs_distance:
+            decision.consider(run.timestep_distance(before))
+
+    def _decide_by_input(self, states: Sequence[BranchState], read: torch.Tensor) -> None:
+        """read: what the indicator compares, [rows, tokens, width]."""
+        run, decision = self._run, self._decision
+        parts = self._split(read)
+        wanted = decision.needs_distance or run.observer is not None
+        changes = [
+            (key, relative_change(now, state.indicator_input.to(now.device)))
+            for key, state, now in zip(self._keys, states, parts, strict=True)
+            if wanted and state.indicator_input is not None
         ]
         if run.observer is not None:
-            for key, now, held in zip(self._keys, parts, before, strict=True):
-                if held is not None:
-                    change = float(relative_change(now, held).max())
-                    run.observer.reading(run.step, key, change)
-        if decision.measures and all(held is not None for held in before):
-            changes = [
-                relative_change(now, held)
-                for now, held in zip(parts, before, strict=True)
-                if held is not None
-            ]
-            values = run.reads.now(torch.cat(changes))
+            for key, change in changes:
+                run.observer.on_indicator_change(run.position.step, key, float(change.max()))
+        if decision.needs_distance and len(changes) == len(states):
+            values = run.reader.read(torch.cat([change for _, change in changes]))
             decision.consider(max(run.distance(value) for value in values))
-        if self._peeking or not run.keeps():
+        if self._measure_only or not run.cache_is_reusable:
             return
         for state, part in zip(states, parts, strict=True):
-            run.after_evaluation(state, part)
+            run.state.defer_indicator_input(state, run.to_cache_device(part))
 
     def _predict(self, image: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(image)
-        track, sigma = self._decision.track, self._run.sigma
-        for key, entry, rows in zip(self._keys, self._split(image), self._split(out), strict=True):
-            residual = track.branches[key].predictor.predict(sigma)
-            torch.add(entry, residual.to(entry.device, entry.dtype), out=rows)
+        branches, sigma = self._decision.state.branches, self._run.position.sigma
+        for key, given, rows in zip(self._keys, self._split(image), self._split(out), strict=True):
+            residual = branches[key].predictor.predict(sigma)
+            torch.add(given, residual.to(given.device, given.dtype), out=rows)
         return out
-
-    def leave(self, image: torch.Tensor) -> None:
-        if self._entry is None:
-            return
-        with reading():
-            residual = torch.sub(image, self._entry, out=self._entry)
-        self._entry = None
-        for key, part in zip(self._keys, self._split(residual), strict=True):
-            state = self._decision.track.branches[key]
-            if self._run.observer is not None:
-                self._run.observer.residual(self._run.step, key, part)
-            remember(self._run, state, part, self._run.place(part))
-
-    def prediction(self) -> torch.Tensor:
-        assert self._prediction is not None
-        return self._prediction

@@ -1,10 +1,11 @@
-"""How much the model's output is expected to change, or a prediction to miss.
+"""Indicators: how much the model's output is expected to change, or a prediction to miss.
 
-`profile`: something cheap is read at the entry of the block stack; its relative L1 change,
-rescaled by the profile, is accumulated (arXiv 2411.19108, section 3.3).
-`first_block`: the change of the first block's own residual.
-`spectral`: the change of the latent behind a filter that follows the noise level.
-`rate`: the error that the predictor itself has made, scaled to the gap at hand.
+profile      a cheap quantity at the input of the block stack, named by the model's profile; its
+             relative L1 change, rescaled by the profile's polynomial, is accumulated
+             (arXiv 2411.19108, section 3.3)
+first_block  the change of the first block's own residual
+spectral     the change of the latent behind a filter that follows the noise level
+rate         the error that the predictor made at the last computed step, scaled to this gap
 """
 
 from __future__ import annotations
@@ -12,44 +13,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from .policy import UNSURE
-from .predictors import Predictor, same_level
-from .reads import DeviceReads
-
-if TYPE_CHECKING:
-    from ..families.streams import BlockArguments
-
-ModulatedInput = Callable[[Any, "BlockArguments"], torch.Tensor]
-"""(first block, its arguments) -> the block's modulated image tokens, [rows, tokens, width]."""
-
-EmbedTimesteps = Callable[[Any, torch.Tensor], torch.Tensor]
-"""(transformer, timesteps [n]) -> their embeddings, [n, width]."""
-
-TIMESTEP_READINGS = ("timestep", "timestep_projection")
-"""Readings that follow from the noise level alone, read by `EmbedTimesteps`."""
+from ..config import FORCE_COMPUTE
+from ..families.spec import TIMESTEP_INDICATORS, Family
+from ..families.streams import BlockArguments, reading_model
+from ..schedule import same_sigma
+from .device import DeferredScalar, DeviceReader
+from .predictors import Predictor
 
 
 def relative_change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """sum|now - before| / sum|before| for each row, [rows], in fp32, on the tensors' device."""
+    """Relative L1 change sum|now - before| / sum|before| of each row, [rows], float32."""
     difference = (now - before).abs_().flatten(1).sum(dim=1, dtype=torch.float32)
     return difference / before.abs().flatten(1).sum(dim=1, dtype=torch.float32)
 
 
-class TimestepSchedule:
-    """Change of the timestep embedding between two noise levels, known before sampling starts.
+class TimestepChanges:
+    """Relative change of the timestep embedding between noise levels.
 
-    All consecutive pairs of the run's own levels are computed at once, with one read from the
-    device; other pairs (samplers that evaluate between the levels) when first asked for.
+    Args:
+        embed: noise levels [n] -> their embeddings [n, width].
+        sigmas: levels whose consecutive changes are computed now, with one read from the device.
+            Other pairs are computed when they are first asked for.
     """
 
     def __init__(
-        self,
-        embed: Callable[[list[float]], torch.Tensor],
-        sigmas: Sequence[float],
+        self, embed: Callable[[list[float]], torch.Tensor], sigmas: Sequence[float]
     ) -> None:
         self._embed = embed
         self._changes: dict[tuple[float, float], float] = {}
@@ -59,7 +51,7 @@ class TimestepSchedule:
             changes = relative_change(table[1:], table[:-1]).tolist()
             self._changes = dict(zip(pairwise(levels), changes, strict=True))
 
-    def change(self, before: float, now: float) -> float:
+    def between(self, before: float, now: float) -> float:
         """Relative L1 change of the embedding from noise level `before` to `now`."""
         if before == now:
             return 0.0
@@ -69,69 +61,139 @@ class TimestepSchedule:
         return self._changes[before, now]
 
 
-class Rate:
-    """Expected error of a predictor, from the error that it was last seen to make.
+class StackInputReader:
+    """Reads, for one run, the quantity that a profile was fitted to.
 
-    At each computed step the value is compared with what the predictor would have given; their
-    relative L1 difference e, over the distances in sigma to the observations that the prediction
-    passes through, is the rate. As for any interpolation its error at another level grows with
-    those distances. Weighted with the length of the step, in average steps of the run, it is what
-    the skip adds to the sample:
-
-        distance = e * prod |s - s_j| / prod |s_now - s_j| * (step in average steps: `Pace`)
-
-    A threshold of 0.2 allows the predictions between two computed steps to miss a fifth of one
-    average step. The error of the sampler's own steps shrinks in the same way with their number,
-    so that a threshold means the same beside it in 20 steps as in 50. This is the local error
-    control of adaptive multistep solvers (Hairer, Norsett, Wanner, Solving ODEs I, III.5), on a
-    fixed grid; like EasyCache's transformation rate (arXiv 2507.02860) it needs nothing but the
-    run itself.
+    Args:
+        kind: `modulated_input`, `stack_input`, or one of `TIMESTEP_INDICATORS`, for which nothing
+            is read here.
+        family: tells how the modulated input is read.
+        stride: only every `stride`-th token is read. If the family's function turns out to treat
+            each token by itself, the other tokens are not computed either.
     """
 
-    reach = 4.0
-    """How far ahead is predicted, in gaps between the two newest observations."""
+    def __init__(self, kind: str, family: Family, stride: int) -> None:
+        self._kind = kind
+        self._read = family.modulated_input
+        self._stride = stride
+        self._per_token: bool | None = None
 
-    def __init__(self, reads: DeviceReads) -> None:
-        self._reads = reads
+    @reading_model()
+    def __call__(
+        self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
+    ) -> torch.Tensor | None:
+        """The quantity before `block` runs on `arguments`.
+
+        Args:
+            image: the image stream at the input of the stack, the batch first.
+
+        Returns:
+            [rows, tokens, width]; None where it follows from the noise level alone.
+
+        Raises:
+            FamilyMismatch: the block is not what the family's function expects.
+        """
+        if self._kind in TIMESTEP_INDICATORS:
+            return None
+        stride = self._stride
+        if self._kind == "stack_input":
+            return image[:, ::stride].clone()
+        assert self._read is not None
+        if stride == 1:
+            return self._read(block, arguments)
+        if self._per_token:
+            subsampled = arguments.subsampled(stride)
+            assert subsampled is not None
+            return self._read(block, subsampled)
+        read = self._read(block, arguments)[:, ::stride].clone()
+        if self._per_token is None:
+            self._per_token = self._treats_tokens_separately(block, arguments, read)
+        return read
+
+    def _treats_tokens_separately(
+        self, block: nn.Module, arguments: BlockArguments, expected: torch.Tensor
+    ) -> bool:
+        """Whether reading some of the tokens gives the same as reading all and selecting."""
+        subsampled = arguments.subsampled(self._stride)
+        if subsampled is None:
+            return False
+        assert self._read is not None
+        try:
+            read = self._read(block, subsampled)
+        except (RuntimeError, ValueError):  # a modulation with one row per token does not fit
+            return False
+        return read.shape == expected.shape and torch.allclose(read, expected, 1e-2, 1e-3)
+
+
+class ErrorRate:
+    """Expected error of a predictor, extrapolated from the error it was last seen to make.
+
+    At each computed step the value is compared with the prediction for it. Their relative L1
+    difference e, divided by the distances in sigma to the predictor's nodes, is the rate; as for
+    any interpolation, the error at another level grows with those distances. Multiplied by the
+    relative step size it is what the skip adds to the sample:
+
+        distance = e * prod |s - s_j| / prod |s_now - s_j| * (step size / average step size)
+
+    A threshold of 0.2 allows the predictions between two computed steps to miss a fifth of one
+    average step. The sampler's own error shrinks with the number of steps in the same way, so that
+    a threshold means the same in 20 steps as in 50. This is the local error control of adaptive
+    multistep solvers (Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, III.5)
+    on a fixed grid. Like EasyCache's transformation rate (arXiv 2507.02860) it needs nothing but
+    the run itself.
+    """
+
+    horizon = 4.0
+    """How far ahead is predicted, in distances between the two newest cached values."""
+
+    def __init__(self, reader: DeviceReader) -> None:
+        self._reader = reader
         self._error: float | None = None
         self._span = 1.0
 
     def measure(self, predictor: Predictor, sigma: float, value: torch.Tensor) -> None:
         """Compare `value` [rows, ...], computed at `sigma`, before the predictor observes it."""
         known = predictor.sigmas
-        if len(known) < predictor.order or any(same_level(sigma, level) for level in known):
+        if len(known) < predictor.order or any(same_sigma(sigma, level) for level in known):
             return
         self._error = None
-        self._span = _span(sigma, predictor.leading)
+        self._span = _span(sigma, predictor.nodes)
         expected = predictor.predict(sigma).to(value.device)
-        self._reads.later(relative_change(value, expected).max(), self._receive)
+        error = relative_change(value, expected).max()
+        self._reader.defer(DeferredScalar(error, self._receive))
 
     def _receive(self, error: float) -> None:
         self._error = error
 
-    def out_of_reach(self, predictor: Predictor, sigma: float) -> bool:
-        """Whether `sigma` lies too far ahead of the observations."""
+    def beyond_horizon(self, predictor: Predictor, sigma: float) -> bool:
+        """Whether `sigma` is too far from the cached values to extrapolate."""
         known = predictor.sigmas
-        return len(known) > 1 and abs(sigma - known[-1]) > self.reach * abs(known[-1] - known[-2])
+        return len(known) > 1 and (
+            abs(sigma - known[-1]) > self.horizon * abs(known[-1] - known[-2])
+        )
 
-    def distance(self, predictor: Predictor, sigma: float, share: float) -> float | None:
-        """What skipping a step at `sigma` is expected to add; None where nothing tells.
+    def distance(
+        self, predictor: Predictor, sigma: float, relative_step_size: float
+    ) -> float | None:
+        """The error that skipping a step at `sigma` is expected to add.
 
-        That is so while no error has been seen, and at a level that has been computed: a sampler
-        that evaluates it again (Heun's) has moved the latent, and the rate knows levels only.
+        Args:
+            relative_step_size: size of the step, in average steps of the run.
 
-        share: the step's length in average steps.
+        Returns:
+            The distance, or None where it is unknown: while no error has been measured, and at a
+            level that has been computed, where a sampler such as Heun's has moved the latent.
         """
-        if any(same_level(sigma, level) for level in predictor.leading):
+        if any(same_sigma(sigma, level) for level in predictor.nodes):
             return None
         if self._error is None:
-            self._reads.now()
+            self._reader.read()
         if self._error is None:
             return None
         if not math.isfinite(self._error):
-            return UNSURE
-        error = self._error * _span(sigma, predictor.leading) / self._span
-        return min(error * share, UNSURE)
+            return FORCE_COMPUTE
+        error = self._error * _span(sigma, predictor.nodes) / self._span
+        return min(error * relative_step_size, FORCE_COMPUTE)
 
 
 def _span(sigma: float, nodes: Sequence[float]) -> float:
@@ -139,12 +201,15 @@ def _span(sigma: float, nodes: Sequence[float]) -> float:
 
 
 def spectral_view(latent: torch.Tensor, sigma: float) -> torch.Tensor:
-    """`latent` [rows, channels, (frames,) height, width] behind a Wiener filter for `sigma`.
+    """`latent` behind a Wiener filter for its noise level (SeaCache, arXiv 2602.18993).
 
-    SeaCache (arXiv 2602.18993): the gain is a S / (a^2 S + b^2) for the clean signal's power
-    S = |f|^-p (p 2 for pictures, 3 for films) at signal level a = 1 - sigma and noise level
-    b = sigma, divided by its mean. Levels above 1 (not flow matching) count as a = 1 / (1 +
-    sigma). The largest noise hides detail, so that only what can be seen is compared.
+    The gain is a S / (a^2 S + b^2) for the power S = |f|^-p of the clean signal (p = 2 for images,
+    3 for videos), with signal level a = 1 - sigma and noise level b = sigma, divided by its mean.
+    Strong noise hides detail: only what is visible is compared.
+
+    Args:
+        latent: [rows, channels, (frames,) height, width].
+        sigma: noise level; above 1 (not flow matching) sigma / (1 + sigma) is used.
     """
     axes = list(range(2, latent.ndim))
     noise = sigma if sigma <= 1 else sigma / (1 + sigma)
@@ -159,4 +224,4 @@ def spectral_view(latent: torch.Tensor, sigma: float) -> torch.Tensor:
     gain = signal * power / (signal**2 * power + noise**2)
     spectrum = torch.fft.fftn(latent.float(), dim=axes)
     view: torch.Tensor = torch.fft.ifftn(spectrum * (gain / gain.mean()), dim=axes).real
-    return view.contiguous()  # without the imaginary half, which `view` would keep in memory
+    return view.contiguous()  # `real` is a view that would keep the imaginary half in memory

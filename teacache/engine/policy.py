@@ -1,26 +1,42 @@
-"""Whether an evaluation of the model is computed or skipped."""
+"""Policies: whether a step is computed or skipped, by its index and its accumulated distance."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Protocol
 
 from ..report import Reason
 
-UNSURE = 1000.0
-"""A distance above every allowed threshold: where nothing is known, the step is computed."""
+
+class Policy(Protocol):
+    """Decides over steps."""
+
+    def fixed_reason(self, step: int) -> Reason | None:
+        """Why `step` is computed or skipped whatever its distance; None if the distance decides."""
+
+    def compare(self, accumulated: float, skipped_in_a_row: int) -> Reason:
+        """The outcome where the distance decides.
+
+        Args:
+            accumulated: distance since the last computed step, this one included.
+            skipped_in_a_row: evaluations skipped since the last computed one.
+        """
+
+    def cache_is_reusable(self, step: int) -> bool:
+        """Whether a later step can be skipped, so that what `step` computes must be cached."""
 
 
 @dataclass(frozen=True)
 class AccumulatedDistance:
     """TeaCache's rule (arXiv 2411.19108, eq. 6): skip while the accumulated distance stays below
-    the threshold; the first and last step of the run are always computed.
+    the threshold. The first and last step of a run are always computed.
 
-    threshold: above 0. steps: sampler steps of this run. start, end: share of the steps, 0 to 1.
-    max_skip: most evaluations skipped in a row, 0 for no limit. warmup: steps at the start that
-    are always computed.
+    Args:
+        threshold: above 0.
+        steps: number of steps of the run.
+        start, end: share of the steps, 0 to 1, within which steps may be skipped.
+        max_skip: most evaluations skipped in a row, 0 for no limit.
+        warmup: number of steps at the start that are always computed.
     """
 
     threshold: float
@@ -30,8 +46,7 @@ class AccumulatedDistance:
     max_skip: int = 0
     warmup: int = 0
 
-    def settled(self, step: int) -> Reason | None:
-        """Why `step` is computed whatever its distance, or None if the distance decides."""
+    def fixed_reason(self, step: int) -> Reason | None:
         if step <= 0:
             return Reason.FIRST
         if step >= self.steps - 1:
@@ -44,91 +59,51 @@ class AccumulatedDistance:
             return Reason.AFTER_RANGE
         return None
 
-    def keeps(self, step: int) -> bool:
-        """Whether what `step` computes can stand in for a later one."""
-        return step + 1 < min(self.steps - 1, self.end * self.steps)
-
-    def judge(self, accumulated: float, skipped_in_a_row: int) -> Reason:
-        """UNDER_THRESHOLD (skip), OVER_THRESHOLD or CAPPED (compute)."""
-        if not accumulated < self.threshold:
+    def compare(self, accumulated: float, skipped_in_a_row: int) -> Reason:
+        if not accumulated < self.threshold:  # also true for NaN
             return Reason.OVER_THRESHOLD
         if self.max_skip and skipped_in_a_row >= self.max_skip:
             return Reason.CAPPED
         return Reason.UNDER_THRESHOLD
 
+    def cache_is_reusable(self, step: int) -> bool:
+        return step + 1 < min(self.steps - 1, self.end * self.steps)
+
 
 @dataclass(frozen=True)
 class PlannedSteps:
-    """A plan made before the run: `computed` steps are computed, all others skipped.
+    """A schedule of computed steps made before the run; nothing is measured.
 
-    Nothing is measured. The first and the last step are computed in any case.
+    Args:
+        computed: indices of the computed steps. The first and last step always are.
+        steps: number of steps of the run.
     """
 
     computed: frozenset[int]
     steps: int
 
-    def settled(self, step: int) -> Reason:
-        """Why `step` is computed or skipped."""
+    def fixed_reason(self, step: int) -> Reason:
         if step <= 0:
             return Reason.FIRST
         if step >= self.steps - 1:
             return Reason.LAST
         return Reason.PLANNED if step in self.computed else Reason.PLANNED_SKIP
 
-    def keeps(self, step: int) -> bool:
-        """Whether what `step` computes can stand in for a later one."""
-        return any(later not in self.computed for later in range(step + 1, self.steps - 1))
-
-    def judge(self, accumulated: float, skipped_in_a_row: int) -> Reason:
-        """Nothing is left to a distance: computed."""
+    def compare(self, accumulated: float, skipped_in_a_row: int) -> Reason:
         return Reason.OVER_THRESHOLD
+
+    def cache_is_reusable(self, step: int) -> bool:
+        return any(later not in self.computed for later in range(step + 1, self.steps - 1))
 
 
 class EveryStep:
-    """Nothing is skipped, measured or kept."""
+    """Every step is computed; nothing is measured or cached."""
 
-    def settled(self, step: int) -> Reason:
-        """Why `step` is computed."""
+    def fixed_reason(self, step: int) -> Reason:
         return Reason.UNCACHED
 
-    def keeps(self, step: int) -> bool:
-        """Whether what `step` computes can stand in for a later one."""
-        return False
-
-    def judge(self, accumulated: float, skipped_in_a_row: int) -> Reason:
-        """Nothing is left to a distance: computed."""
+    def compare(self, accumulated: float, skipped_in_a_row: int) -> Reason:
         return Reason.OVER_THRESHOLD
 
-
-Policy = AccumulatedDistance | PlannedSteps | EveryStep
-
-
-def legs(sigmas: Sequence[float]) -> list[int]:
-    """For each step over `sigmas`, how often the levels have turned before it."""
-    turns, found, direction = 0, [], 0.0
-    for before, after in pairwise(sigmas):
-        length = after - before
-        turns += direction * length < 0
-        direction = length or direction
-        found.append(turns)
-    return found
-
-
-def locate_step(sigma: float, sigmas: Sequence[float], current: int) -> int:
-    """The sampler step that an evaluation at noise level `sigma` belongs to.
-
-    sigmas: the run's levels, one more than it has steps. current: the step of the evaluation
-    before (0 at the start). An exact level is looked for from `current` on, then everywhere, so
-    that schedules which rise again and samplers which evaluate twice keep their place; a level
-    between two of the schedule's belongs to the step that spans it.
-    """
-    last: int = len(sigmas) - 2
-    order: list[int] = [*range(current, last + 1), *range(current)]
-    for step in order:
-        if math.isclose(sigma, sigmas[step], rel_tol=1e-5, abs_tol=1e-6):
-            return step
-    for step in order:
-        low, high = sorted((sigmas[step], sigmas[step + 1]))
-        if low <= sigma <= high:
-            return step
-    return min(current, max(last, 0))
+    def cache_is_reusable(self, step: int) -> bool:
+        return False

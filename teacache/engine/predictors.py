@@ -1,9 +1,8 @@
-"""What stands in for a value of the model on a skipped step.
+"""Predictors: what replaces a value of the model on a skipped step.
 
-A value is the residual of one branch's block stack, or a whole prediction. Every predictor is a
-combination of observed values whose weights depend on the noise levels alone and add up to one,
-so that a constant series is continued exactly. They extrapolate in the noise level sigma, in
-either direction.
+The value is the residual of one branch's block stack, or a whole prediction after guidance. Every
+predictor is a linear combination of cached values. Its weights depend on the noise levels and add
+up to one, so that a constant series is continued exactly.
 """
 
 from __future__ import annotations
@@ -11,26 +10,21 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from ..config import PREDICTORS, ConfigError
-
-Lesson = tuple[torch.Tensor, Callable[[float], None]]
-"""A scalar on its device, and who is to be told the number."""
-
-
-def same_level(one: float, other: float) -> bool:
-    """Whether two noise levels are one: samplers with two evaluations at a level repeat it."""
-    return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6)
+from ..config import PREDICTORS
+from ..errors import ConfigError
+from ..schedule import same_sigma
+from .device import DeferredScalar
 
 
 def combine(values: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    """Sum of `values` times `weights`, which add up to one; the newest value is the last.
+    """Weighted sum of `values`, the newest one last; `weights` add up to one.
 
-    Written as newest + sum of weight * (older - newest), so that equal values give themselves.
+    Computed as newest + sum of weight * (older - newest): equal values give themselves, exactly.
     """
     newest = values[-1]
     result = newest
@@ -43,7 +37,7 @@ def combine(values: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.T
 
 
 def interpolation_weights(nodes: Sequence[float], sigma: float) -> list[float]:
-    """Lagrange's weights: the polynomial through values at `nodes`, read at `sigma`."""
+    """Lagrange weights of the polynomial through values at `nodes`, evaluated at `sigma`."""
     return [
         math.prod((sigma - other) / (node - other) for other in nodes if other != node)
         for node in nodes
@@ -51,57 +45,62 @@ def interpolation_weights(nodes: Sequence[float], sigma: float) -> list[float]:
 
 
 class Predictor(ABC):
-    """Predicts a value from those of computed steps. Holds `capacity` of them, newest last.
+    """Predicts a value from the cached values of computed steps.
 
-    order: how many of the newest observations the leading term passes through; its error grows
-    with the product of their distances in sigma.
+    capacity: number of values that are cached.
+    order: number of newest values that the prediction's leading term interpolates. Its error grows
+        with the product of the distances to them in sigma.
     """
 
     capacity: int
     order: int
 
     def __init__(self) -> None:
-        self._held: deque[tuple[float, torch.Tensor]] = deque(maxlen=self.capacity)
+        self._cache: deque[tuple[float, torch.Tensor]] = deque(maxlen=self.capacity)
 
     def observe(self, sigma: float, value: torch.Tensor) -> None:
-        """Remember `value`, computed at noise level `sigma`.
+        """Cache `value`, computed at noise level `sigma`.
 
-        Another value at the newest level takes its place. Where the levels turn (a schedule that
-        rises again), what lies behind the turn is forgotten.
+        A value at the newest level replaces the one cached there. Where the noise level changes
+        its direction, the values before the turning point are dropped.
         """
-        if self._held and same_level(sigma, self.sigmas[-1]):
-            self._held.pop()
-        elif len(self._held) > 1:
+        if self._cache and same_sigma(sigma, self.sigmas[-1]):
+            self._cache.pop()
+        elif len(self._cache) > 1:
             before, newest = self.sigmas[-2:]
             if (sigma - newest) * (newest - before) < 0:
-                self._held.clear()
-        self._held.append((sigma, value))
+                self._cache.clear()
+        self._cache.append((sigma, value))
 
     def predict(self, sigma: float) -> torch.Tensor:
-        """The value expected at `sigma`; needs one observation at least."""
-        return combine(self.held, self.weights(sigma))
+        """The value expected at `sigma`. At least one value must be cached."""
+        return combine(self.values, self.weights(sigma))
 
     @abstractmethod
     def weights(self, sigma: float) -> list[float]:
-        """Weight of each held value in the prediction at `sigma`, adding up to one."""
+        """Weight of each cached value in the prediction at `sigma`; they add up to one."""
 
-    def lesson(self, sigma: float, value: torch.Tensor) -> Lesson | None:
-        """What is learned once `value` is known at `sigma`, before it is observed."""
+    def deferred_update(self, sigma: float, value: torch.Tensor) -> DeferredScalar | None:
+        """What the predictor learns from the true `value` at `sigma`, before it is observed.
+
+        Returns:
+            A scalar to be read from the device at some later time, or None.
+        """
         return None
 
     @property
     def sigmas(self) -> list[float]:
-        """Noise levels of what is held, newest last."""
-        return [sigma for sigma, _ in self._held]
+        """Noise levels of the cached values, newest last."""
+        return [sigma for sigma, _ in self._cache]
 
     @property
-    def held(self) -> list[torch.Tensor]:
-        """What is held, newest last."""
-        return [value for _, value in self._held]
+    def values(self) -> list[torch.Tensor]:
+        """The cached values, newest last."""
+        return [value for _, value in self._cache]
 
     @property
-    def leading(self) -> list[float]:
-        """The noise levels that the prediction's leading term passes through."""
+    def nodes(self) -> list[float]:
+        """Noise levels of the values that the leading term interpolates."""
         return self.sigmas[-self.order :]
 
 
@@ -115,7 +114,7 @@ class Reuse(Predictor):
 
 
 class Linear(Predictor):
-    """The straight line through the two newest values; the newest one while there is no other."""
+    """Linear extrapolation from the two newest values; the newest one while there is only one."""
 
     capacity, order = 2, 2
 
@@ -124,70 +123,71 @@ class Linear(Predictor):
 
 
 class Damped(Linear):
-    """The same line, but only a part of the way: as far as lines were right before.
+    """Linear extrapolation multiplied by a fraction that is learned during the run.
 
-    At each computed step the best part t of the way to the line's end is known, that which comes
-    nearest to the value: t = <v - v1, line - v1> / |line - v1|^2, between 0 (`Reuse`) and 1
-    (`Linear`). What is followed is the mean of the part followed so far and the newest t: 1/2 at
-    first. Where the derivative bends from step to step, in few steps or with strong guidance, a
-    line leads astray, and where it runs smoothly it is followed nearly to its end.
+    At each computed step the fraction t that would have come nearest to the true value is known:
+    t = <v - v1, line - v1> / |line - v1|^2, clipped to 0 (`Reuse`) … 1 (`Linear`). The fraction in
+    use is the mean of the previous one and the newest t; it starts at 1/2. Where predictions bend
+    from step to step, as with few steps or strong guidance, it becomes small; where they follow a
+    line it approaches 1.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.part = 0.5
+        self.fraction = 0.5
 
     def weights(self, sigma: float) -> list[float]:
         if len(self.sigmas) < 2:
             return super().weights(sigma)
         older, _ = super().weights(sigma)
-        return [self.part * older, 1.0 - self.part * older]
+        return [self.fraction * older, 1.0 - self.fraction * older]
 
-    def lesson(self, sigma: float, value: torch.Tensor) -> Lesson | None:
-        if len(self.sigmas) < 2 or any(same_level(sigma, level) for level in self.sigmas):
+    def deferred_update(self, sigma: float, value: torch.Tensor) -> DeferredScalar | None:
+        if len(self.sigmas) < 2 or any(same_sigma(sigma, level) for level in self.sigmas):
             return None
-        newest = self.held[-1].to(value.device)
-        way = combine(self.held, super().weights(sigma)).to(value.device) - newest
-        way, done = way.flatten().float(), (value - newest).flatten().float()
-        length: torch.Tensor = torch.dot(way, way)
-        return torch.dot(done, way) / length.clamp_min(1e-30), self._learn
+        newest = self.values[-1].to(value.device)
+        line = combine(self.values, super().weights(sigma)).to(value.device) - newest
+        line, change = line.flatten().float(), (value - newest).flatten().float()
+        norm: torch.Tensor = torch.dot(line, line)
+        return DeferredScalar(torch.dot(change, line) / norm.clamp_min(1e-30), self._update)
 
-    def _learn(self, lesson: float) -> None:
-        if math.isfinite(lesson):
-            self.part = (self.part + min(max(lesson, 0.0), 1.0)) / 2
+    def _update(self, best: float) -> None:
+        if math.isfinite(best):
+            self.fraction = (self.fraction + min(max(best, 0.0), 1.0)) / 2
 
 
 class Blend(Predictor):
-    """The straight line, plus half of a Chebyshev fit to what it misses.
+    """Linear extrapolation plus half of a Chebyshev fit to its residuals.
 
-    Ridge regression in Chebyshev polynomials on four observations, as the spectral forecast of
-    cache-dit blends it with a Taylor series (weight 0.5, 4 terms, ridge 0.1). Here it is fitted
-    to the deviations from the line through the two newest values, so that a linear series stays
-    exact. With fewer observations it is `Linear`.
+    Ridge regression in Chebyshev polynomials on four values, as the spectral forecast of cache-dit
+    blends it with a Taylor series (weight 0.5, 4 terms, ridge 0.1). It is fitted to the deviations
+    from the line through the two newest values, so that a linear series stays exact. With fewer
+    values it is `Linear`.
     """
 
     capacity, order = 4, 2
-    share, ridge = 0.5, 0.1
+    fit_weight, ridge = 0.5, 0.1
 
     def weights(self, sigma: float) -> list[float]:
         sigmas = self.sigmas
         line = self._line(sigma)
         if len(sigmas) < self.capacity:
             return line
-        # Each row: what one observation is more than the line through the two newest ones.
-        misses = np.eye(len(sigmas)) - np.array([self._line(node) for node in sigmas])
+        # Row i: the deviation of value i from the line through the two newest values.
+        deviations = np.eye(len(sigmas)) - np.array([self._line(node) for node in sigmas])
         basis = self._basis(np.array([*sigmas, sigma]))
         known, wanted = basis[:-1], basis[-1]
         gram = known.T @ known + self.ridge * np.eye(self.capacity)
         fit = wanted @ np.linalg.solve(gram, known.T)
-        return [float(weight) for weight in np.array(line) + self.share * (fit @ misses)]
+        weights = np.array(line) + self.fit_weight * (fit @ deviations)
+        return [float(weight) for weight in weights]
 
     def _line(self, sigma: float) -> list[float]:
         sigmas = self.sigmas
         return [0.0] * (len(sigmas) - 2) + interpolation_weights(sigmas[-2:], sigma)
 
     def _basis(self, levels: np.ndarray) -> np.ndarray:
-        """Chebyshev polynomials of the levels, mapped to -1 … 1 over the held ones."""
+        """Chebyshev polynomials of `levels`, mapped to -1 … 1 over all but the last."""
         low, high = levels[:-1].min(), levels[:-1].max()
         scaled = 2 * (levels - low) / (high - low) - 1
         return np.polynomial.chebyshev.chebvander(scaled, self.capacity - 1)
@@ -202,7 +202,11 @@ _BY_NAME: dict[str, type[Predictor]] = {
 
 
 def make_predictor(name: str) -> Predictor:
-    """A fresh predictor of that name."""
+    """A new predictor.
+
+    Raises:
+        ConfigError: no predictor has that name.
+    """
     if name not in _BY_NAME:
         allowed = ", ".join(PREDICTORS[1:])
         raise ConfigError(f"predictor must be one of {allowed}, not {name!r}")

@@ -1,10 +1,9 @@
-"""What a preset or an untouched cache comes to: by calibration, published figures, or a guess.
+"""Resolving a preset, or an untouched configuration, to the settings of one run.
 
-A wanted speed-up is a number of computed steps, which a plan keeps exactly. A level of quality is
-an error: a calibration knows the fastest plan that keeps below it. Where no calibration fits, the
-forecast measures its own error as it goes, or a generic plan keeps the wanted number of steps;
-only a sampler that cannot be forecast falls back on a family's published thresholds, whose effect
-was measured by others, in the faithful mode.
+A wanted speed-up is a number of computed steps, which a plan keeps exactly. A quality level is an
+error: a calibration knows the fastest plan that stays below it. Without a calibration the forecast
+measures its own error, or a generic plan keeps the wanted number of steps. A sampler that cannot
+be forecast falls back on the family's published thresholds, in the faithful mode.
 """
 
 from __future__ import annotations
@@ -13,43 +12,58 @@ import re
 from dataclasses import dataclass, replace
 
 from ..config import TeaCacheConfig, wanted_speedup
+from ..families.spec import Family
 from ..profiles.calibrated import Calibration
 from ..profiles.conditions import Conditions, differences, why_not_sound
 from ..profiles.plans import Plan, adapted_plan, generic_plan, steps_for, within_limits
 from ..profiles.profile import Profile
-from .choice import Choice, plain_choice, planned_choice
-from .strategy import Solver
+from .strategy import (
+    RunSettings,
+    SamplerTraits,
+    planned_settings,
+    requested_strategy,
+    settings_from_config,
+    threshold_of,
+)
 
-ERRORS = {"quality": 0.01, "balanced": 0.03, "fast": 0.1}
-"""Largest relative error of the latent that a level allows in the worst of the tried runs."""
-THRESHOLDS = {"quality": 0.05, "balanced": 0.2, "fast": 0.5}
-"""The forecast's own error control, where nothing is known of the model."""
-GUESSED_SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
-"""What a level stands for where only published thresholds are known."""
-EFFECT = re.compile(r"(\d+(?:\.\d+)?)x")
+LEVEL_ERRORS = {"quality": 0.01, "balanced": 0.03, "fast": 0.1}
+"""Largest relative error of the latent that a level allows in the worst calibration run."""
+LEVEL_THRESHOLDS = {"quality": 0.05, "balanced": 0.2, "fast": 0.5}
+"""Thresholds of the forecast's own error control, where there is no calibration."""
+LEVEL_SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
+"""Speed-ups that the levels stand for where only published thresholds are known."""
+_EFFECT = re.compile(r"(\d+(?:\.\d+)?)x")
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known before a run. profile: the family's, or the one that the user named.
-    calibration: the user's own, if one was named or found; named: which of the two. packed: the
-    latent is a list of tokens.
+class RunContext:
+    """What is known when a run begins.
+
+    Args:
+        profile: the family's, or the one that the user named.
+        conditions: of the run: weights, sampler, noise levels, size.
+        sampler: its traits.
+        calibration: the user's own, if one was named or found.
+        named: whether the user named that calibration.
+        packed: the latent is a list of tokens, without height and width.
     """
 
     profile: Profile
     conditions: Conditions
-    solver: Solver
+    sampler: SamplerTraits
     calibration: Calibration | None = None
     named: bool = False
     packed: bool = False
 
 
-def choose(config: TeaCacheConfig, known: Known) -> Choice:
-    """What a run does, and on what evidence."""
+def resolve_settings(config: TeaCacheConfig, context: RunContext) -> RunSettings:
+    """What a run does, with the evidence for it."""
     if config.preset == "auto" or config.rel_l1_thresh == 0:
-        follows = config.untouched and known.calibration is not None and known.solver.smooth
-        return _calibrated_default(config, known) if follows else _plain(config, known)
-    plain = TeaCacheConfig(
+        calibrated = context.calibration is not None and context.sampler.deterministic
+        if config.untouched and calibrated:
+            return _calibrated_default(config, context)
+        return _by_config(config, context)
+    base = TeaCacheConfig(
         rel_l1_thresh=None,
         start_percent=config.start_percent,
         end_percent=config.end_percent,
@@ -59,123 +73,154 @@ def choose(config: TeaCacheConfig, known: Known) -> Choice:
         preset=config.preset,
     )
     if config.preset == "faithful":
-        chosen = _plain(replace(plain, mode="faithful"), known)
-        label = "calibrated" if chosen.profile.calibrated else "uncalibrated"
-        told = f"TeaCache as published, profile {chosen.profile.name}, {label}"
-    elif known.solver.smooth:
-        chosen, told = _by_plan_or_forecast(plain, known)
+        settings = _by_config(replace(base, mode="faithful"), context)
+        label = "calibrated" if settings.profile.calibrated else "uncalibrated"
+        evidence = f"TeaCache as published, profile {settings.profile.name}, {label}"
+    elif context.sampler.deterministic:
+        settings, evidence = _by_plan_or_forecast(base, context)
     else:
-        chosen, told = _by_threshold(plain, known)
-    notes = chosen.notes
+        settings, evidence = _by_threshold(base, context)
+    notes = settings.notes
     if not config.untouched:
         notes += (f"preset={config.preset} decides: threshold, mode and its parts are not used.",)
-    return replace(chosen, evidence=f"preset {config.preset}: {told}.", notes=notes)
+    return replace(settings, evidence=f"preset {config.preset}: {evidence}.", notes=notes)
 
 
-def _plain(config: TeaCacheConfig, known: Known) -> Choice:
+def _by_config(config: TeaCacheConfig, context: RunContext) -> RunSettings:
     """By mode and threshold; the faithful mode with the user's own coefficients, if there are."""
-    calibration, profile = known.calibration, known.profile
+    calibration, profile = context.calibration, context.profile
     notes: tuple[str, ...] = ()
     if calibration is not None:
         if calibration.profile.coefficients and not calibration.refused:
             profile = calibration.profile
-        elif known.named:
+        elif context.named:
             notes = (f"Profile {calibration.name} holds no coefficients: {calibration.refused}.",)
-    chosen = plain_choice(config, profile, known.solver, known.packed)
-    return replace(chosen, notes=(*chosen.notes, *notes))
+    settings = settings_from_config(config, profile, context.sampler, context.packed)
+    return replace(settings, notes=(*settings.notes, *notes))
 
 
-def _calibrated_default(config: TeaCacheConfig, known: Known) -> Choice:
-    """As fast as the default was on this model before it was calibrated, but planned; the default
-    itself where it was better than its plan."""
-    calibration = known.calibration
+def _calibrated_default(config: TeaCacheConfig, context: RunContext) -> RunSettings:
+    """The calibration's plan with as many computed steps as the default mode had there; the
+    default mode itself where it was better than that plan."""
+    calibration = context.calibration
     assert calibration is not None
-    refused = why_not_sound(calibration.conditions, known.conditions)
+    default = settings_from_config(config, context.profile, context.sampler, context.packed)
+    refused = why_not_sound(calibration.conditions, context.conditions)
     if refused:
-        chosen = plain_choice(config, known.profile, known.solver, known.packed)
-        told = f"Profile {calibration.name} is not used: {refused}."
-        return replace(chosen, notes=(*chosen.notes, told))
-    default = calibration.default
-    speedup = calibration.speedup(default.computed)
-    tried = calibration.outcome(default.computed)
-    if tried is None or tried.worst > default.worst or tried.mean > default.mean:
-        chosen = plain_choice(config, known.profile, known.solver, known.packed)
-        told = f"profile {calibration.name}: no plan was better than the forecast when tried"
-        return replace(chosen, evidence=f"{told}.")
-    chosen, told = _by_calibration(config, known, calibration, speedup)
-    return replace(chosen, evidence=f"{told}.")
+        note = f"Profile {calibration.name} is not used: {refused}."
+        return replace(default, notes=(*default.notes, note))
+    before = calibration.default
+    tried = calibration.outcome(before.computed)
+    if tried is None or tried.worst > before.worst or tried.mean > before.mean:
+        evidence = f"profile {calibration.name}: no plan was better than the forecast when tried"
+        return replace(default, evidence=f"{evidence}.")
+    speedup = calibration.speedup(before.computed)
+    settings, evidence = _by_calibration(config, context, calibration, speedup)
+    return replace(settings, evidence=f"{evidence}.")
 
 
-def _by_plan_or_forecast(config: TeaCacheConfig, known: Known) -> tuple[Choice, str]:
-    speedup, calibration = wanted_speedup(config.preset), known.calibration
+def _by_plan_or_forecast(config: TeaCacheConfig, context: RunContext) -> tuple[RunSettings, str]:
+    speedup, calibration = wanted_speedup(config.preset), context.calibration
     aside = ""
     if calibration is not None:
-        refused = why_not_sound(calibration.conditions, known.conditions)
+        refused = why_not_sound(calibration.conditions, context.conditions)
         if not refused:
-            wanted = speedup or _fastest_below(calibration, ERRORS[config.preset])
-            return _by_calibration(config, known, calibration, wanted)
+            wanted = speedup or _fastest_below(calibration, LEVEL_ERRORS[config.preset])
+            return _by_calibration(config, context, calibration, wanted)
         aside = f" (profile {calibration.name} is not used: {refused})"
     if speedup is None:
-        threshold = THRESHOLDS[config.preset]
-        chosen = plain_choice(
-            replace(config, rel_l1_thresh=threshold), known.profile, known.solver, known.packed
+        threshold = LEVEL_THRESHOLDS[config.preset]
+        with_threshold = replace(config, rel_l1_thresh=threshold)
+        settings = settings_from_config(
+            with_threshold, context.profile, context.sampler, context.packed
         )
-        told = f"no calibration of this model{aside}; forecast, threshold {threshold:g}"
-        return chosen, f"{told}, which measures its own error"
-    steps = known.conditions.steps
-    plan = generic_plan(known.conditions.sigmas, steps_for(steps, speedup))
-    told = f"no calibration of this model{aside}; a generic plan, {len(plan)} of {steps} steps"
-    return _planned(config, known, plan), f"{told} computed; its quality is not known"
+        evidence = f"no calibration of this model{aside}; forecast, threshold {threshold:g}"
+        return settings, f"{evidence}, which measures its own error"
+    steps = context.conditions.steps
+    plan = generic_plan(context.conditions.sigmas, steps_for(steps, speedup))
+    evidence = f"no calibration of this model{aside}; a generic plan, {len(plan)} of {steps} steps"
+    return _by_plan(config, context, plan), f"{evidence} computed; its quality is not known"
 
 
 def _by_calibration(
-    config: TeaCacheConfig, known: Known, calibration: Calibration, speedup: float
-) -> tuple[Choice, str]:
-    made, run = calibration.conditions, known.conditions
+    config: TeaCacheConfig, context: RunContext, calibration: Calibration, speedup: float
+) -> tuple[RunSettings, str]:
+    made, run = calibration.conditions, context.conditions
     count = steps_for(run.steps, speedup)
     own = calibration.plan(steps_for(made.steps, speedup))
     plan = adapted_plan(own, made.sigmas, run.sigmas, count)
     tried = calibration.outcome(len(own))
-    told = f"profile {calibration.name}: {len(plan)} of {run.steps} steps planned"
+    evidence = f"profile {calibration.name}: {len(plan)} of {run.steps} steps planned"
     if tried is not None:
-        told += f"; {_shown(tried.worst)} at worst with {tried.computed} of {made.steps} when tried"
-    other = differences(made, run)
-    if other:
-        told += f"; adapted: this run has {', '.join(other)}"
-    return _planned(config, known, plan), told
+        evidence += f"; error {100 * tried.worst:.2g} % at worst with"
+        evidence += f" {tried.computed} of {made.steps} when tried"
+    changed = differences(made, run)
+    if changed:
+        evidence += f"; adapted: this run has {', '.join(changed)}"
+    return _by_plan(config, context, plan), evidence
 
 
-def _planned(config: TeaCacheConfig, known: Known, plan: Plan) -> Choice:
-    limited = within_limits(plan, known.conditions.steps, config)
-    return planned_choice(config, known.profile, limited)
+def _by_plan(config: TeaCacheConfig, context: RunContext, plan: Plan) -> RunSettings:
+    limited = within_limits(plan, context.conditions.steps, config)
+    return planned_settings(config, context.profile, limited)
 
 
 def _fastest_below(calibration: Calibration, error: float) -> float:
-    """The largest speed-up whose plan kept below `error`; the slowest one where none did."""
+    """The largest speed-up whose plan stayed below `error`; the smallest one where none did."""
     good = [tried.computed for tried in calibration.curve if tried.worst <= error]
     every = [tried.computed for tried in calibration.curve] or [calibration.steps]
     return calibration.speedup(min(good) if good else max(every))
 
 
-def _by_threshold(config: TeaCacheConfig, known: Known) -> tuple[Choice, str]:
-    """The faithful mode, for a sampler whose noise levels follow no trajectory."""
-    wanted = wanted_speedup(config.preset) or GUESSED_SPEEDUPS[config.preset]
+def _by_threshold(config: TeaCacheConfig, context: RunContext) -> tuple[RunSettings, str]:
+    """The faithful mode at a published threshold, for a sampler that cannot be extrapolated."""
+    wanted = wanted_speedup(config.preset) or LEVEL_SPEEDUPS[config.preset]
     faithful = replace(config, mode="faithful")
-    profile = _plain(faithful, known).profile
+    profile = _by_config(faithful, context).profile
     effects = sorted(
-        (float(found[1]), threshold.value)
+        (float(match[1]), threshold.value)
         for threshold in profile.thresholds
-        if threshold.effect and (found := EFFECT.match(threshold.effect))
+        if threshold.effect and (match := _EFFECT.match(threshold.effect))
     )
-    why = f"the sampler {known.solver.name} cannot be planned"
+    why = f"the sampler {context.sampler.name} cannot be planned"
     if effects:
         effect, value = min(effects, key=lambda pair: abs(pair[0] - wanted))
-        told = f"{why}; threshold {value:g} of profile {profile.name}, told to give {effect:g}x"
+        evidence = f"{why}; threshold {value:g} of profile {profile.name}, told to give {effect:g}x"
     else:
-        value = profile.default_threshold * wanted / GUESSED_SPEEDUPS["balanced"]
-        told = f"{why}, and no threshold's effect is known: {value:g}, a guess"
-    return _plain(replace(faithful, rel_l1_thresh=value), known), told
+        value = profile.default_threshold * wanted / LEVEL_SPEEDUPS["balanced"]
+        evidence = f"{why}, and no threshold's effect is known: {value:g}, a guess"
+    return _by_config(replace(faithful, rel_l1_thresh=value), context), evidence
 
 
-def _shown(error: float) -> str:
-    return f"error {100 * error:.2g} %"
+def describe_settings(
+    config: TeaCacheConfig,
+    family: Family,
+    profile: Profile,
+    calibration: Calibration | None = None,
+) -> str:
+    """What was recognised and what will be done, in one line for the node and the log.
+
+    Args:
+        calibration: the user's own profile that `config` names.
+    """
+    own = [] if calibration is None else [f"profile {calibration.name}, your own"]
+    if config.preset != "auto" and config.rel_l1_thresh != 0:
+        parts = [family.name, f"preset {config.preset}, resolved when a run starts"]
+        return " · ".join([*parts, *own])
+    if calibration is not None and config.untouched:
+        return " · ".join([family.name, "planned", *own])
+    strategy = requested_strategy(config)
+    threshold = threshold_of(config, profile, strategy)
+    source = "recommended" if config.rel_l1_thresh is None else "set"
+    parts = [family.name, strategy.name]
+    parts.append(f"threshold {threshold:g} ({source})" if threshold else "off")
+    if strategy.indicator == "profile" and calibration is not None:
+        parts += own
+    elif strategy.indicator == "profile":
+        label = "" if profile.calibrated else ", uncalibrated"
+        if config.profile == "auto" and family.profile_for_run is not None:
+            label += ", or by latent size and noise range"
+        parts.append(f"profile {profile.name}{label}")
+    elif config.profile != "auto":
+        parts.append(f"profile {config.profile} is for the faithful mode: not used")
+    return " · ".join(parts)

@@ -1,15 +1,16 @@
 """The state of one sampling run: made when sampling starts, freed when it ends.
 
-    Run            everything of one run; knows its noise levels and keeps the report
-      Track        what one window of one pass remembers between evaluations
-        BranchState  what one branch (cond, uncond, ...) remembers
-      Evaluation   one call of the denoiser by the sampler
-        Decision   one joint decision for all branches of a track in that evaluation
-          ModelCall, WholeCall  one call of the transformer with some of those branches in its
-            batch, or one whole prediction
+    Run                  everything of one run; keeps the report
+      StepTracker        the position in the schedule
+      RunState           what is remembered from evaluation to evaluation
+        PassState        one context window of one pass
+          BranchState    one branch of guidance (cond, uncond, ...)
+      Decision           one joint decision for the branches of a pass in one evaluation
+        StackForward     one call of the transformer with some of those branches in its batch
+        PredictionForward  one whole prediction after guidance
 
-Branches are keyed by the host's own identity for them, never by counting calls: batches split
-and join with free memory.
+Branches are identified by the host's own keys, never by counting calls: batches are split and
+joined depending on free memory.
 """
 
 from __future__ import annotations
@@ -21,245 +22,196 @@ from typing import Any, Protocol
 
 import torch
 
-from ..families.registry import Family
-from ..families.streams import AdapterFailed, reading
+from ..families.spec import TIMESTEP_INDICATORS, Family
+from ..families.streams import FamilyMismatch, reading_model
 from ..report import Reason, RunReport, StepRecord
-from ..schedule import Pace
-from .choice import Choice
-from .decision import MIXED, BranchState, Decision, Track
-from .entry import EntryReader
-from .indicators import TIMESTEP_READINGS, Rate, TimestepSchedule, relative_change, spectral_view
-from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy, legs, locate_step
-from .predictors import make_predictor, same_level
-from .reads import DeviceReads, LevelOfEvaluation
-from .strategy import Solver
-from .timing import Clock, Mark
+from ..schedule import Schedule, StepTracker
+from .decision import MIXED, BranchState, Decision, RunState
+from .device import DeviceReader, Mark, RunTimer, SigmaReader
+from .indicators import (
+    ErrorRate,
+    StackInputReader,
+    TimestepChanges,
+    relative_change,
+    spectral_view,
+)
+from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy
+from .predictors import make_predictor
+from .strategy import RunSettings, SamplerTraits
 
 log = logging.getLogger("teacache")
 
-Listener = Callable[[str, dict[str, Any]], None]
-"""Told of a run's events: ("start" | "step" | "end", plain data)."""
-
-
-class Observer(Protocol):
-    """Is shown what a run computes, step by step (`calibration.recording.Recorder`)."""
-
-    def prediction(self, step: int, derivative: torch.Tensor) -> None:
-        """What the sampler steps along in `step`, after guidance."""
-
-    def reading(self, step: int, branch: Hashable, change: float) -> None:
-        """How much what the indicator reads of `branch` has changed since the step before."""
-
-    def residual(self, step: int, branch: Hashable, residual: torch.Tensor) -> None:
-        """The residual of `branch`'s block stack."""
-
+RunListener = Callable[[str, dict[str, Any]], None]
+"""Receives a run's events: ("start" | "step" | "end", JSON-like data)."""
 
 SPECTRAL_MAX_SKIP = 2
 """SeaCache's own limit of skips in a row, where the user sets none."""
-LOST_COUNT = "The sampler evaluated the model at other noise levels than its schedule names."
+SCHEDULE_LEFT = "The sampler evaluated the model at other noise levels than its schedule names."
+
+
+class RunObserver(Protocol):
+    """Receives what a run computes, step by step (`calibration.recorder.Recorder`)."""
+
+    def on_prediction(self, step: int, derivative: torch.Tensor) -> None:
+        """The derivative that the sampler follows in `step`, after guidance."""
+
+    def on_indicator_change(self, step: int, branch: Hashable, change: float) -> None:
+        """Relative L1 change of what the indicator reads of `branch`, since the step before."""
+
+    def on_residual(self, step: int, branch: Hashable, residual: torch.Tensor) -> None:
+        """The residual of `branch`'s block stack."""
 
 
 class Run:
-    """One sampling run over `sigmas` (noise levels, one more than the run has steps).
+    """One sampling run.
 
-    choice, solver: what the run does, and what is known of its sampler. host: the host's name for
-    the report. observer: who is shown what is computed.
+    Args:
+        settings: what the run does.
+        family: of the model.
+        sampler: traits of the sampler.
+        sigmas: noise levels, one more than the run has steps.
+        host: the host's name, for the report.
+        listener: receives the run's events.
+        observer: receives what is computed.
     """
 
     def __init__(
         self,
-        choice: Choice,
+        settings: RunSettings,
         family: Family,
-        solver: Solver,
+        sampler: SamplerTraits,
         sigmas: Sequence[float],
         host: str,
-        listener: Listener | None = None,
-        observer: Observer | None = None,
+        listener: RunListener | None = None,
+        observer: RunObserver | None = None,
     ) -> None:
-        config, profile, method = choice.config, choice.profile, choice.method
-        self.config = config
+        self.config = settings.config
         self.family = family
-        self.profile = profile
-        self.method = method
-        self.solver = solver
+        self.strategy = settings.strategy
+        self.sampler = sampler
         self.observer = observer
-        self.sigma = 0.0
-        self.reads = DeviceReads()
         self.gave_up = False
-        """Whether the model turned out not to be what the table says: it runs without the cache."""
-        self._sigmas = list(sigmas)
-        self._level = LevelOfEvaluation(self._sigmas, solver.single, self.reads)
-        self._pace = Pace(self._sigmas)
-        self._legs = legs(self._sigmas)
-        self._step = 0
-        self._sigma_before: float | None = None
-        self._listener = listener
-        self._policy: Policy = AccumulatedDistance(
-            threshold=choice.threshold,
-            steps=len(sigmas) - 1,
-            start=config.start_percent,
-            end=config.end_percent,
-            max_skip=config.max_skip
-            or (SPECTRAL_MAX_SKIP if method.indicator == "spectral" else 0),
-            warmup=profile.warmup_steps if method.indicator == "profile" else 0,
+        """Whether the model does not match its family's entry: it runs without the cache."""
+        self.reader = DeviceReader()
+        schedule = Schedule(sigmas)
+        self.position = StepTracker(schedule, sampler.one_eval_per_step)
+        self.state = RunState()
+        self.profile_indicator = (
+            settings.profile.indicator if self.strategy.indicator == "profile" else ""
         )
-        if choice.plan is not None:
-            self._policy = PlannedSteps(frozenset(choice.plan), len(sigmas) - 1)
-        if solver.own_levels:
-            self._policy = EveryStep()
-        self.reading = profile.indicator if method.indicator == "profile" else ""
         """What the family's profile reads; empty where another indicator decides."""
-        self.read_entry = EntryReader(self.reading, family, config.token_stride)
-        self._schedule: TimestepSchedule | None = None
-        self._tracks: dict[Hashable, Track] = {}
+        self.read_stack_input = StackInputReader(
+            self.profile_indicator, family, self.config.token_stride
+        )
+        self._profile = settings.profile
+        self._policy = _policy(settings, sampler, schedule.steps)
+        self._read_sigma = SigmaReader(self.reader)
+        self._timestep_changes: TimestepChanges | None = None
         self._decisions: list[tuple[Hashable, Hashable | None, Decision]] = []
-        self._demanded: Reason | None = None
-        self._updates: list[tuple[BranchState, torch.Tensor]] = []
-        self._views: list[tuple[Track, torch.Tensor]] = []
-        self._clock: Clock | None = None
-        self._marks: list[tuple[Mark, Mark]] = []
-        self._evaluation_start: Mark | None = None
+        self._required: Reason | None = None
+        self._timer: RunTimer | None = None
+        self._listener = listener
         self.report = RunReport(
             host=host,
             family=family.id,
             family_name=family.name,
-            profile=profile.name if self.reading else "",
-            calibrated=profile.calibrated and bool(self.reading),
-            method=method.name,
-            cached=method.cached,
-            indicator=self.reading or method.indicator,
-            predictor=method.predictor,
-            sampler=solver.name,
-            threshold=choice.threshold,
-            steps=len(sigmas) - 1,
-            sigmas=self._sigmas,
-            evidence=choice.evidence,
-            warnings=list(choice.notes),
+            profile=self._profile.name if self.profile_indicator else "",
+            calibrated=self._profile.calibrated and bool(self.profile_indicator),
+            method=self.strategy.name,
+            cached=self.strategy.cached,
+            indicator=self.profile_indicator or self.strategy.indicator,
+            predictor=self.strategy.predictor,
+            sampler=sampler.name,
+            threshold=settings.threshold,
+            steps=schedule.steps,
+            sigmas=schedule.sigmas,
+            evidence=settings.evidence,
+            warnings=list(settings.notes),
         )
 
-    # --- one evaluation ---------------------------------------------------------------------
+    # --- one evaluation --------------------------------------------------------------------------
 
     def begin_evaluation(
         self, sigma: float | torch.Tensor, device: torch.device, step: int | None = None
     ) -> None:
-        """The sampler calls the denoiser at noise level `sigma`, in `step` where it is known.
+        """The sampler calls the denoiser.
 
-        sigma: a number, or the sampler's own tensor, which is read only where it must be.
+        Args:
+            sigma: noise level, as a number or as the sampler's tensor [rows], which is read from
+                the device only where it must be.
+            device: where the model runs.
+            step: index of the sampler step, where the host knows it.
         """
-        if self._clock is None:
-            self._clock = Clock(device)
-            self._tell("start", lambda: {"report": self.report.to_json()})
-        self._sigma_before = self.sigma if self.report.records else None
+        if self._timer is None:
+            self._timer = RunTimer(device)
+            self._emit("start", lambda: {"report": self.report.to_json()})
         if isinstance(sigma, torch.Tensor):
-            sigma = self._level(sigma)
-            if self._level.lost:
-                self.report.warn(LOST_COUNT)
-        self.sigma = sigma
-        self._step = self._locate(sigma) if step is None else step
-        self._decisions, self._demanded = [], None
-        self._evaluation_start = self._clock.mark()
-
-    def _locate(self, sigma: float) -> int:
-        """The step of an evaluation at `sigma`; repeated levels are told apart by counting."""
-        place = len(self.report.records)
-        counted = self.solver.single and place < self.report.steps
-        if counted and same_level(sigma, self._sigmas[place]):
-            return place
-        return locate_step(sigma, self._sigmas, self._step)
+            sigma = self._read_sigma(sigma, self.position.expected_sigma)
+            if self._read_sigma.lost:
+                self.report.warn(SCHEDULE_LEFT)
+        self.position.advance(sigma, step)
+        self._decisions, self._required = [], None
+        self._timer.begin()
 
     def decide(
-        self, track: Hashable, reconsiders: bool = True, window: Hashable | None = None
+        self, key: Hashable, can_repeat: bool = True, window: Hashable | None = None
     ) -> Decision:
-        """A fresh decision for the branches of `track` (a window of a pass).
+        """A new decision for the branches of one pass.
 
-        reconsiders: whether the host can evaluate a decision again (`ReconsiderStep`). The same
-        track asked for again in one evaluation is another pass, with its own memory. window: the
-        passes with the same one are computed together (`ReconsiderEvaluation`); None: by itself.
+        Args:
+            key: identifies the pass. The same key asked for again in one evaluation is another
+                pass, with a state of its own.
+            can_repeat: whether the host can evaluate the pass again (`RecomputePass`).
+            window: passes with the same one are computed together (`RecomputeEvaluation`); None
+                for a pass that is decided by itself.
         """
-        occurrence = sum(known == track for known, _, _ in self._decisions)
-        state = self._tracks.setdefault((track, occurrence), Track())
-        passes = [
+        occurrence = sum(known == key for known, _, _ in self._decisions)
+        state = self.state.of_pass((key, occurrence))
+        earlier = [
             made for _, other, made in self._decisions if window is not None and other == window
         ]
-        decision = Decision(state, self._policy, self._step, reconsiders, passes)
-        if self._demanded is not None and decision.measures:
-            decision.reason = self._demanded
-        self._decisions.append((track, window, decision))
+        decision = Decision(state, self._policy, self.position.step, can_repeat, earlier)
+        if self._required is not None and decision.needs_distance:
+            decision.reason = self._required
+        self._decisions.append((key, window, decision))
         return decision
 
-    def reconsider(self, reason: Reason) -> None:
-        """The evaluation is made again from its beginning, and computed because of `reason`."""
-        self._demanded = reason
-        self._decisions = []
-        self._updates, self._views = [], []
-
-    @property
-    def step(self) -> int:
-        """The sampler's step that the evaluation belongs to."""
-        return self._step
-
-    @property
-    def leg(self) -> int:
-        """Along which part of the schedule values are continued: it changes where levels turn."""
-        return 0 if self.method.predictor == "reuse" else self._legs[self._step]
-
-    def step_length(self) -> float:
-        """Length of this evaluation's step in sigma, with its sign.
-
-        Where the sampler is not known to go through the schedule, that of the one before; the
-        schedule's own, where the evaluation repeats a level.
-        """
-        following, before = self._sigmas[self._step + 1], self._sigma_before
-        if self.solver.single:
-            return following - self.sigma
-        if before is None or same_level(self.sigma, before):
-            return following - self._sigmas[self._step]
-        return self.sigma - before
-
-    def step_share(self) -> float:
-        """Length of this evaluation's step in average steps of the run."""
-        return self._pace.share(self.sigma, self.sigma + self.step_length())
-
-    def keeps(self) -> bool:
-        """Whether what this evaluation computes can stand in for a later one."""
-        return self._policy.keeps(self._step)
-
-    def consider_latent(self, decision: Decision, latent: torch.Tensor) -> None:
-        """Let the change of what can be seen in the latent decide (indicator `spectral`)."""
-        if self.method.indicator != "spectral":
+    def decide_by_latent(self, decision: Decision, latent: torch.Tensor) -> None:
+        """Let the visible change of the latent decide (indicator `spectral`)."""
+        if self.strategy.indicator != "spectral":
             return
-        view = spectral_view(latent, self.sigma)
-        before = decision.track.view
-        if before is not None and before.shape == view.shape and decision.measures:
+        view = spectral_view(latent, self.position.sigma)
+        before = decision.state.latent_view
+        if before is not None and before.shape == view.shape and decision.needs_distance:
             change = relative_change(view, before.to(view.device))
-            decision.consider(max(self.reads.now(change)))
-        elif decision.measures:
-            decision.demand(Reason.NEW_BRANCH if before is None else Reason.MISMATCH)
-        self._views.append((decision.track, self.place(view)))
+            decision.consider(max(self.reader.read(change)))
+        elif decision.needs_distance:
+            decision.require_compute(Reason.NEW_BRANCH if before is None else Reason.MISMATCH)
+        self.state.defer_latent_view(decision.state, self.to_cache_device(view))
+
+    def recompute(self, reason: Reason) -> None:
+        """The evaluation is made again from its beginning, and computed because of `reason`."""
+        self._required = reason
+        self._decisions = []
+        self.state.discard()
 
     def mark(self) -> Mark:
         """This moment, as an end for `end_evaluation`."""
-        assert self._clock is not None
-        return self._clock.mark()
+        assert self._timer is not None
+        return self._timer.mark()
 
     def end_evaluation(self, end: Mark | None = None) -> None:
-        """The denoiser has answered, now or at `end`: settle its decisions and record them."""
-        assert self._clock is not None and self._evaluation_start is not None
-        for state, readings in self._updates:
-            state.reading = readings
-        for track, view in self._views:
-            track.view = view
-        self._updates, self._views = [], []
+        """The denoiser has answered, now or at `end`: update the state and record the step."""
+        assert self._timer is not None
+        self.state.commit()
         for _, _, decision in self._decisions:
-            decision.settle(self.sigma)
+            decision.finish(self.position.sigma)
             if decision.mixed:
                 self.report.warn(MIXED)
-        span = (self._evaluation_start, end or self._clock.mark())
-        self._marks.append(span)
-        self.report.bytes_held = max(self.report.bytes_held, self._bytes_held())
-        record = self._record(self._clock.seconds_now(*span))
+        record = self._record(self._timer.end(end))
+        self.report.bytes_held = max(self.report.bytes_held, self.state.bytes_held)
         self.report.records.append(record)
-        self._tell("step", lambda: {"record": record.to_json()})
+        self._emit("step", lambda: {"record": record.to_json()})
         self._decisions = []
 
     def _record(self, seconds: float) -> StepRecord:
@@ -268,8 +220,8 @@ class Run:
         shown = next(iter(computed or decisions), None)
         reason = Reason.UNCACHED if shown is None or shown.reason is None else shown.reason
         return StepRecord(
-            step=self._step,
-            sigma=self.sigma,
+            step=self.position.step,
+            sigma=self.position.sigma,
             skipped=bool(decisions) and not computed,
             reason=reason,
             distance=None if shown is None else shown.distance,
@@ -277,75 +229,102 @@ class Run:
             seconds=seconds,
         )
 
-    # --- what a call of the model asks --------------------------------------------------------
+    # --- what a forward asks for -----------------------------------------------------------------
 
-    def plan(self, embed: Callable[[list[float]], torch.Tensor], ahead: bool = True) -> None:
-        """Compute the timestep indicator of the whole schedule, where it is what decides.
+    @property
+    def segment(self) -> int:
+        """The segment of the schedule within which values are extrapolated."""
+        return 0 if self.strategy.predictor == "reuse" else self.position.segment
 
-        ahead: whether all levels can be embedded at once, or each only when it is reached.
+    @property
+    def cache_is_reusable(self) -> bool:
+        """Whether a later step can be skipped, so that what is computed now must be cached."""
+        return self._policy.cache_is_reusable(self.position.step)
+
+    def new_branch(self, layout: Hashable) -> BranchState:
+        """A branch of which nothing is cached."""
+        predictor = make_predictor(self.strategy.predictor)
+        return BranchState(layout, predictor, ErrorRate(self.reader))
+
+    def prepare_timestep_changes(
+        self, embed: Callable[[list[float]], torch.Tensor], ahead: bool = True
+    ) -> None:
+        """Prepare the timestep indicator, where the profile reads it.
+
+        Args:
+            embed: noise levels [n] -> their embeddings [n, width].
+            ahead: whether all levels can be embedded now, or each only when it is reached.
+
+        Raises:
+            FamilyMismatch: the model's timestep embedding is not what the family says.
         """
-        if self.reading in TIMESTEP_READINGS and self._schedule is None:
-            with reading():
-                self._schedule = TimestepSchedule(embed, self._sigmas[:-1] if ahead else ())
+        if self.profile_indicator in TIMESTEP_INDICATORS and self._timestep_changes is None:
+            with reading_model():
+                sigmas = self.position.schedule.sigmas[:-1] if ahead else ()
+                self._timestep_changes = TimestepChanges(embed, sigmas)
 
-    def give_up(self, failure: AdapterFailed) -> None:
+    def timestep_change(self, before: float) -> float:
+        """Relative change of the timestep embedding since noise level `before`."""
+        assert self._timestep_changes is not None
+        return self._timestep_changes.between(before, self.position.sigma)
+
+    def timestep_distance(self, before: float | None) -> float:
+        """The distance of that change; unknown (computed) without a level before."""
+        return self._profile.distance(nan if before is None else self.timestep_change(before))
+
+    def distance(self, change: float) -> float:
+        """The distance that a relative `change` of what the indicator reads stands for."""
+        return self._profile.distance(change) if self.profile_indicator else change
+
+    def to_cache_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor` where cached tensors are kept."""
+        return tensor.to("cpu") if self.config.cache_device == "cpu" else tensor
+
+    def give_up(self, mismatch: FamilyMismatch) -> None:
         """The rest of the run is computed without the cache."""
         if not self.gave_up:
             self.gave_up = True
-            self.report.warn(f"{self.family.name}: runs without the cache: {failure}")
+            self.report.warn(f"{self.family.name}: runs without the cache: {mismatch}")
             log.warning("TeaCache: %s", self.report.warnings[-1])
 
-    def scheduled_change(self, before: float) -> float:
-        """Change of the timestep's embedding since noise level `before`."""
-        assert self._schedule is not None
-        return self._schedule.change(before, self.sigma)
-
-    def scheduled_distance(self, before: float | None) -> float:
-        return self.profile.distance(nan if before is None else self.scheduled_change(before))
-
-    def distance(self, change: float) -> float:
-        """The distance that a `change` of what the indicator reads stands for."""
-        return self.profile.distance(change) if self.reading else change
-
-    def new_branch(self, layout: Hashable) -> BranchState:
-        return BranchState(layout, make_predictor(self.method.predictor), Rate(self.reads))
-
-    def after_evaluation(self, state: BranchState, readings: torch.Tensor) -> None:
-        """`readings` become the state's when this evaluation ends."""
-        self._updates.append((state, self.place(readings)))
-
-    def place(self, held: torch.Tensor) -> torch.Tensor:
-        """`held` where the config wants it to wait for a later step."""
-        return held.to("cpu") if self.config.cache_device == "cpu" else held
-
-    # --- the end ------------------------------------------------------------------------------
+    # --- the end ---------------------------------------------------------------------------------
 
     def finish(self, outcome: str) -> RunReport:
-        """Free everything and complete the report. outcome: done, interrupted or failed."""
-        self._tracks.clear()
+        """Free everything and complete the report.
+
+        Args:
+            outcome: "done", "interrupted" or "failed".
+        """
+        self.state.clear()
+        self.reader.discard()
         self._decisions = []
-        self._updates, self._views = [], []
-        self._schedule = None
-        self.reads.forget()
-        if self._clock is not None:
-            times = self._clock.resolve(self._marks)
-            self.report.seconds = self._clock.elapsed(self._marks)
+        self._timestep_changes = None
+        if self._timer is not None:
+            times, self.report.seconds = self._timer.resolve()
             self.report.records = [
                 record.timed(seconds)
                 for record, seconds in zip(self.report.records, times, strict=True)
             ]
         self.report.outcome = outcome
-        self._tell("end", lambda: {"report": self.report.to_json()})
+        self._emit("end", lambda: {"report": self.report.to_json()})
         return self.report
 
-    def _bytes_held(self) -> int:
-        tensors: list[torch.Tensor | None] = []
-        for track in self._tracks.values():
-            tensors.append(track.view)
-            for state in track.branches.values():
-                tensors += [*state.predictor.held, state.reading]
-        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
-
-    def _tell(self, event: str, data: Callable[[], dict[str, Any]]) -> None:
+    def _emit(self, event: str, data: Callable[[], dict[str, Any]]) -> None:
         if self._listener is not None:
             self._listener(event, data())
+
+
+def _policy(settings: RunSettings, sampler: SamplerTraits, steps: int) -> Policy:
+    if sampler.adaptive:
+        return EveryStep()
+    if settings.plan is not None:
+        return PlannedSteps(frozenset(settings.plan), steps)
+    config, indicator = settings.config, settings.strategy.indicator
+    return AccumulatedDistance(
+        threshold=settings.threshold,
+        steps=steps,
+        start=config.start_percent,
+        end=config.end_percent,
+        max_skip=config.max_skip or (SPECTRAL_MAX_SKIP if indicator == "spectral" else 0),
+        warmup=settings.profile.warmup_steps if indicator == "profile" else 0,
+    )

@@ -1,35 +1,51 @@
-"""What is cached, how change is measured, and what stands in: chosen together."""
+"""What a run does: the sampler's traits, the cache's strategy, and the settings of one run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..config import TeaCacheConfig
+from ..config import NEVER_SKIP, TeaCacheConfig
+from ..profiles.profile import Profile
+
+RECOMMENDED_THRESHOLDS = {"rate": 0.2, "spectral": 0.25, "first_block": 0.1}
+"""Thresholds of the indicators that no profile rescales: SeaCache's, FBCache's usual ones."""
+MODEL_INDICATORS = ("profile", "first_block")
+"""Indicators that read the inside of the model."""
+PACKED_NOTE = (
+    "indicator=spectral needs a latent with height and width, and this pipeline hands its "
+    "transformer a list of tokens: the profile's indicator is used."
+)
 
 
 @dataclass(frozen=True)
-class Solver:
-    """What is known of the sampler that a run serves.
+class SamplerTraits:
+    """What is known of a sampler.
 
-    name: as the host calls it. smooth: whether its noise levels follow one trajectory, so that
-    values may be extrapolated from step to step: no noise is added on the way, and nothing but
-    the prediction itself is taken from the model. euler: whether a step is
-    x + (next level - level) * derivative. single: whether it evaluates once at each level of the
-    schedule, in order. own_levels: whether it chooses its noise levels itself, and may judge its
-    next one by what the model has answered: every step is computed.
+    Args:
+        name: as the host calls it.
+        deterministic: its noise levels follow one trajectory and nothing but the prediction itself
+            is taken from the model, so that values may be extrapolated from step to step.
+        euler: a step is x + (next sigma - sigma) * derivative.
+        one_eval_per_step: it evaluates once at each level of the schedule, in order.
+        adaptive: it chooses its own noise levels and may judge the next one by the model's answer,
+            so that every step must be computed.
     """
 
     name: str
-    smooth: bool
+    deterministic: bool
     euler: bool = False
-    single: bool = False
-    own_levels: bool = False
+    one_eval_per_step: bool = False
+    adaptive: bool = False
 
 
 @dataclass(frozen=True)
-class Method:
-    """cached: `residual` of the block stack of each branch, or the whole `prediction`.
-    indicator, predictor: as in `TeaCacheConfig`, without `auto`.
+class CacheStrategy:
+    """What is cached, how change is measured, and how a cached value is continued.
+
+    Args:
+        cached: the `residual` of each branch's block stack, or the whole `prediction`.
+        indicator, predictor: as in `TeaCacheConfig`, without `auto`; `plan` as an indicator means
+            that the computed steps are known before the run.
     """
 
     cached: str
@@ -37,86 +53,133 @@ class Method:
     predictor: str
 
     @property
-    def whole(self) -> bool:
+    def caches_prediction(self) -> bool:
         return self.cached == "prediction"
 
     @property
     def name(self) -> str:
-        """The mode's name, or the parts of a method that is none of them."""
+        """The mode's name, or the parts of a strategy that is no mode."""
         names = [name for name, known in (MODES | {"planned": PLANNED}).items() if known == self]
         return names[0] if names else f"{self.cached}, {self.indicator}, {self.predictor}"
 
 
-FAITHFUL = Method("residual", "profile", "reuse")
+FAITHFUL = CacheStrategy("residual", "profile", "reuse")
 """TeaCache as published."""
-FORECAST = Method("prediction", "rate", "damped")
+FORECAST = CacheStrategy("prediction", "rate", "damped")
 """The mode that measured best (docs/results.md)."""
-PLANNED = Method("prediction", "plan", "damped")
-"""What is computed stands before the run; skips as `forecast`."""
-INSIDE = ("profile", "first_block")
-"""Indicators that read the inside of the model."""
+PLANNED = CacheStrategy("prediction", "plan", "damped")
+"""As `FORECAST`, with the computed steps known before the run."""
 MODES = {"forecast": FORECAST, "faithful": FAITHFUL}
 
 
-def asked_method(config: TeaCacheConfig) -> Method:
-    """The method that `config` asks for."""
-    chosen = MODES[config.mode]
-    named = {
-        part: value
-        for part in ("cached", "indicator", "predictor")
-        if (value := getattr(config, part)) != "auto"
-    }
-    if "cached" not in named and named.get("indicator") in INSIDE:
-        named["cached"] = "residual"
-    return replace(chosen, **named)
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that is decided before the first step of a run.
 
-
-PACKED_NOTE = (
-    "indicator=spectral needs a latent with height and width, and this pipeline hands its "
-    "transformer a list of tokens: the profile's indicator is used."
-)
-
-
-def choose_method(
-    config: TeaCacheConfig, solver: Solver, packed: bool = False
-) -> tuple[Method, list[str]]:
-    """What a run with `solver` uses, and a sentence for each part that differs from `config`.
-
-    packed: the latent is a list of tokens.
+    Args:
+        config: with the range of steps that applies.
+        threshold: in the indicator's distance; 0 turns the cache off.
+        plan: indices of the computed steps, where they are known before the run.
+        notes: one sentence for each part that differs from what was asked for.
+        evidence: what a preset was resolved to, and why.
     """
-    method, notes = asked_method(config), []
-    if method.indicator == "spectral" and packed:
+
+    config: TeaCacheConfig
+    profile: Profile
+    strategy: CacheStrategy
+    threshold: float
+    plan: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
+    evidence: str = ""
+
+
+def requested_strategy(config: TeaCacheConfig) -> CacheStrategy:
+    """The strategy that `config` asks for."""
+    parts = {"cached": config.cached, "indicator": config.indicator, "predictor": config.predictor}
+    named = {part: value for part, value in parts.items() if value != "auto"}
+    if "cached" not in named and named.get("indicator") in MODEL_INDICATORS:
+        named["cached"] = "residual"
+    return replace(MODES[config.mode], **named)
+
+
+def resolve_strategy(
+    config: TeaCacheConfig, sampler: SamplerTraits, packed: bool = False
+) -> tuple[CacheStrategy, list[str]]:
+    """The strategy that a run uses.
+
+    Args:
+        packed: the latent is a list of tokens, without height and width.
+
+    Returns:
+        The strategy, and one sentence for each part that differs from `config`.
+    """
+    strategy, notes = requested_strategy(config), []
+    if strategy.indicator == "spectral" and packed:
         notes.append(PACKED_NOTE)
-        method = replace(method, cached="residual", indicator="profile")
-    if method.whole and method.indicator in INSIDE:
+        strategy = replace(strategy, cached="residual", indicator="profile")
+    if strategy.caches_prediction and strategy.indicator in MODEL_INDICATORS:
         notes.append(
             f"cached=prediction runs nothing of the model on a skipped step, so that "
-            f"indicator={method.indicator} has nothing to read: rate is used."
+            f"indicator={strategy.indicator} has nothing to read: rate is used."
         )
-        method = replace(method, indicator="rate")
-    if solver.smooth:
-        return method, notes
-    if solver.own_levels:
+        strategy = replace(strategy, indicator="rate")
+    if sampler.deterministic:
+        return strategy, notes
+    if sampler.adaptive:
         notes.append(
-            f"The sampler {solver.name} chooses its own noise levels: every step is computed."
+            f"The sampler {sampler.name} chooses its own noise levels: every step is computed."
         )
         return FAITHFUL, notes
-    if method == FORECAST:
+    if strategy == FORECAST:
         notes.append(
-            f"The sampler {solver.name} cannot be forecast (it adds noise, or takes more than the "
+            f"The sampler {sampler.name} cannot be forecast (it adds noise, or takes more than the "
             "prediction from the model): the faithful mode is used."
         )
         return FAITHFUL, notes
-    if method.whole or method.predictor != "reuse" or method.indicator == "rate":
-        safe = replace(
-            method,
+    extrapolates = strategy.caches_prediction or strategy.predictor != "reuse"
+    if extrapolates or strategy.indicator == "rate":
+        strategy = replace(
+            strategy,
             cached="residual",
             predictor="reuse",
-            indicator="profile" if method.indicator == "rate" else method.indicator,
+            indicator="profile" if strategy.indicator == "rate" else strategy.indicator,
         )
         notes.append(
-            f"The sampler {solver.name} cannot be extrapolated: cached={safe.cached}, "
-            f"indicator={safe.indicator} and predictor={safe.predictor} are used."
+            f"The sampler {sampler.name} cannot be extrapolated: cached={strategy.cached}, "
+            f"indicator={strategy.indicator} and predictor={strategy.predictor} are used."
         )
-        method = safe
-    return method, notes
+    return strategy, notes
+
+
+def threshold_of(config: TeaCacheConfig, profile: Profile, strategy: CacheStrategy) -> float:
+    """The threshold of `config`, or the recommended one where it names none."""
+    if config.rel_l1_thresh is not None:
+        return config.rel_l1_thresh
+    return RECOMMENDED_THRESHOLDS.get(strategy.indicator, profile.default_threshold)
+
+
+def settings_from_config(
+    config: TeaCacheConfig, profile: Profile, sampler: SamplerTraits, packed: bool = False
+) -> RunSettings:
+    """The settings that follow from mode and threshold. packed: as in `resolve_strategy`."""
+    strategy, notes = resolve_strategy(config, sampler, packed)
+    threshold = threshold_of(config, profile, strategy)
+    whole_range = config.start_percent == 0.0 and config.end_percent == 1.0
+    if strategy.indicator == "profile" and whole_range:
+        config = replace(
+            config, start_percent=profile.start_percent, end_percent=profile.end_percent
+        )
+    return RunSettings(config, profile, strategy, threshold, notes=tuple(notes))
+
+
+def planned_settings(
+    config: TeaCacheConfig, profile: Profile, plan: tuple[int, ...]
+) -> RunSettings:
+    """Settings that compute the steps of `plan` and predict all others."""
+    return RunSettings(config, profile, PLANNED, 1.0, plan)
+
+
+def recording_settings(config: TeaCacheConfig, profile: Profile) -> RunSettings:
+    """Settings that compute every step and read the profile's indicator in each."""
+    every = replace(config, start_percent=0.0, end_percent=1.0)
+    return RunSettings(every, replace(profile, warmup_steps=0), FAITHFUL, NEVER_SKIP)

@@ -38,15 +38,15 @@ def generic_family(transformer: nn.Module) -> Family | None:
         id="generic",
         name=f"{type(transformer).__name__} (family not recognised: generic indicator)",
         classes=(),
-        lists=(
+        block_lists=(
             BlockList(
                 name,
-                takes=(Stream(Role.IMAGE, 0, parameter),),
-                returns=(Role.IMAGE,),
-                checked=True,
+                inputs=(Stream(Role.IMAGE, 0, parameter),),
+                outputs=(Role.IMAGE,),
+                verify_outputs=True,
             ),
         ),
-        profile=lambda transformer: "generic",
+        default_profile=lambda transformer: "generic",
     )
 
 

@@ -6,16 +6,16 @@ import logging
 
 from torch import nn
 
-from .comfyui.audio import AUDIO_FAMILIES, AUDIO_UNTOUCHED
+from .comfyui.audio import AUDIO_FAMILIES, AUDIO_UNCACHEABLE
 from .comfyui.image import IMAGE_FAMILIES
-from .comfyui.image_recent import RECENT_IMAGE_FAMILIES, RECENT_IMAGE_UNTOUCHED
-from .comfyui.three_d import THREE_D_FAMILIES, THREE_D_UNTOUCHED
-from .comfyui.video import VIDEO_FAMILIES, VIDEO_UNTOUCHED
+from .comfyui.image_recent import RECENT_IMAGE_FAMILIES, RECENT_IMAGE_UNCACHEABLE
+from .comfyui.three_d import THREE_D_FAMILIES, THREE_D_UNCACHEABLE
+from .comfyui.video import VIDEO_FAMILIES, VIDEO_UNCACHEABLE
 from .diffusers.image import DIFFUSERS_IMAGE_FAMILIES
 from .diffusers.video import DIFFUSERS_VIDEO_FAMILIES
 from .generic import generic_family
-from .spec import Family, Sampling, Untouched, class_name, unwrap_compiled
-from .streams import AdapterFailed, reading
+from .spec import Family, Uncacheable, class_name, unwrap_compiled
+from .streams import FamilyMismatch, reading_model
 
 log = logging.getLogger("teacache")
 
@@ -24,8 +24,8 @@ FAMILIES: tuple[Family, ...] = (
 )
 DIFFUSERS_FAMILIES: tuple[Family, ...] = DIFFUSERS_IMAGE_FAMILIES + DIFFUSERS_VIDEO_FAMILIES
 """The same families, by id, as diffusers' classes lay them out."""
-UNTOUCHED: tuple[Untouched, ...] = (
-    RECENT_IMAGE_UNTOUCHED + AUDIO_UNTOUCHED + THREE_D_UNTOUCHED + VIDEO_UNTOUCHED
+UNCACHEABLE: tuple[Uncacheable, ...] = (
+    RECENT_IMAGE_UNCACHEABLE + AUDIO_UNCACHEABLE + THREE_D_UNCACHEABLE + VIDEO_UNCACHEABLE
 )
 
 __all__ = [
@@ -52,17 +52,17 @@ def find_family(transformer: nn.Module) -> Family | None:
         if name not in family.classes:
             continue
         try:
-            with reading():
-                accepted = family.accepts(inner)
-        except AdapterFailed as failure:
+            with reading_model():
+                accepted = family.matches(inner)
+        except FamilyMismatch as failure:
             log.warning("TeaCache: %s: runs without the cache: %s", family.name, failure)
             return None
         if accepted:
             return family
-    return None if find_untouched(transformer) else generic_family(inner)
+    return None if find_uncacheable(transformer) else generic_family(inner)
 
 
-def find_untouched(transformer: nn.Module) -> Untouched | None:
+def find_uncacheable(transformer: nn.Module) -> Uncacheable | None:
     """The entry that says why a known model is left as it is, or None if there is none."""
     name = class_name(transformer)
-    return next((entry for entry in UNTOUCHED if name in entry.classes), None)
+    return next((entry for entry in UNCACHEABLE if name in entry.classes), None)

@@ -6,57 +6,73 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
-from ..engine.indicators import EmbedTimesteps, ModulatedInput
-from .streams import BlockList, SideList
+from .streams import BlockArguments, BlockList, SideBlockList
+
+ModulatedInput = Callable[[Any, BlockArguments], torch.Tensor]
+"""(first block, its arguments) -> the block's modulated image tokens, [rows, tokens, width]."""
+
+EmbedTimesteps = Callable[[Any, torch.Tensor], torch.Tensor]
+"""(transformer, timesteps [n]) -> their embeddings, [n, width]."""
+
+TIMESTEP_INDICATORS = ("timestep", "timestep_projection")
+"""Profile indicators that follow from the noise level alone, read by `EmbedTimesteps`."""
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """What a sampling run is about to do.
+class RunScope:
+    """The part of the denoising that a run covers.
 
-    latent: shape of the latent, the batch first. whole: whether it goes from pure noise to none,
-    and not over a part of the noise levels.
+    Args:
+        latent: shape of the latent, the batch first.
+        full_range: it goes from pure noise to none, not over a part of the noise levels.
     """
 
     latent: tuple[int, ...]
-    whole: bool
+    full_range: bool
 
 
 @dataclass(frozen=True)
 class Family:
     """One model family.
 
-    classes: full names of the transformer classes, matched exactly and never imported.
-    lists: the block stack, in the order in which it runs. sides: blocks passed over on a skip.
-    modulated_input, embed_timesteps, project_timesteps: how the indicators `modulated_input`,
-        `timestep` and `timestep_projection` are read; None where the family has none.
-    profile: the default profile's name, given the transformer. run_profile: the same where the
-        run decides as well; `profile` is then the one named before the run.
-    sees_text: whether the modulated input differs between branches of guidance.
-    accepts: tells apart families that share a class. tested: "run" on tiny instances of the
-        class; "newer", the same in a newer ComfyUI than the oldest supported one; or "read" in
-        the source of a newer one.
+    Args:
+        id: short and stable; profiles name it.
+        name: for users.
+        classes: full names of the transformer classes, matched exactly and never imported.
+        block_lists: the block stack, in the order in which it runs.
+        default_profile: transformer -> name of its profile.
+        modulated_input, embed_timesteps, project_timesteps: how the profile indicators
+            `modulated_input`, `timestep` and `timestep_projection` are read; None where the
+            family has none.
+        profile_for_run: (transformer, scope) -> name of the profile, where the run decides as well;
+            `default_profile` is then the one shown before the run.
+        side_block_lists: blocks beside the stack that are skipped with it.
+        matches: transformer -> whether it belongs here; tells families apart that share a class.
+        indicator_depends_on_text: whether the modulated input differs between branches of guidance.
+        tested: "run" on tiny instances of the class; "newer", the same in a newer ComfyUI than the
+            oldest supported one; "read" in the source of a newer one.
     """
 
     id: str
     name: str
     classes: tuple[str, ...]
-    lists: tuple[BlockList, ...]
-    profile: Callable[[Any], str]
+    block_lists: tuple[BlockList, ...]
+    default_profile: Callable[[Any], str]
     modulated_input: ModulatedInput | None = None
     embed_timesteps: EmbedTimesteps | None = None
     project_timesteps: EmbedTimesteps | None = None
-    run_profile: Callable[[Any, Sampling], str] | None = None
-    sides: tuple[SideList, ...] = ()
-    accepts: Callable[[Any], bool] = lambda transformer: True
-    sees_text: bool = True
+    profile_for_run: Callable[[Any, RunScope], str] | None = None
+    side_block_lists: tuple[SideBlockList, ...] = ()
+    matches: Callable[[Any], bool] = lambda transformer: True
+    indicator_depends_on_text: bool = True
     tested: str = "run"
 
 
 @dataclass(frozen=True)
-class Untouched:
+class Uncacheable:
     """A model that is known and left as it is, and why."""
 
     name: str
@@ -71,6 +87,6 @@ def class_name(transformer: nn.Module) -> str:
 
 
 def unwrap_compiled(transformer: nn.Module) -> nn.Module:
-    """The module under torch.compile's wrapper, or the module itself."""
+    """The module inside torch.compile's wrapper, or the module itself."""
     inner = transformer._modules.get("_orig_mod")
     return transformer if inner is None else inner

@@ -1,4 +1,4 @@
-"""What flows through the blocks of a transformer, and which blocks there are, as data."""
+"""The streams of tokens that flow through a transformer's blocks, and its block lists, as data."""
 
 from __future__ import annotations
 
@@ -20,59 +20,65 @@ class Role(Enum):
     IMAGE_TEXT = "image+text"
 
 
-class AdapterFailed(Exception):
-    """What the table says of a model does not hold for the model at hand; the cause is chained."""
+class FamilyMismatch(Exception):
+    """The family's entry does not hold for the model at hand; the cause is chained."""
 
     def __str__(self) -> str:
         return f"{type(self.__cause__).__name__}: {self.__cause__}"
 
 
 @contextmanager
-def reading() -> Iterator[None]:
-    """Errors of reading a model's insides come out as `AdapterFailed`."""
+def reading_model() -> Iterator[None]:
+    """Turns errors of reading a model's inside into `FamilyMismatch`."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise AdapterFailed from error
+        raise FamilyMismatch from error
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Where a block takes a stream: its role, position and parameter name.
+    """Where a block takes a stream of tokens.
 
-    batch: the dimension along which the batch lies; None where there is none (a batch of one).
-    parts: the stream is a tuple of tensors, handled as one.
+    Args:
+        role: what it carries.
+        position, name: of the block's parameter.
+        batch_dim: dimension of the batch; None where there is none (a batch of one).
+        is_tuple: the parameter is a tuple of tensors, handled as one stream.
     """
 
     role: Role
     position: int
     name: str
-    batch: int | None = 0
-    parts: bool = False
+    batch_dim: int | None = 0
+    is_tuple: bool = False
 
     def pack(self, value: Any) -> torch.Tensor:
         """`value` as one tensor, the batch first."""
-        if self.parts:
+        if self.is_tuple:
             return torch.cat([part.flatten(1) for part in value], dim=1)
         packed: torch.Tensor = (
-            value.unsqueeze(0) if self.batch is None else value.movedim(self.batch, 0)
+            value.unsqueeze(0) if self.batch_dim is None else value.movedim(self.batch_dim, 0)
         )
         return packed
 
     def unpack(self, packed: torch.Tensor, like: Any) -> Any:
-        """`packed` in the form of `like`."""
-        if self.parts:
+        """The inverse of `pack`, in the form of `like`."""
+        if self.is_tuple:
             sizes = [part[0].numel() for part in like]
             flat = torch.split(packed, sizes, dim=1)
             return tuple(part.reshape(old.shape) for part, old in zip(flat, like, strict=True))
-        return packed.squeeze(0) if self.batch is None else packed.movedim(0, self.batch)
+        return packed.squeeze(0) if self.batch_dim is None else packed.movedim(0, self.batch_dim)
 
 
 class BlockArguments:
-    """The arguments of one call of a block, by position or name. image: the stream that carries
-    the image, where it is known.
+    """The arguments of one call of a block, looked up by (position, name).
+
+    Args:
+        args, kwargs: as the block is called.
+        image: the stream that carries the image, where it is known.
     """
 
     def __init__(
@@ -89,12 +95,19 @@ class BlockArguments:
     def stream(self, stream: Stream) -> Any:
         return self[stream.position, stream.name]
 
-    def thinned(self, stride: int) -> BlockArguments | None:
-        """The same with every `stride`-th of the image's tokens only; None where the stream is
-        not [rows, tokens, width] of the image alone.
+    def subsampled(self, stride: int) -> BlockArguments | None:
+        """The same with every `stride`-th image token only.
+
+        Returns:
+            None where the image stream is not [rows, tokens, width] of the image alone.
         """
         stream = self._image
-        if stream is None or stream.role is not Role.IMAGE or stream.batch != 0 or stream.parts:
+        if (
+            stream is None
+            or stream.role is not Role.IMAGE
+            or stream.batch_dim != 0
+            or stream.is_tuple
+        ):
             return None
         tokens = self.stream(stream)
         if tokens.ndim != 3:
@@ -111,31 +124,33 @@ class BlockArguments:
 class BlockList:
     """One list of blocks in the stack.
 
-    path: dotted name of the list in the transformer. takes: the streams a block is given.
-    returns: the roles it returns, in order; a single one is returned bare, several as a tuple.
-    checked: whether that a block returns its image stream, bare and in the same shape, is only
-    supposed: each block's output is looked at before anything is skipped.
+    Args:
+        path: dotted name of the list in the transformer.
+        inputs: the streams that a block takes.
+        outputs: the roles that it returns, in order; a single one bare, several as a tuple.
+        verify_outputs: the outputs are only assumed: each block's output is checked to be one
+            tensor in the shape of its input before anything is skipped.
     """
 
     path: str
-    takes: tuple[Stream, ...]
-    returns: tuple[Role, ...]
-    checked: bool = False
+    inputs: tuple[Stream, ...]
+    outputs: tuple[Role, ...]
+    verify_outputs: bool = False
 
     def image_stream(self) -> Stream:
-        return next(stream for stream in self.takes if stream.role is not Role.TEXT)
+        return next(stream for stream in self.inputs if stream.role is not Role.TEXT)
 
     def returned_streams(self) -> tuple[Stream, ...]:
-        """Where what a block returns came in, in the order of `returns`."""
-        by_role = {stream.role: stream for stream in self.takes}
-        return tuple(by_role[role] for role in self.returns)
+        """The input streams that a block returns, in the order of `outputs`."""
+        by_role = {stream.role: stream for stream in self.inputs}
+        return tuple(by_role[role] for role in self.outputs)
 
 
-class Passed(Enum):
-    """What a block beside the stack gives when it is passed over.
+class SkippedOutput(Enum):
+    """What a side block returns when it is skipped.
 
-    ZERO: nothing to add, in the shape of its first argument. ZERO_AND_STREAM: nothing to add,
-    and its own stream, which is its first argument.
+    ZERO: nothing to add, in the shape of its first argument. ZERO_AND_STREAM: nothing to add, and
+    its own stream, which is its first argument.
     """
 
     ZERO = "zero"
@@ -143,23 +158,25 @@ class Passed(Enum):
 
 
 @dataclass(frozen=True)
-class SideList:
-    """Blocks beside the stack whose output is only added to it, passed over on a skip.
+class SideBlockList:
+    """Blocks beside the stack whose output is only added to it; skipped together with it.
 
-    path: as in BlockList; a model without that list has none of them. runs: names of those which
-    run all the same, because what they give is added after the last block of the stack, where
-    the residual does not contain it. stream: name of their first parameter. gives: what a block
-    gives instead of running.
+    Args:
+        path: as in `BlockList`; a model without that list has none of them.
+        always_run: transformer -> names of the blocks that run on a skip all the same, because
+            their output is added after the stack's last block, where the residual lacks it.
+        stream: name of a block's first parameter.
+        skipped_output: what a skipped block returns.
     """
 
     path: str
-    runs: Callable[[Any], Collection[str]]
+    always_run: Callable[[Any], Collection[str]]
     stream: str
-    gives: Passed
+    skipped_output: SkippedOutput
 
 
 def image_part(tensor: torch.Tensor, role: Role, tokens: int) -> torch.Tensor:
-    """The image's `tokens` of a stream of `role`."""
+    """The image's `tokens` of a stream of `role`, [rows, tokens, width]."""
     if role is Role.TEXT_IMAGE:
         return tensor[:, -tokens:]
     if role is Role.IMAGE_TEXT:
@@ -168,7 +185,7 @@ def image_part(tensor: torch.Tensor, role: Role, tokens: int) -> torch.Tensor:
 
 
 def with_image(joined: torch.Tensor, role: Role, image: torch.Tensor) -> torch.Tensor:
-    """A stream of `role` with its image replaced by `image`."""
+    """A stream of `role` with its image tokens replaced by `image`."""
     tokens = image.shape[1]
     if role is Role.TEXT_IMAGE:
         return torch.cat((joined[:, :-tokens], image), dim=1)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+UNKNOWN = "unknown"
+"""Stands for the digest of weights that were not looked at."""
 HEAD = 8
 """Values of each tensor that tell one set of weights from another."""
 SAME_LEVELS = 0.02

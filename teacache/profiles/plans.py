@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..config import TeaCacheConfig
-from ..schedule import Pace
+from ..schedule import Schedule
 from .conditions import same_levels
 
 Plan = tuple[int, ...]
@@ -19,10 +19,10 @@ def steps_for(steps: int, speedup: float) -> int:
 
 
 def generic_plan(sigmas: Sequence[float], count: int) -> Plan:
-    """`count` computed steps, evenly spread by `Pace`, for a model of which nothing is known."""
-    pace, travelled = Pace(sigmas), [0.0]
+    """`count` computed steps, evenly spread by relative step size, for an unknown model."""
+    schedule, travelled = Schedule(sigmas), [0.0]
     for start, end in pairwise(sigmas[:-1]):
-        travelled.append(travelled[-1] + pace.share(start, end))
+        travelled.append(travelled[-1] + schedule.relative_step_size(start, end))
     return _nearest(travelled, count)
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import resources
-from typing import TypeVar
 
-from ..config import MAX_THRESHOLD, READINGS, ConfigError, TeaCacheConfig
-from ..engine.policy import UNSURE
-from ..engine.strategy import Method
+from ..config import FORCE_COMPUTE, MAX_THRESHOLD, READINGS
+from ..errors import ConfigError, nearest
 from .schema import Fields, finite
 
 PROFILE_VERSION = 1
-RECOMMENDED = {"rate": 0.2, "spectral": 0.25, "first_block": 0.1}
-"""Thresholds of the indicators that no profile scales: SeaCache's, FBCache's usual ones."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +52,16 @@ class Profile:
         |polynomial(change)|: where the fit is positive this is the published rule; a negative
         value lies outside the calibrated range, where the absolute value grows again, so that
         the step is computed in the end instead of being skipped for ever. A change above a known
-        calibrated range, or one that is not finite, gives `UNSURE`.
+        calibrated range, or one that is not finite, gives `FORCE_COMPUTE`.
         """
         if not math.isfinite(change) or (self.x_range and change > self.x_range[1]):
-            return UNSURE
+            return FORCE_COMPUTE
         if not self.coefficients:
-            return min(change, UNSURE)
+            return min(change, FORCE_COMPUTE)
         value = 0.0
         for coefficient in self.coefficients:
             value = value * change + coefficient
-        return min(abs(value), UNSURE)
+        return min(abs(value), FORCE_COMPUTE)
 
 
 def _coefficients(fields: Fields) -> tuple[float, ...]:
@@ -146,40 +142,21 @@ def load_profiles() -> dict[str, Profile]:
     return found
 
 
-Known = TypeVar("Known")
-
-
-def find_profile(name: str, profiles: dict[str, Known]) -> Known:
-    """The profile `name`, or ConfigError naming the nearest one."""
-    if name in profiles:
-        return profiles[name]
-    near = difflib.get_close_matches(name, profiles, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ConfigError(f"unknown profile {name!r}{hint} Known: auto, {', '.join(sorted(profiles))}")
+def unknown_profile(name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a profile that does not exist, naming the nearest one."""
+    every = sorted(known)
+    hint = nearest(name, every) or "."
+    return ConfigError(f"unknown profile {name!r}{hint} Known: auto, {', '.join(every)}")
 
 
 def get_profile(name: str, family: str, profiles: dict[str, Profile]) -> Profile:
     """The profile `name`, refused with ConfigError when unknown or made for another family."""
-    profile = find_profile(name, profiles)
+    if name not in profiles:
+        raise unknown_profile(name, profiles)
+    profile = profiles[name]
     if profile.family != family:
         raise ConfigError(
             f"profile {name!r} is made for the family {profile.family!r}, "
             f"but this model is {family!r}; choose auto"
         )
     return profile
-
-
-def threshold_of(config: TeaCacheConfig, profile: Profile, method: Method) -> float:
-    """The threshold of `config`; where it leaves that open, the profile's or the indicator's."""
-    if config.rel_l1_thresh is not None:
-        return config.rel_l1_thresh
-    return RECOMMENDED.get(method.indicator, profile.default_threshold)
-
-
-def with_range(config: TeaCacheConfig, profile: Profile, method: Method) -> TeaCacheConfig:
-    """`config` with the profile's range of steps, where it decides and the user has set none."""
-    if method.indicator != "profile":
-        return config
-    if config.start_percent == 0.0 and config.end_percent == 1.0:
-        return replace(config, start_percent=profile.start_percent, end_percent=profile.end_percent)
-    return config

@@ -7,7 +7,7 @@ import math
 import sys
 from typing import Any
 
-from ..config import ConfigError
+from ..errors import ConfigError
 
 
 class Fields:

@@ -8,12 +8,11 @@ import os
 import re
 from pathlib import Path
 
-from ..config import ConfigError
-from ..errors import nearest
+from ..errors import ConfigError, nearest
 from ..files import write_atomically, write_json
 from .calibrated import Calibration, parse_calibration
 from .conditions import Conditions, differences
-from .profile import find_profile, load_profiles
+from .profile import load_profiles, unknown_profile
 
 FOLDER_VARIABLE = "TEACACHE_PROFILES"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._()+-]{0,99}")
@@ -89,7 +88,9 @@ class ProfileStore:
         """The same, where shipped profiles may be meant as well."""
         own = self.names()
         if name not in own:
-            find_profile(name, {**load_profiles(), **dict.fromkeys(own)})
+            shipped = load_profiles()
+            if name not in shipped:
+                raise unknown_profile(name, [*shipped, *own])
         return self.load(name)
 
     def usable(self) -> list[Calibration]:

@@ -63,12 +63,12 @@ def pair_of(
     caption: str, seconds: dict[str, float], psnr: float = 50.0, lpips: float | None = None
 ) -> list[dict]:
     """The records of one pair: `seconds` by variant."""
-    likeness = {"psnr": psnr, "ssim": 0.9} | ({} if lpips is None else {"lpips": lpips})
+    similarity = {"psnr": psnr, "ssim": 0.9} | ({} if lpips is None else {"lpips": lpips})
     place = {"prompt": caption, "seed": 0}
     samples = [
         {
             "kind": "sample", "variant": name, **place, "seconds": took, "cpu": took / 2,
-            "computed": 25, "uncached": likeness, "converged": likeness,
+            "computed": 25, "uncached": similarity, "converged": similarity,
         }
         for name, took in seconds.items()
     ]  # fmt: skip

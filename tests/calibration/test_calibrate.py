@@ -13,11 +13,11 @@ from sampling import cached, report_of, sample
 
 from teacache.calibration.calibrator import Calibrator
 from teacache.calibration.journal import Journal
-from teacache.calibration.override import Trial
+from teacache.calibration.override import RunOverride
 from teacache.calibration.recorder import Recorder
 from teacache.calibration.sketch import Sketcher
-from teacache.config import ConfigError, TeaCacheConfig
-from teacache.errors import UserError
+from teacache.config import TeaCacheConfig
+from teacache.errors import ConfigError, UserError
 from teacache.profiles.calibrated import Calibration
 
 pytestmark = pytest.mark.usefixtures("comfy")
@@ -53,11 +53,11 @@ class Counting:
         self.profile, self.steps, self.cases = bench.profile, bench.steps, bench.cases
         self.about, self.key = bench.about, bench.key
 
-    def sample(self, case: int, trial: Trial) -> Any:
+    def sample(self, case: int, override: RunOverride) -> Any:
         if self.runs == self._breaks_after:
             raise Interrupted
         self.runs += 1
-        return self._bench.sample(case, trial)
+        return self._bench.sample(case, override)
 
 
 def calibrate(bench: Any, path: Path | None = None, trials: int = 1) -> Calibration:
@@ -133,13 +133,13 @@ def test_the_default_and_the_plans_are_what_really_ran(sd3: Any, finished: Any) 
     uncached = sample(sd3, "sd3", **ordinary)
     with torch.inference_mode():
         for plan in (data["plans"][4], data["plans"][7]):
-            tried = bench.sample(0, Trial(tuple(plan)))
+            tried = bench.sample(0, RunOverride(tuple(plan)))
             assert tried.computed == len(plan)
             assert not torch.equal(tried.final, uncached)
-        assert torch.equal(bench.sample(0, Trial(tuple(range(STEPS)))).final, uncached)
+        assert torch.equal(bench.sample(0, RunOverride(tuple(range(STEPS)))).final, uncached)
     clone, handle = cached(sd3, 0.2, mode="forecast")
     sample(clone, "sd3", **ordinary)
-    own = bench.sample(0, Trial())
+    own = bench.sample(0, RunOverride())
     assert own.computed == report_of(handle).computed
 
 
@@ -187,7 +187,7 @@ def test_the_branches_of_guidance_are_never_mixed(sd3: Any) -> None:
 
         recorder = Recorder(Sketcher())
         config = TeaCacheConfig(rel_l1_thresh=None, profile="sd3-uncalibrated")
-        clone, _ = apply_teacache(sd3, config, trial=Trial(observer=recorder))
+        clone, _ = apply_teacache(sd3, config, override=RunOverride(observer=recorder))
         follow = None if latent is None else iter(latent)
         seen: list[torch.Tensor] = []
 
@@ -226,7 +226,7 @@ def test_the_branches_of_guidance_are_never_mixed(sd3: Any) -> None:
 def test_only_one_residual_per_branch_is_held(sd3: Any) -> None:
     recorder = Recorder(Sketcher())
     with torch.inference_mode():
-        bench_of(sd3).sample(0, Trial(observer=recorder))
+        bench_of(sd3).sample(0, RunOverride(observer=recorder))
     held = [branch.residual for branch in recorder._branches.values()]
     assert len(held) == 2 and all(residual is not None for residual in held)
     assert sum(d.numel() for d in recorder._derivatives.values()) <= STEPS * 16 * 64
@@ -249,8 +249,8 @@ def test_a_run_that_gives_no_numbers_is_refused_and_nothing_is_kept(
     sd3: Any, tmp_path: Path
 ) -> None:
     class Broken(Counting):
-        def sample(self, case: int, trial: Trial) -> Any:
-            sampled = super().sample(case, trial)
+        def sample(self, case: int, override: RunOverride) -> Any:
+            sampled = super().sample(case, override)
             sampled.final[0, 0, 0, 0] = float("nan")
             return sampled
 

@@ -10,7 +10,7 @@ from paths import ROOT
 
 from teacache.cli import families
 from teacache.cli import main as cli
-from teacache.families.registry import FAMILIES, UNTOUCHED
+from teacache.families.registry import FAMILIES, UNCACHEABLE
 from teacache.profiles.profile import load_profiles
 
 
@@ -28,14 +28,14 @@ def test_every_profile_of_the_table_has_a_row(capsys: pytest.CaptureFixture[str]
     for profile in load_profiles().values():
         if profile.family in known:
             assert profile.name in shown
-    for entry in UNTOUCHED:
+    for entry in UNCACHEABLE:
         assert f"{entry.name}: {entry.reason}" in shown
 
 
 def test_every_family_has_a_profile_and_every_class_one_home() -> None:
     with_profiles = {profile.family for profile in load_profiles().values()}
     assert {family.id for family in FAMILIES} <= with_profiles
-    left = {name for entry in UNTOUCHED for name in entry.classes}
+    left = {name for entry in UNCACHEABLE for name in entry.classes}
     assert left.isdisjoint(name for family in FAMILIES for name in family.classes)
 
 

@@ -19,7 +19,7 @@ import torch
 from teacache.cli.main import main
 from teacache.config import TeaCacheConfig
 from teacache.demo.model import export_diffusers
-from teacache.environment import chosen_config
+from teacache.environment import resolve_cache_config
 from teacache.errors import UserError
 
 STEPS, THRESHOLD = 20, 0.3
@@ -280,18 +280,20 @@ def test_an_out_that_is_a_file(tmp_path, capsys):
 def test_the_switch():
     tea = {"DIFFUSION_CACHE_BACKEND": "tea_cache"}
     given = {**tea, "DIFFUSION_CACHE_CONFIG": '{"rel_l1_thresh": 0.4, "max_skip": 2}'}
-    assert chosen_config({}) is None
-    assert chosen_config({"DIFFUSION_CACHE_BACKEND": ""}) is None
-    assert chosen_config(tea) == TeaCacheConfig(rel_l1_thresh=None)
-    assert chosen_config(given) == TeaCacheConfig(rel_l1_thresh=0.4, max_skip=2)
-    assert chosen_config(given, threshold=0.1) == TeaCacheConfig(rel_l1_thresh=0.1, max_skip=2)
+    assert resolve_cache_config({}) is None
+    assert resolve_cache_config({"DIFFUSION_CACHE_BACKEND": ""}) is None
+    assert resolve_cache_config(tea) == TeaCacheConfig(rel_l1_thresh=None)
+    assert resolve_cache_config(given) == TeaCacheConfig(rel_l1_thresh=0.4, max_skip=2)
+    assert resolve_cache_config(given, threshold=0.1) == TeaCacheConfig(
+        rel_l1_thresh=0.1, max_skip=2
+    )
     argument = '{"rel_l1_thresh": 0.3}'
-    assert chosen_config(given, config=argument) == TeaCacheConfig(rel_l1_thresh=0.3)
-    assert chosen_config(given, backend="none") is None
+    assert resolve_cache_config(given, config=argument) == TeaCacheConfig(rel_l1_thresh=0.3)
+    assert resolve_cache_config(given, backend="none") is None
     with pytest.raises(UserError, match="DIFFUSION_CACHE_BACKEND: unknown backend 'deep_cache'"):
-        chosen_config({"DIFFUSION_CACHE_BACKEND": "deep_cache"})
+        resolve_cache_config({"DIFFUSION_CACHE_BACKEND": "deep_cache"})
     with pytest.raises(UserError, match="DIFFUSION_CACHE_CONFIG: unknown setting"):
-        chosen_config({**tea, "DIFFUSION_CACHE_CONFIG": '{"thresh": 1}'})
+        resolve_cache_config({**tea, "DIFFUSION_CACHE_CONFIG": '{"thresh": 1}'})
 
 
 def test_without_the_extra(monkeypatch, capsys, tmp_path):

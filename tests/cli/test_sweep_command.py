@@ -15,7 +15,8 @@ from PIL import Image
 
 from teacache.cli.main import main
 from teacache.comparison import grid_points, parse_axis
-from teacache.config import ConfigError, TeaCacheConfig
+from teacache.config import TeaCacheConfig
+from teacache.errors import ConfigError
 from teacache.plots.sweep import Layout
 
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"

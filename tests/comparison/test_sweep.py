@@ -12,8 +12,8 @@ from PIL import Image
 from teacache.comparison import Sample, Sweep, grid_points, parse_axis
 from teacache.comparison.results import notes, results, table
 from teacache.config import TeaCacheConfig
-from teacache.errors import GraphFailed, UserError
-from teacache.plots.pixels import to_picture
+from teacache.errors import ExecutionError, UserError
+from teacache.plots.pixels import to_pil
 from teacache.plots.sweep import Layout, sweep_picture
 from teacache.workflows.edits import (
     PICTURE,
@@ -213,7 +213,7 @@ class FakeHost:
         name = "reference" if point is None else point.settings[0][1]
         self.asked.append((name, short))
         if name in self.failing:
-            raise GraphFailed(f"{name} does not go")
+            raise ExecutionError(f"{name} does not go")
         if self.stop_after is not None and len(self.asked) > self.stop_after:
             raise KeyboardInterrupt
         tell(0.5)
@@ -269,9 +269,9 @@ def test_a_point_that_cannot_run_is_one_line():
     with pytest.raises(UserError, match="1 is refused"):
         swept(host, "1,2")
     assert host.asked == []
-    with pytest.raises(GraphFailed, match="1 does not go"):
+    with pytest.raises(ExecutionError, match="1 does not go"):
         swept(FakeHost(failing=(1, 2)), "1,2")
-    with pytest.raises(GraphFailed, match="reference does not go"):
+    with pytest.raises(ExecutionError, match="reference does not go"):
         swept(FakeHost(failing=("reference",)))
 
 
@@ -332,7 +332,7 @@ def test_large_pictures_are_reduced_and_counted():
 
 
 def test_pixels_survive_both_ways():
-    from teacache.plots.pixels import to_pixels
+    from teacache.plots.pixels import to_tensor_image
 
-    picture = to_picture(torch.rand(5, 7, 3))
-    assert to_picture(to_pixels(picture)).tobytes() == picture.tobytes()
+    picture = to_pil(torch.rand(5, 7, 3))
+    assert to_pil(to_tensor_image(picture)).tobytes() == picture.tobytes()

@@ -11,8 +11,9 @@ import torch
 from sampling import SKIP_ALL, cached, report_of, sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from teacache.engine.reads import DeviceReads, LevelOfEvaluation
+from teacache.engine.device import DeviceReader, SigmaReader
 from teacache.engine.run import Run
+from teacache.schedule import Schedule, StepTracker
 
 pytestmark = pytest.mark.usefixtures("comfy")
 COPIES = ("aten.clone", "aten._to_copy", "aten.copy_")
@@ -21,7 +22,7 @@ COPIES = ("aten.clone", "aten._to_copy", "aten.copy_")
 @pytest.fixture
 def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a noise level makes the host wait, as on a graphics card."""
-    monkeypatch.setattr(LevelOfEvaluation, "is_cheap", staticmethod(lambda timestep: False))
+    monkeypatch.setattr(SigmaReader, "is_cheap", staticmethod(lambda timestep: False))
 
 
 def reads_per_step(model: Any, name: str, steps: int, **config: Any) -> tuple[list[int], Any]:
@@ -32,12 +33,12 @@ def reads_per_step(model: Any, name: str, steps: int, **config: Any) -> tuple[li
     begin, end = Run.begin_evaluation, Run.end_evaluation
 
     def beginning(run: Run, *args: Any, **kwargs: Any) -> None:
-        counts.append(-run.reads.count)
+        counts.append(-run.reader.count)
         begin(run, *args, **kwargs)
 
     def ending(run: Run, *args: Any, **kwargs: Any) -> None:
         end(run, *args, **kwargs)
-        counts[-1] += run.reads.count
+        counts[-1] += run.reader.count
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "begin_evaluation", beginning)
@@ -83,14 +84,21 @@ def test_a_known_schedule_reads_nothing(slow_device: None) -> None:
 
 
 def test_levels_that_are_not_the_schedules_are_noticed() -> None:
-    reads = DeviceReads()
-    level = LevelOfEvaluation([1.0, 0.5, 0.25, 0.0], True, reads)
+    reader = DeviceReader()
+    read_sigma = SigmaReader(reader)
+    position = StepTracker(Schedule([1.0, 0.5, 0.25, 0.0]), one_eval_per_step=True)
+
+    def level(timestep: torch.Tensor) -> float:
+        sigma = read_sigma(timestep, position.expected_sigma)
+        position.advance(sigma)
+        return sigma
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LevelOfEvaluation, "is_cheap", staticmethod(lambda timestep: False))
-        assert level(torch.tensor([1.0, 1.0])) == 1.0 and reads.count == 0
+        patch.setattr(SigmaReader, "is_cheap", staticmethod(lambda timestep: False))
+        assert level(torch.tensor([1.0, 1.0])) == 1.0 and reader.count == 0
         assert level(torch.tensor([0.4, 0.4])) == 0.5, "the schedule is trusted first"
-        assert reads.now(torch.tensor([7.0])) == [7.0] and reads.count == 1
-        assert level.lost
+        assert reader.read(torch.tensor([7.0])) == [7.0] and reader.count == 1
+        assert read_sigma.lost
         assert level(torch.tensor([0.3])) == pytest.approx(0.3)
 
 

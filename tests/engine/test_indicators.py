@@ -13,30 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sampling import SKIP_ALL, cached, recording, report_of, sample, spying, stack_blocks
 
-from teacache.config import TeaCacheConfig
-from teacache.engine.choice import plain_choice
+from teacache.config import FORCE_COMPUTE, TeaCacheConfig
 from teacache.engine.decision import Decision
-from teacache.engine.entry import EntryReader
-from teacache.engine.forward import WholeCall
-from teacache.engine.indicators import Rate, spectral_view
-from teacache.engine.policy import UNSURE
+from teacache.engine.device import DeviceReader
+from teacache.engine.forward import PredictionForward
+from teacache.engine.indicators import ErrorRate, StackInputReader, spectral_view
 from teacache.engine.predictors import Predictor, make_predictor
-from teacache.engine.reads import DeviceReads
 from teacache.engine.run import Run
-from teacache.engine.strategy import Solver
+from teacache.engine.strategy import SamplerTraits, settings_from_config
 from teacache.families.comfyui.image import SD3
 from teacache.families.registry import find_family
 from teacache.families.streams import BlockArguments
 from teacache.profiles.profile import load_profiles
 
-EULER = Solver("euler", smooth=True, euler=True, single=True)
+EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
 
 
 # --- the error rate ------------------------------------------------------------------------------
 
 
-def rate_after(name: str, series: list[tuple[float, float]]) -> tuple[Rate, Predictor]:
-    predictor, rate = make_predictor(name), Rate(DeviceReads())
+def rate_after(name: str, series: list[tuple[float, float]]) -> tuple[ErrorRate, Predictor]:
+    predictor, rate = make_predictor(name), ErrorRate(DeviceReader())
     for sigma, value in series:
         tensor = torch.tensor([[value]])
         rate.measure(predictor, sigma, tensor)
@@ -71,17 +68,19 @@ def test_the_error_of_a_line_through_a_parabola_is_foretold_exactly(
 def test_a_line_has_no_error_and_is_not_followed_out_of_reach() -> None:
     rate, predictor = rate_after("linear", [(0.9, 1.0), (0.8, 2.0), (0.7, 3.0)])
     assert rate.distance(predictor, 0.6, 1.0) == pytest.approx(0.0, abs=1e-5)
-    assert not rate.out_of_reach(predictor, 0.31)
-    assert rate.out_of_reach(predictor, 0.29)
+    assert not rate.beyond_horizon(predictor, 0.31)
+    assert rate.beyond_horizon(predictor, 0.29)
 
 
 def test_what_is_not_finite_is_not_trusted() -> None:
     rate, predictor = rate_after("reuse", [(0.9, 0.0), (0.8, 1.0)])
-    assert rate.distance(predictor, 0.7, 1.0) == UNSURE
+    assert rate.distance(predictor, 0.7, 1.0) == FORCE_COMPUTE
 
 
 def run_of(sigmas: list[float], **config: Any) -> Run:
-    choice = plain_choice(TeaCacheConfig(**config), load_profiles()["sd3-uncalibrated"], EULER)
+    choice = settings_from_config(
+        TeaCacheConfig(**config), load_profiles()["sd3-uncalibrated"], EULER
+    )
     return Run(choice, SD3, EULER, sigmas, host="test")
 
 
@@ -91,7 +90,7 @@ def integrate(run: Run, sigmas: list[float], derivative: Any) -> tuple[torch.Ten
     for sigma, following in pairwise(sigmas):
         run.begin_evaluation(sigma, torch.device("cpu"))
         decision: Decision = run.decide("prediction")
-        call = WholeCall(run, decision, "prediction", "layout")
+        call = PredictionForward(run, decision, "prediction", "layout")
         exact = derivative(sigma)
         value = call.predict(exact) if call.skipping else call.observe(exact)
         x = x + (following - sigma) * value
@@ -252,7 +251,7 @@ def test_of_thinned_tokens_only_those_are_read_where_that_is_the_same(
     model = tiny_models.build(name)
     family = find_family(model.model.diffusion_model)
     assert family is not None and family.modulated_input is not None
-    original, read = family.modulated_input, EntryReader.__call__
+    original, read = family.modulated_input, StackInputReader.__call__
     computed: list[int] = []
     given: list[int] = []
 
@@ -261,16 +260,18 @@ def test_of_thinned_tokens_only_those_are_read_where_that_is_the_same(
         computed.append(found.shape[1])
         return found
 
-    reader = EntryReader("modulated_input", replace(family, modulated_input=counting), 3)
+    reader = StackInputReader("modulated_input", replace(family, modulated_input=counting), 3)
 
-    def reading(_: EntryReader, block: Any, arguments: BlockArguments, image: torch.Tensor) -> Any:
+    def reading(
+        _: StackInputReader, block: Any, arguments: BlockArguments, image: torch.Tensor
+    ) -> Any:
         found = read(reader, block, arguments, image)
         assert found is not None
         torch.testing.assert_close(found, original(block, arguments)[:, ::3])
         given.append(found.shape[1])
         return found
 
-    monkeypatch.setattr(EntryReader, "__call__", reading)
+    monkeypatch.setattr(StackInputReader, "__call__", reading)
     clone, _ = cached(model, 1e-12, token_stride=3)
     sample(clone, name, steps=4)
     assert len(given) >= 4 and given[0] < max(computed)
@@ -282,11 +283,11 @@ def test_tokens_with_modulations_of_their_own_are_all_read(comfy: Any) -> None:
     transformer = tiny_models.build("hunyuan_video").model.diffusion_model
     family = find_family(transformer)
     assert family is not None and family.modulated_input is not None
-    reader = EntryReader("modulated_input", family, 2)
+    reader = StackInputReader("modulated_input", family, 2)
     image, vec = torch.randn(1, 8, tiny_models.WIDTH), torch.randn(1, 2, tiny_models.WIDTH)
     spans = [(0, 3, 0), (3, None, 1)]
     given = {"img": image, "vec": vec, "modulation_dims_img": spans}
-    arguments = BlockArguments((), given, family.lists[0].image_stream())
+    arguments = BlockArguments((), given, family.block_lists[0].image_stream())
     block = transformer.double_blocks[0]
     with torch.inference_mode():
         expected = family.modulated_input(block, arguments)[:, ::2]

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacache.config import PREDICTORS, ConfigError
+from teacache.config import PREDICTORS
 from teacache.engine.predictors import Blend, Linear, Predictor, Reuse, combine, make_predictor
+from teacache.errors import ConfigError
 
 NAMES = PREDICTORS[1:]
 LEVELS = st.lists(st.floats(0.02, 0.98), min_size=2, max_size=6, unique_by=lambda s: round(s, 2))
@@ -57,7 +58,7 @@ def test_each_holds_no_more_than_it_needs() -> None:
     series = [(1 - 0.1 * i, torch.full((2,), float(i))) for i in range(8)]
     for name, count in (("reuse", 1), ("linear", 2), ("blend", 4)):
         predictor = observed(name, series)
-        assert [float(value[0]) for value in predictor.held] == list(range(8 - count, 8))
+        assert [float(value[0]) for value in predictor.values] == list(range(8 - count, 8))
 
 
 def test_reuse_gives_what_it_holds_without_a_copy() -> None:
@@ -133,30 +134,32 @@ def test_a_damped_line_is_followed_as_far_as_lines_were_right() -> None:
         sigma = 0.9 - 0.1 * place
         for predictor, value in ((straight, 3 * sigma), (still, 0.0 if place > 1 else 3 * sigma)):
             seen = torch.full((1, 4), value)
-            lesson = predictor.lesson(sigma, seen)
-            assert (lesson is None) == (place < 2)
-            if lesson is not None:
-                scalar, learn = lesson
+            deferred_update = predictor.deferred_update(sigma, seen)
+            assert (deferred_update is None) == (place < 2)
+            if deferred_update is not None:
+                scalar, learn = deferred_update
                 learn(float(scalar))
             predictor.observe(sigma, seen)
     ahead = straight.predict(0.1)
     torch.testing.assert_close(ahead, torch.full((1, 4), 0.3), rtol=0, atol=0.01)
-    assert straight.part > 0.98
-    assert 0.0 <= still.part <= 1.0
+    assert straight.fraction > 0.98
+    assert 0.0 <= still.fraction <= 1.0
 
 
 def test_what_a_damped_line_learns_is_the_nearest_part_of_the_way() -> None:
     predictor = make_predictor("damped")
     predictor.observe(0.9, torch.tensor([[0.0, 0.0]]))
     predictor.observe(0.8, torch.tensor([[1.0, 0.0]]))
-    lesson = predictor.lesson(0.7, torch.tensor([[1.25, 7.0]]))  # the line ends at (2, 0)
-    assert lesson is not None
-    scalar, learn = lesson
+    deferred_update = predictor.deferred_update(
+        0.7, torch.tensor([[1.25, 7.0]])
+    )  # the line ends at (2, 0)
+    assert deferred_update is not None
+    scalar, learn = deferred_update
     assert float(scalar) == pytest.approx(0.25)
     learn(float(scalar))
-    assert predictor.part == pytest.approx((0.5 + 0.25) / 2)
+    assert predictor.fraction == pytest.approx((0.5 + 0.25) / 2)
     learn(float("nan"))
-    assert predictor.part == pytest.approx((0.5 + 0.25) / 2)
+    assert predictor.fraction == pytest.approx((0.5 + 0.25) / 2)
 
 
 @given(st.lists(st.floats(-3, 3), min_size=4, max_size=4), st.floats(0.01, 0.6))

@@ -10,20 +10,21 @@ from calibrations import calibration, conditions, schedule
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacache.config import ConfigError, TeaCacheConfig
-from teacache.engine.presets import Known, choose
-from teacache.engine.strategy import FAITHFUL, FORECAST, PLANNED, Solver
+from teacache.config import TeaCacheConfig
+from teacache.engine.presets import RunContext, resolve_settings
+from teacache.engine.strategy import FAITHFUL, FORECAST, PLANNED, SamplerTraits
+from teacache.errors import ConfigError
 from teacache.profiles.calibrated import Outcome
 from teacache.profiles.conditions import differences, why_not_sound
 from teacache.profiles.plans import adapted_plan, generic_plan, steps_for, within_limits
 from teacache.profiles.profile import Threshold, load_profiles
 
-EULER = Solver("euler", smooth=True, euler=True, single=True)
-NOISY = Solver("euler_ancestral", smooth=False)
+EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
+NOISY = SamplerTraits("euler_ancestral", deterministic=False)
 
 
-def known(**changed: Any) -> Known:
-    base = Known(load_profiles()["sd3-uncalibrated"], conditions(), EULER)
+def known(**changed: Any) -> RunContext:
+    base = RunContext(load_profiles()["sd3-uncalibrated"], conditions(), EULER)
     return replace(base, **changed)
 
 
@@ -34,8 +35,8 @@ def config(preset: str = "auto", **others: Any) -> TeaCacheConfig:
 def test_a_wanted_speedup_is_a_number_of_computed_steps() -> None:
     for preset, count in (("2.0x", 25), ("2.5x", 20), ("3x", 17), ("4.0x", 12)):
         for own in (None, calibration()):
-            chosen = choose(config(preset), known(calibration=own))
-            assert chosen.method == PLANNED and chosen.plan is not None
+            chosen = resolve_settings(config(preset), known(calibration=own))
+            assert chosen.strategy == PLANNED and chosen.plan is not None
             assert len(chosen.plan) == count
             assert chosen.evidence.startswith(f"preset {preset}: ")
             assert ("profile mine" in chosen.evidence) == (own is not None)
@@ -43,66 +44,69 @@ def test_a_wanted_speedup_is_a_number_of_computed_steps() -> None:
 
 def test_a_level_is_the_fastest_plan_below_its_error() -> None:
     own = known(calibration=calibration())
-    counts = {p: len(choose(config(p), own).plan or ()) for p in ("quality", "balanced", "fast")}
+    counts = {
+        p: len(resolve_settings(config(p), own).plan or ()) for p in ("quality", "balanced", "fast")
+    }
     assert counts == {"quality": 33, "balanced": 25, "fast": 17}
     poor = calibration(curve=(Outcome(25, 0.5, 0.9), Outcome(33, 0.4, 0.8)))
-    assert len(choose(config("quality"), known(calibration=poor)).plan or ()) == 33
+    assert len(resolve_settings(config("quality"), known(calibration=poor)).plan or ()) == 33
     assert (
-        "error 80 % at worst with 33" in choose(config("quality"), known(calibration=poor)).evidence
+        "error 80 % at worst with 33"
+        in resolve_settings(config("quality"), known(calibration=poor)).evidence
     )
 
 
 def test_a_level_without_a_calibration_is_the_forecasts_own_error_control() -> None:
     thresholds = {}
     for preset in ("quality", "balanced", "fast"):
-        chosen = choose(config(preset), known())
-        assert chosen.method == FORECAST and "no calibration" in chosen.evidence
+        chosen = resolve_settings(config(preset), known())
+        assert chosen.strategy == FORECAST and "no calibration" in chosen.evidence
         thresholds[preset] = chosen.threshold
     assert thresholds["quality"] < thresholds["balanced"] < thresholds["fast"]
 
 
 def test_an_untouched_cache_follows_a_calibration_and_a_set_threshold_does_not() -> None:
     own = known(calibration=calibration())
-    untouched = choose(config(), own)
-    assert untouched.method == PLANNED and len(untouched.plan or ()) == 17
+    untouched = resolve_settings(config(), own)
+    assert untouched.strategy == PLANNED and len(untouched.plan or ()) == 17
     assert "17 of 50 steps planned" in untouched.evidence
-    assert choose(config(rel_l1_thresh=0.2), own).method == FORECAST
-    assert choose(config(mode="faithful"), own).method == FAITHFUL
+    assert resolve_settings(config(rel_l1_thresh=0.2), own).strategy == FORECAST
+    assert resolve_settings(config(mode="faithful"), own).strategy == FAITHFUL
 
 
 def test_a_plan_that_was_worse_than_the_default_is_not_followed() -> None:
     worse = calibration(default=Outcome(17, 0.001, 0.002))
-    chosen = choose(config(), known(calibration=worse))
-    assert chosen.method == FORECAST and "no plan was better" in chosen.evidence
+    chosen = resolve_settings(config(), known(calibration=worse))
+    assert chosen.strategy == FORECAST and "no plan was better" in chosen.evidence
 
 
 def test_the_faithful_mode_takes_fitted_coefficients_and_leaves_refused_ones() -> None:
-    chosen = choose(config("faithful"), known(calibration=calibration()))
+    chosen = resolve_settings(config("faithful"), known(calibration=calibration()))
     assert chosen.profile.name == "mine" and chosen.threshold == 0.3
     bare = replace(calibration().profile, coefficients=(), calibrated=False)
     refused = calibration(refused="R² 0.10 is below 0.5", profile=bare)
-    chosen = choose(config("faithful"), known(calibration=refused, named=True))
+    chosen = resolve_settings(config("faithful"), known(calibration=refused, named=True))
     assert chosen.profile.name == "sd3-uncalibrated"
     assert "R² 0.10 is below 0.5" in " ".join(chosen.notes)
 
 
 def test_a_sampler_that_cannot_be_planned_goes_by_published_thresholds() -> None:
     flux = load_profiles()["flux1-dev"]
-    chosen = choose(config("2.0x"), known(profile=flux, solver=NOISY))
-    assert chosen.method == FAITHFUL and chosen.threshold == 0.6
+    chosen = resolve_settings(config("2.0x"), known(profile=flux, sampler=NOISY))
+    assert chosen.strategy == FAITHFUL and chosen.threshold == 0.6
     assert "told to give 2x" in chosen.evidence
     bare = replace(flux, thresholds=(Threshold(0.4, None),), default_threshold=0.3)
-    guessed = choose(config("3.0x"), known(profile=bare, solver=NOISY))
+    guessed = resolve_settings(config("3.0x"), known(profile=bare, sampler=NOISY))
     assert guessed.threshold == pytest.approx(0.45) and "a guess" in guessed.evidence
 
 
 def test_threshold_zero_is_off_whatever_the_preset() -> None:
     own = known(calibration=calibration())
-    assert choose(config("2.0x", rel_l1_thresh=0.0), own).threshold == 0.0
+    assert resolve_settings(config("2.0x", rel_l1_thresh=0.0), own).threshold == 0.0
 
 
 def test_what_a_preset_overrides_is_told() -> None:
-    chosen = choose(config("2.0x", rel_l1_thresh=0.4), known())
+    chosen = resolve_settings(config("2.0x", rel_l1_thresh=0.4), known())
     assert any("preset=2.0x decides" in note for note in chosen.notes)
 
 
@@ -121,7 +125,9 @@ def test_what_a_preset_overrides_is_told() -> None:
 def test_another_run_is_adapted_to_and_told(changed: dict[str, Any], told: str) -> None:
     run = replace(conditions(), **changed)
     assert told in "; ".join(differences(conditions(), run))
-    chosen = choose(config("2.0x"), known(conditions=run, calibration=calibration(), named=True))
+    chosen = resolve_settings(
+        config("2.0x"), known(conditions=run, calibration=calibration(), named=True)
+    )
     assert "adapted" in chosen.evidence and told in chosen.evidence
     assert len(chosen.plan or ()) == steps_for(run.steps, 2.0)
 
@@ -137,10 +143,10 @@ def test_another_run_is_adapted_to_and_told(changed: dict[str, Any], told: str) 
 def test_what_is_not_sound_is_refused_and_told(changed: dict[str, Any], told: str) -> None:
     run = replace(conditions(), **changed)
     assert told in why_not_sound(conditions(), run)
-    chosen = choose(config("2.0x"), known(conditions=run, calibration=calibration()))
+    chosen = resolve_settings(config("2.0x"), known(conditions=run, calibration=calibration()))
     assert "is not used" in chosen.evidence and told in chosen.evidence
-    untouched = choose(config(), known(conditions=run, calibration=calibration()))
-    assert untouched.method == FORECAST and told in " ".join(untouched.notes)
+    untouched = resolve_settings(config(), known(conditions=run, calibration=calibration()))
+    assert untouched.strategy == FORECAST and told in " ".join(untouched.notes)
 
 
 # --- plans ---------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import torch
 from sampling import NEVER, SKIP_ALL, cached, report_of, sample, spying, stack_blocks
 
 from teacache.config import MAX_THRESHOLD
-from teacache.engine.decision import Decision
-from teacache.engine.run import BranchState, Run, Track
+from teacache.engine.decision import BranchState, Decision, PassState
+from teacache.engine.run import Run
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -24,7 +24,7 @@ def sd3(comfy: Any) -> Any:
 
 def alive() -> list[object]:
     gc.collect()
-    return [item for item in gc.get_objects() if isinstance(item, (Run, Track, BranchState))]
+    return [item for item in gc.get_objects() if isinstance(item, (Run, PassState, BranchState))]
 
 
 def test_split_branches_reconsider_to_the_batched_decision(

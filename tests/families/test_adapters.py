@@ -13,7 +13,8 @@ import torch
 from sampling import NEVER, SKIP_ALL, cached, report_of, sample
 
 import teacache.families.registry
-from teacache.config import ConfigError, TeaCacheConfig
+from teacache.config import TeaCacheConfig
+from teacache.errors import ConfigError
 from teacache.families.registry import Family
 from teacache.families.streams import BlockList, Role, Stream
 
@@ -119,7 +120,7 @@ def test_out_of_memory_is_not_an_adapters_failure(change: Change) -> None:
 
 
 def other_streams(image: Stream, text: Stream, returns: tuple[Role, ...]) -> Any:
-    return (BlockList("transformer_blocks", takes=(image, text), returns=returns),)
+    return (BlockList("transformer_blocks", inputs=(image, text), outputs=returns),)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +140,14 @@ def test_blocks_with_other_arguments_or_returns(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     roles = (Role.TEXT, Role.TEXT, Role.IMAGE)[-returns:]
-    change("qwen_image", lists=other_streams(image, text, roles))
+    change("qwen_image", block_lists=other_streams(image, text, roles))
     assert_native("qwen_image", caplog, "Qwen-Image")
 
 
 def test_a_list_that_is_gone(change: Change, caplog: pytest.LogCaptureFixture) -> None:
-    change("wan21", lists=(BlockList("layers", (Stream(Role.IMAGE, 0, "x"),), (Role.IMAGE,)),))
+    change(
+        "wan21", block_lists=(BlockList("layers", (Stream(Role.IMAGE, 0, "x"),), (Role.IMAGE,)),)
+    )
     assert_native("wan21", caplog, "Wan", "WanModel has no layers")
 
 
@@ -156,7 +159,7 @@ def test_side_blocks_that_are_not_what_they_were(
 
     from teacache.families.comfyui.wan import WAN21
 
-    change("wan21", sides=(replace(WAN21.sides[0], runs=runs),))
+    change("wan21", side_block_lists=(replace(WAN21.sides[0], runs=runs),))
     assert_native("wan21_vace", caplog, "Wan", "vace_mapping_of_before")
 
 
@@ -179,7 +182,7 @@ def test_a_family_that_cannot_be_told_apart(
     def accepts(transformer: Any) -> bool:
         return bool(transformer.params.gone)
 
-    change("flux1", accepts=accepts)
+    change("flux1", matches=accepts)
     model = tiny_models.build("flux1")
     clone, handle = apply_teacache(model, TeaCacheConfig(mode="faithful"))
     assert handle is None

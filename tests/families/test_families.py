@@ -196,7 +196,7 @@ def _replay(
     family = find_family(transformer)
     assert family is not None
     blocks = stack_blocks(model)
-    first, last = family.lists[0], family.lists[-1]
+    first, last = family.block_lists[0], family.block_lists[-1]
     role = last.image_stream().role
     seen: dict[str, torch.Tensor] = {}
 

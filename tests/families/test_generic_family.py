@@ -14,7 +14,7 @@ from tiny_recent import RECENT
 from torch import nn
 
 from teacache.config import TeaCacheConfig
-from teacache.families.registry import FAMILIES, UNTOUCHED, find_family, find_untouched
+from teacache.families.registry import FAMILIES, UNCACHEABLE, find_family, find_uncacheable
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -102,7 +102,7 @@ def test_only_one_plain_list_of_blocks_is_taken(
     for name, box in lists.items():
         transformer.add_module(name, box)
     family = find_family(transformer)
-    assert (family and family.lists[0].path) == stack
+    assert (family and family.block_lists[0].path) == stack
 
 
 def test_a_unet_is_left_as_it_is() -> None:
@@ -148,11 +148,11 @@ def named(full_name: str) -> nn.Module:
     return transformer
 
 
-@pytest.mark.parametrize("entry", UNTOUCHED, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", UNCACHEABLE, ids=lambda entry: entry.name)
 def test_a_model_known_to_be_unfit_gets_no_generic_entry(entry: Any) -> None:
     assert entry.reason
     for name in entry.classes:
-        assert find_untouched(named(name)) is entry
+        assert find_uncacheable(named(name)) is entry
         assert find_family(named(name)) is None
 
 

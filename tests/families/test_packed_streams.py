@@ -22,7 +22,7 @@ class Call:
     """A call of the model that computes, or skips with a fixed residual."""
 
     def __init__(self, skipping: bool = False, residual: torch.Tensor | None = None) -> None:
-        self.skipping, self.image_tokens, self.lead_tokens = skipping, 0, 0
+        self.skipping, self.image_tokens, self.first_block_tokens = skipping, 0, 0
         self.residual = residual
         self.entry: torch.Tensor | None = None
 
@@ -55,9 +55,9 @@ class Plain(nn.Module):
 
 
 STREAMS = [
-    (Stream(Role.IMAGE, 0, "x", parts=True), Pair, [(2, 3, 4), (2, 5, 2)]),
-    (Stream(Role.IMAGE, 0, "x", batch=None), Plain, (6, 4)),
-    (Stream(Role.IMAGE, 0, "x", batch=3), Plain, (2, 3, 4, 5, 6)),
+    (Stream(Role.IMAGE, 0, "x", is_tuple=True), Pair, [(2, 3, 4), (2, 5, 2)]),
+    (Stream(Role.IMAGE, 0, "x", batch_dim=None), Plain, (6, 4)),
+    (Stream(Role.IMAGE, 0, "x", batch_dim=3), Plain, (2, 3, 4, 5, 6)),
     (Stream(Role.IMAGE, 0, "x"), Plain, (5, 2, 3, 4, 6)),
 ]
 

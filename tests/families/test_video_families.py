@@ -13,10 +13,10 @@ import torch
 from sampling import NEVER, SKIP_ALL, cached, report_of, sample, stack_blocks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from teacache.engine.device import SigmaReader
 from teacache.engine.indicators import relative_change
-from teacache.engine.reads import LevelOfEvaluation
 from teacache.families.comfyui import wan
-from teacache.families.spec import Sampling
+from teacache.families.spec import RunScope
 from teacache.profiles.profile import load_profiles
 from teacache.report import Reason
 
@@ -91,7 +91,7 @@ def test_nothing_is_read_from_tensors_while_a_scheduled_run_samples(
 ) -> None:
     """Apart from the plan, once, before the first block; nothing else where the schedule is
     known, as it is where reading the sampler's noise level would make the host wait."""
-    monkeypatch.setattr(LevelOfEvaluation, "is_cheap", staticmethod(lambda timestep: False))
+    monkeypatch.setattr(SigmaReader, "is_cheap", staticmethod(lambda timestep: False))
     seen, report = reads_while_sampling(WAN, monkeypatch, profile=profile)
     assert report.skipped > 0
     first, last = seen.index("block"), len(seen) - 1 - seen[::-1].index("block")
@@ -323,8 +323,8 @@ def test_the_published_sizes(size: tuple[int, int], whole: bool, expected: str) 
     transformer = SimpleNamespace(
         dim=5120, in_dim=36, out_dim=16, img_emb=object(), model_type="i2v"
     )
-    assert wan.WAN21.run_profile is not None
-    assert wan.WAN21.run_profile(transformer, Sampling((1, 16, 21, *size), whole)) == expected
+    assert wan.WAN21.profile_for_run is not None
+    assert wan.WAN21.profile_for_run(transformer, RunScope((1, 16, 21, *size), whole)) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from calibrations import calibration, conditions, named
 
-from teacache.config import ConfigError
+from teacache.errors import ConfigError
 from teacache.profiles.calibrated import parse_calibration
 from teacache.profiles.conditions import digest_of, digest_of_patches
 from teacache.profiles.store import ProfileStore, default_folder, named_calibration

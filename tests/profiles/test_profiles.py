@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from teacache.config import MAX_THRESHOLD, READINGS, ConfigError
-from teacache.engine.policy import UNSURE
+from teacache.config import FORCE_COMPUTE, MAX_THRESHOLD, READINGS
+from teacache.errors import ConfigError
 from teacache.families.registry import DIFFUSERS_FAMILIES, FAMILIES
 from teacache.profiles import profile as profiles
 from teacache.profiles.profile import Profile, get_profile, load_profiles, parse_profile
@@ -100,13 +100,13 @@ def test_a_set_without_a_published_calibration_is_labelled_so() -> None:
 @every_profile
 @pytest.mark.parametrize("change", [0.0, 1e-9, 0.01, 0.1, 1.0, 1e6, math.inf, math.nan])
 def test_a_distance_is_never_negative_nor_endless(profile: Profile, change: float) -> None:
-    assert 0.0 <= profile.distance(change) <= UNSURE
+    assert 0.0 <= profile.distance(change) <= FORCE_COMPUTE
 
 
 @pytest.mark.parametrize("change", [math.inf, -math.inf, math.nan])
 def test_a_change_that_is_no_number_is_computed(change: float) -> None:
-    assert SHIPPED["flux1-dev"].distance(change) == UNSURE
-    assert SHIPPED["generic"].distance(change) == UNSURE
+    assert SHIPPED["flux1-dev"].distance(change) == FORCE_COMPUTE
+    assert SHIPPED["generic"].distance(change) == FORCE_COMPUTE
 
 
 def test_where_the_fit_is_positive_the_published_rule_holds() -> None:
@@ -126,8 +126,8 @@ def test_a_negative_fit_counts_by_its_size() -> None:
 
 def test_a_change_above_the_calibrated_range_is_computed() -> None:
     profile = parse_profile(json.dumps({**GOOD, "x_range": [0.0, 0.2]}), "here")
-    assert profile.distance(0.2) < UNSURE
-    assert profile.distance(0.2001) == UNSURE
+    assert profile.distance(0.2) < FORCE_COMPUTE
+    assert profile.distance(0.2001) == FORCE_COMPUTE
 
 
 # --- bad files ----------------------------------------------------------------------------------

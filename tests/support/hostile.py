@@ -16,7 +16,7 @@ from sampling import cached, report_of, sample
 from torch import nn
 
 from teacache.engine.blocks import BlockStack
-from teacache.engine.decision import BranchState, Track
+from teacache.engine.decision import BranchState, PassState
 from teacache.engine.predictors import Predictor
 from teacache.engine.run import Run
 from teacache.report import RunReport
@@ -97,7 +97,7 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 def alive() -> list[object]:
     """What of any run is still in memory."""
     gc.collect()
-    return [o for o in gc.get_objects() if isinstance(o, (Run, Track, BranchState, BlockStack))]
+    return [o for o in gc.get_objects() if isinstance(o, (Run, PassState, BranchState, BlockStack))]
 
 
 def state_of(model: Any) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def watched() -> Iterator[list[weakref.ref[Any]]]:
 
     with (
         patched(Run, "__init__", made(Run)),
-        patched(Track, "__init__", made(Track)),
+        patched(PassState, "__init__", made(PassState)),
         patched(Predictor, "observe", observing),
     ):
         yield held

@@ -74,7 +74,7 @@ def stack_blocks(model: Any) -> list[nn.Module]:
     assert family is not None
     return [
         block
-        for blocks in family.lists
+        for blocks in family.block_lists
         for block in transformer.get_submodule(blocks.path).children()
     ]
 

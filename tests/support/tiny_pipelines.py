@@ -115,7 +115,7 @@ def stack_blocks(transformer: nn.Module) -> list[nn.Module]:
     assert family is not None
     return [
         block
-        for blocks in family.lists
+        for blocks in family.block_lists
         for block in transformer.get_submodule(blocks.path).children()
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..spec import Family, Untouched
+from ..spec import Family, Uncacheable
 from .image import tokens_in
 from .modulation import ace15_block, ace_block, stable_audio_block
 
@@ -12,28 +12,28 @@ ACE_STEP = Family(
     id="ace_step",
     name="ACE-Step",
     classes=("comfy.ldm.ace.model.ACEStepTransformer2DModel",),
-    lists=(tokens_in("transformer_blocks", "hidden_states"),),
+    block_lists=(tokens_in("transformer_blocks", "hidden_states"),),
     modulated_input=ace_block,
-    profile=lambda transformer: "ace-step-uncalibrated",
+    default_profile=lambda transformer: "ace-step-uncalibrated",
 )
 
 STABLE_AUDIO = Family(
     id="stable_audio",
     name="Stable Audio Open",
     classes=(AUDIO_DIT_CLASS,),
-    accepts=lambda transformer: transformer.global_cond_type == "prepend",
-    lists=(tokens_in("transformer.layers", "x"),),
+    matches=lambda transformer: transformer.global_cond_type == "prepend",
+    block_lists=(tokens_in("transformer.layers", "x"),),
     modulated_input=stable_audio_block,
-    profile=lambda transformer: "stable-audio-uncalibrated",
+    default_profile=lambda transformer: "stable-audio-uncalibrated",
 )
 
 STABLE_AUDIO_3 = Family(
     id="stable_audio3",
     name="Stable Audio 3",
     classes=(AUDIO_DIT_CLASS,),
-    accepts=lambda transformer: transformer.global_cond_type != "prepend",
-    lists=(tokens_in("transformer.layers", "x"),),
-    profile=lambda transformer: "stable-audio3-uncalibrated",
+    matches=lambda transformer: transformer.global_cond_type != "prepend",
+    block_lists=(tokens_in("transformer.layers", "x"),),
+    default_profile=lambda transformer: "stable-audio3-uncalibrated",
     tested="read",
 )
 
@@ -41,16 +41,16 @@ ACE_STEP_15 = Family(
     id="ace_step15",
     name="ACE-Step 1.5",
     classes=("comfy.ldm.ace.ace_step15.AceStepConditionGenerationModel",),
-    lists=(tokens_in("decoder.layers", "hidden_states"),),
+    block_lists=(tokens_in("decoder.layers", "hidden_states"),),
     modulated_input=ace15_block,
-    profile=lambda transformer: "ace-step15-uncalibrated",
+    default_profile=lambda transformer: "ace-step15-uncalibrated",
     tested="newer",
 )
 
 AUDIO_FAMILIES = (ACE_STEP, STABLE_AUDIO, STABLE_AUDIO_3, ACE_STEP_15)
 
-AUDIO_UNTOUCHED = (
-    Untouched(
+AUDIO_UNCACHEABLE = (
+    Uncacheable(
         "MiniMax Music 3",
         ("comfy.ldm.minimax_music.dit.MiniMaxMusic3DiT",),
         "it runs its blocks once for each window of a long song within one call, so that one "

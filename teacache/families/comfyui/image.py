@@ -24,7 +24,7 @@ DEMO_LAYERS = 5
 
 def tokens_in(path: str, name: str) -> BlockList:
     """A list whose blocks take one stream first, image alone or joined, and return it bare."""
-    return BlockList(path, takes=(Stream(Role.IMAGE, 0, name),), returns=(Role.IMAGE,))
+    return BlockList(path, inputs=(Stream(Role.IMAGE, 0, name),), outputs=(Role.IMAGE,))
 
 
 def _sd3_profile(transformer: Any) -> str:
@@ -38,24 +38,24 @@ SD3 = Family(
         "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",
         "comfy.ldm.modules.diffusionmodules.mmdit.MMDiT",
     ),
-    lists=(
+    block_lists=(
         BlockList(
             "joint_blocks",
-            takes=(Stream(Role.TEXT, 0, "context"), Stream(Role.IMAGE, 1, "x")),
-            returns=(Role.TEXT, Role.IMAGE),
+            inputs=(Stream(Role.TEXT, 0, "context"), Stream(Role.IMAGE, 1, "x")),
+            outputs=(Role.TEXT, Role.IMAGE),
         ),
     ),
     modulated_input=joint_block,
-    profile=_sd3_profile,
+    default_profile=_sd3_profile,
 )
 
 FLUX_DOUBLE = BlockList(
     "double_blocks",
-    takes=(Stream(Role.IMAGE, 0, "img"), Stream(Role.TEXT, 1, "txt")),
-    returns=(Role.IMAGE, Role.TEXT),
+    inputs=(Stream(Role.IMAGE, 0, "img"), Stream(Role.TEXT, 1, "txt")),
+    outputs=(Role.IMAGE, Role.TEXT),
 )
 FLUX_SINGLE = BlockList(
-    "single_blocks", takes=(Stream(Role.TEXT_IMAGE, 0, "x"),), returns=(Role.TEXT_IMAGE,)
+    "single_blocks", inputs=(Stream(Role.TEXT_IMAGE, 0, "x"),), outputs=(Role.TEXT_IMAGE,)
 )
 FLUX_CLASS = "comfy.ldm.flux.model.Flux"
 
@@ -68,22 +68,22 @@ FLUX1 = Family(
     id="flux1",
     name="FLUX.1",
     classes=(FLUX_CLASS,),
-    accepts=lambda transformer: (
+    matches=lambda transformer: (
         not transformer.params.global_modulation and _takes_pooled_text(transformer)
     ),
-    lists=(FLUX_DOUBLE, FLUX_SINGLE),
+    block_lists=(FLUX_DOUBLE, FLUX_SINGLE),
     modulated_input=flux_double_block,
-    profile=lambda transformer: "flux1-dev",
+    default_profile=lambda transformer: "flux1-dev",
 )
 
 FLUX2 = Family(
     id="flux2",
     name="FLUX.2",
     classes=(FLUX_CLASS,),
-    accepts=lambda transformer: transformer.params.global_modulation,
-    lists=(FLUX_DOUBLE, FLUX_SINGLE),
+    matches=lambda transformer: transformer.params.global_modulation,
+    block_lists=(FLUX_DOUBLE, FLUX_SINGLE),
     modulated_input=flux_double_block,
-    profile=lambda transformer: (
+    default_profile=lambda transformer: (
         "flux2-uncalibrated" if transformer.params.guidance_embed else "flux2-klein-base"
     ),
 )
@@ -92,27 +92,27 @@ CHROMA = Family(
     id="chroma",
     name="Chroma",
     classes=("comfy.ldm.chroma.model.Chroma", "comfy.ldm.chroma_radiance.model.ChromaRadiance"),
-    lists=(FLUX_DOUBLE, FLUX_SINGLE),
+    block_lists=(FLUX_DOUBLE, FLUX_SINGLE),
     modulated_input=flux_double_block,
-    profile=lambda transformer: "chroma-uncalibrated",
+    default_profile=lambda transformer: "chroma-uncalibrated",
 )
 
 QWEN_DOUBLE = BlockList(
     "transformer_blocks",
-    takes=(
+    inputs=(
         Stream(Role.IMAGE, 0, "hidden_states"),
         Stream(Role.TEXT, 1, "encoder_hidden_states"),
     ),
-    returns=(Role.TEXT, Role.IMAGE),
+    outputs=(Role.TEXT, Role.IMAGE),
 )
 
 QWEN_IMAGE = Family(
     id="qwen_image",
     name="Qwen-Image",
     classes=("comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",),
-    lists=(QWEN_DOUBLE,),
+    block_lists=(QWEN_DOUBLE,),
     modulated_input=qwen_image_block,
-    profile=lambda transformer: "qwen-image-mlx",
+    default_profile=lambda transformer: "qwen-image-mlx",
 )
 
 LUMINA_CLASS = "comfy.ldm.lumina.model.NextDiT"
@@ -128,22 +128,22 @@ LUMINA2 = Family(
     id="lumina2",
     name="Lumina Image 2.0",
     classes=(LUMINA_CLASS,),
-    accepts=lambda transformer: (
+    matches=lambda transformer: (
         transformer.pad_tokens_multiple is None and not has_part(transformer, "time_text_embed")
     ),
-    lists=(LUMINA_LAYERS,),
+    block_lists=(LUMINA_LAYERS,),
     modulated_input=lumina_block,
-    profile=lambda transformer: "lumina2",
+    default_profile=lambda transformer: "lumina2",
 )
 
 Z_IMAGE = Family(
     id="z_image",
     name="Z-Image",
     classes=(LUMINA_CLASS,),
-    accepts=lambda transformer: transformer.pad_tokens_multiple is not None,
-    lists=(LUMINA_LAYERS,),
+    matches=lambda transformer: transformer.pad_tokens_multiple is not None,
+    block_lists=(LUMINA_LAYERS,),
     modulated_input=lumina_block,
-    profile=lambda transformer: "z-image-uncalibrated",
+    default_profile=lambda transformer: "z-image-uncalibrated",
 )
 
 
@@ -158,67 +158,67 @@ HIDREAM = Family(
     id="hidream",
     name="HiDream-I1",
     classes=("comfy.ldm.hidream.model.HiDreamImageTransformer2DModel",),
-    lists=(
+    block_lists=(
         BlockList(
             "double_stream_blocks",
-            takes=(Stream(Role.IMAGE, 0, "image_tokens"), Stream(Role.TEXT, 2, "text_tokens")),
-            returns=(Role.IMAGE, Role.TEXT),
+            inputs=(Stream(Role.IMAGE, 0, "image_tokens"), Stream(Role.TEXT, 2, "text_tokens")),
+            outputs=(Role.IMAGE, Role.TEXT),
         ),
         BlockList(
             "single_stream_blocks",
-            takes=(Stream(Role.IMAGE_TEXT, 0, "image_tokens"),),
-            returns=(Role.IMAGE_TEXT,),
+            inputs=(Stream(Role.IMAGE_TEXT, 0, "image_tokens"),),
+            outputs=(Role.IMAGE_TEXT,),
         ),
     ),
     embed_timesteps=_hidream_time_embedding,
-    profile=lambda transformer: "hidream-full",
+    default_profile=lambda transformer: "hidream-full",
 )
 
 AURAFLOW = Family(
     id="auraflow",
     name="AuraFlow",
     classes=("comfy.ldm.aura.mmdit.MMDiT",),
-    lists=(
+    block_lists=(
         BlockList(
             "double_layers",
-            takes=(Stream(Role.TEXT, 0, "c"), Stream(Role.IMAGE, 1, "x")),
-            returns=(Role.TEXT, Role.IMAGE),
+            inputs=(Stream(Role.TEXT, 0, "c"), Stream(Role.IMAGE, 1, "x")),
+            outputs=(Role.TEXT, Role.IMAGE),
         ),
         BlockList(
             "single_layers",
-            takes=(Stream(Role.TEXT_IMAGE, 0, "cx"),),
-            returns=(Role.TEXT_IMAGE,),
+            inputs=(Stream(Role.TEXT_IMAGE, 0, "cx"),),
+            outputs=(Role.TEXT_IMAGE,),
         ),
     ),
     modulated_input=aura_block,
-    profile=lambda transformer: "auraflow-uncalibrated",
+    default_profile=lambda transformer: "auraflow-uncalibrated",
 )
 
 PIXART = Family(
     id="pixart",
     name="PixArt alpha / sigma",
     classes=("comfy.ldm.pixart.pixartms.PixArtMS",),
-    lists=(tokens_in("blocks", "x"),),
+    block_lists=(tokens_in("blocks", "x"),),
     modulated_input=pixart_block,
-    profile=lambda transformer: "pixart-uncalibrated",
+    default_profile=lambda transformer: "pixart-uncalibrated",
 )
 
 HUNYUAN_DIT = Family(
     id="hunyuan_dit",
     name="HunyuanDiT",
     classes=("comfy.ldm.hydit.models.HunYuanDiT",),
-    lists=(tokens_in("blocks", "x"),),
+    block_lists=(tokens_in("blocks", "x"),),
     modulated_input=hunyuan_dit_block,
-    profile=lambda transformer: "hunyuan-dit-uncalibrated",
+    default_profile=lambda transformer: "hunyuan-dit-uncalibrated",
 )
 
 OMNIGEN2 = Family(
     id="omnigen2",
     name="OmniGen2",
     classes=("comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel",),
-    lists=(tokens_in("layers", "hidden_states"),),
+    block_lists=(tokens_in("layers", "hidden_states"),),
     modulated_input=omnigen_block,
-    profile=lambda transformer: "omnigen2-uncalibrated",
+    default_profile=lambda transformer: "omnigen2-uncalibrated",
 )
 
 IMAGE_FAMILIES = (

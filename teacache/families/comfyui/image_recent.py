@@ -5,7 +5,7 @@ Recognised by class name alone, so that nothing here depends on their being ther
 
 from __future__ import annotations
 
-from ..spec import Family, Untouched
+from ..spec import Family, Uncacheable
 from ..streams import BlockList, Role, Stream
 from .image import (
     FLUX_CLASS,
@@ -38,14 +38,14 @@ LONGCAT_IMAGE = Family(
     id="longcat_image",
     name="LongCat-Image",
     classes=(FLUX_CLASS,),
-    accepts=lambda transformer: (
+    matches=lambda transformer: (
         not transformer.params.global_modulation
         and transformer.params.vec_in_dim is None
         and transformer.params.context_in_dim == LONGCAT_TEXT_WIDTH
     ),
-    lists=(FLUX_DOUBLE, FLUX_SINGLE),
+    block_lists=(FLUX_DOUBLE, FLUX_SINGLE),
     modulated_input=flux_double_block,
-    profile=lambda transformer: "longcat-image",
+    default_profile=lambda transformer: "longcat-image",
     tested="newer",
 )
 
@@ -53,14 +53,14 @@ OVIS_IMAGE = Family(
     id="ovis_image",
     name="Ovis-Image",
     classes=(FLUX_CLASS,),
-    accepts=lambda transformer: (
+    matches=lambda transformer: (
         not transformer.params.global_modulation
         and transformer.params.vec_in_dim is None
         and transformer.params.context_in_dim != LONGCAT_TEXT_WIDTH
     ),
-    lists=(FLUX_DOUBLE, FLUX_SINGLE),
+    block_lists=(FLUX_DOUBLE, FLUX_SINGLE),
     modulated_input=flux_double_block,
-    profile=lambda transformer: "ovis-image-uncalibrated",
+    default_profile=lambda transformer: "ovis-image-uncalibrated",
     tested="newer",
 )
 
@@ -68,12 +68,12 @@ NEWBIE = Family(
     id="newbie",
     name="NewBie Image",
     classes=(LUMINA_CLASS,),
-    accepts=lambda transformer: (
+    matches=lambda transformer: (
         transformer.pad_tokens_multiple is None and has_part(transformer, "time_text_embed")
     ),
-    lists=(LUMINA_LAYERS,),
+    block_lists=(LUMINA_LAYERS,),
     modulated_input=lumina_block,
-    profile=lambda transformer: "newbie-uncalibrated",
+    default_profile=lambda transformer: "newbie-uncalibrated",
     tested="newer",
 )
 
@@ -81,9 +81,9 @@ Z_IMAGE_PIXEL = Family(
     id="z_image_pixel",
     name="Z-Image, pixel space",
     classes=("comfy.ldm.lumina.model.NextDiTPixelSpace",),
-    lists=(LUMINA_LAYERS,),
+    block_lists=(LUMINA_LAYERS,),
     modulated_input=lumina_block,
-    profile=lambda transformer: "z-image-pixel-uncalibrated",
+    default_profile=lambda transformer: "z-image-pixel-uncalibrated",
     tested="newer",
 )
 
@@ -91,10 +91,10 @@ KANDINSKY5_IMAGE = Family(
     id="kandinsky5_image",
     name="Kandinsky 5 Image",
     classes=("comfy.ldm.kandinsky5.model.Kandinsky5",),
-    accepts=lambda transformer: transformer.visual_embed_dim == KANDINSKY_IMAGE_CHANNELS,
-    lists=(tokens_in("visual_transformer_blocks", "visual_embed"),),
+    matches=lambda transformer: transformer.visual_embed_dim == KANDINSKY_IMAGE_CHANNELS,
+    block_lists=(tokens_in("visual_transformer_blocks", "visual_embed"),),
     modulated_input=kandinsky_block,
-    profile=lambda transformer: "kandinsky5-image-uncalibrated",
+    default_profile=lambda transformer: "kandinsky5-image-uncalibrated",
     tested="newer",
 )
 
@@ -102,9 +102,9 @@ KREA2 = Family(
     id="krea2",
     name="Krea 2",
     classes=("comfy.ldm.krea2.model.SingleStreamDiT",),
-    lists=(tokens_in("blocks", "x"),),
+    block_lists=(tokens_in("blocks", "x"),),
     modulated_input=krea2_block,
-    profile=lambda transformer: "krea2-uncalibrated",
+    default_profile=lambda transformer: "krea2-uncalibrated",
     tested="newer",
 )
 
@@ -112,9 +112,9 @@ IDEOGRAM4 = Family(
     id="ideogram4",
     name="Ideogram 4",
     classes=("comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel",),
-    lists=(tokens_in("layers", "x"),),
+    block_lists=(tokens_in("layers", "x"),),
     modulated_input=ideogram_block,
-    profile=lambda transformer: "ideogram4-uncalibrated",
+    default_profile=lambda transformer: "ideogram4-uncalibrated",
     tested="newer",
 )
 
@@ -122,9 +122,9 @@ ERNIE_IMAGE = Family(
     id="ernie_image",
     name="ERNIE-Image",
     classes=("comfy.ldm.ernie.model.ErnieImageModel",),
-    lists=(tokens_in("layers", "x"),),
+    block_lists=(tokens_in("layers", "x"),),
     modulated_input=ernie_block,
-    profile=lambda transformer: "ernie-image-uncalibrated",
+    default_profile=lambda transformer: "ernie-image-uncalibrated",
     tested="newer",
 )
 
@@ -132,23 +132,23 @@ BOOGU = Family(
     id="boogu",
     name="Boogu",
     classes=("comfy.ldm.boogu.model.BooguTransformer2DModel",),
-    lists=(
+    block_lists=(
         BlockList(
             "double_stream_layers",
-            takes=(
+            inputs=(
                 Stream(Role.IMAGE, 0, "img_hidden_states"),
                 Stream(Role.TEXT, 1, "instruct_hidden_states"),
             ),
-            returns=(Role.IMAGE, Role.TEXT),
+            outputs=(Role.IMAGE, Role.TEXT),
         ),
         BlockList(
             "single_stream_layers",
-            takes=(Stream(Role.TEXT_IMAGE, 0, "hidden_states"),),
-            returns=(Role.TEXT_IMAGE,),
+            inputs=(Stream(Role.TEXT_IMAGE, 0, "hidden_states"),),
+            outputs=(Role.TEXT_IMAGE,),
         ),
     ),
     modulated_input=boogu_block,
-    profile=lambda transformer: "boogu-uncalibrated",
+    default_profile=lambda transformer: "boogu-uncalibrated",
     tested="newer",
 )
 
@@ -156,18 +156,18 @@ JOY_IMAGE = Family(
     id="joy_image",
     name="JoyImage Edit",
     classes=("comfy.ldm.joyimage.model.JoyImageTransformer3DModel",),
-    lists=(
+    block_lists=(
         BlockList(
             "double_blocks",
-            takes=(
+            inputs=(
                 Stream(Role.IMAGE, 0, "hidden_states"),
                 Stream(Role.TEXT, 1, "encoder_hidden_states"),
             ),
-            returns=(Role.IMAGE, Role.TEXT),
+            outputs=(Role.IMAGE, Role.TEXT),
         ),
     ),
     modulated_input=joy_block,
-    profile=lambda transformer: "joy-image-uncalibrated",
+    default_profile=lambda transformer: "joy-image-uncalibrated",
     tested="newer",
 )
 
@@ -175,9 +175,9 @@ LENS = Family(
     id="lens",
     name="Lens",
     classes=("comfy.ldm.lens.model.LensTransformer2DModel",),
-    lists=(QWEN_DOUBLE,),
+    block_lists=(QWEN_DOUBLE,),
     modulated_input=lens_block,
-    profile=lambda transformer: "lens-uncalibrated",
+    default_profile=lambda transformer: "lens-uncalibrated",
     tested="newer",
 )
 
@@ -185,9 +185,9 @@ MAGE_FLOW = Family(
     id="mage_flow",
     name="Mage-Flow",
     classes=("comfy.ldm.mage_flow.model.MageFlowTransformer2DModel",),
-    lists=(QWEN_DOUBLE,),
+    block_lists=(QWEN_DOUBLE,),
     modulated_input=qwen_image_block,
-    profile=lambda transformer: "mage-flow-uncalibrated",
+    default_profile=lambda transformer: "mage-flow-uncalibrated",
     tested="newer",
 )
 
@@ -195,15 +195,15 @@ PIXELDIT = Family(
     id="pixeldit",
     name="PixelDiT",
     classes=("comfy.ldm.pixeldit.model.PixDiT_T2I",),
-    lists=(
+    block_lists=(
         BlockList(
             "patch_blocks",
-            takes=(Stream(Role.IMAGE, 0, "x"), Stream(Role.TEXT, 1, "y")),
-            returns=(Role.IMAGE, Role.TEXT),
+            inputs=(Stream(Role.IMAGE, 0, "x"), Stream(Role.TEXT, 1, "y")),
+            outputs=(Role.IMAGE, Role.TEXT),
         ),
     ),
     modulated_input=pixeldit_block,
-    profile=lambda transformer: "pixeldit-uncalibrated",
+    default_profile=lambda transformer: "pixeldit-uncalibrated",
     tested="newer",
 )
 
@@ -223,13 +223,13 @@ RECENT_IMAGE_FAMILIES = (
     PIXELDIT,
 )
 
-RECENT_IMAGE_UNTOUCHED = (
-    Untouched(
+RECENT_IMAGE_UNCACHEABLE = (
+    Uncacheable(
         "HiDream-O1",
         ("comfy.ldm.hidream_o1.model.HiDreamO1Transformer",),
         "its blocks also hand back attention keys that the model keeps from step to step",
     ),
-    Untouched(
+    Uncacheable(
         "PiD",
         ("comfy.ldm.pixeldit.pid.PidNet",),
         "it decodes in 4 distilled steps: there is none to leave out",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..spec import Family, Untouched
+from ..spec import Family, Uncacheable
 from .image import FLUX_DOUBLE, FLUX_SINGLE, tokens_in
 from .modulation import flux_double_block
 
@@ -10,32 +10,32 @@ HUNYUAN3D = Family(
     id="hunyuan3d",
     name="Hunyuan3D 2.0",
     classes=("comfy.ldm.hunyuan3d.model.Hunyuan3Dv2",),
-    lists=(FLUX_DOUBLE, FLUX_SINGLE),
+    block_lists=(FLUX_DOUBLE, FLUX_SINGLE),
     modulated_input=flux_double_block,
-    profile=lambda transformer: "hunyuan3d-uncalibrated",
+    default_profile=lambda transformer: "hunyuan3d-uncalibrated",
 )
 
 HUNYUAN3D_21 = Family(
     id="hunyuan3d21",
     name="Hunyuan3D 2.1",
     classes=("comfy.ldm.hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain",),
-    lists=(tokens_in("blocks", "hidden_states"),),
-    profile=lambda transformer: "hunyuan3d21-uncalibrated",
+    block_lists=(tokens_in("blocks", "hidden_states"),),
+    default_profile=lambda transformer: "hunyuan3d21-uncalibrated",
 )
 
 TRIPOSPLAT = Family(
     id="triposplat",
     name="TripoSplat",
     classes=("comfy.ldm.triposplat.model.LatentSeqMMFlowModel",),
-    lists=(tokens_in("blocks", "x"),),
-    profile=lambda transformer: "triposplat-uncalibrated",
+    block_lists=(tokens_in("blocks", "x"),),
+    default_profile=lambda transformer: "triposplat-uncalibrated",
     tested="read",
 )
 
 THREE_D_FAMILIES = (HUNYUAN3D, HUNYUAN3D_21, TRIPOSPLAT)
 
-THREE_D_UNTOUCHED = (
-    Untouched(
+THREE_D_UNCACHEABLE = (
+    Uncacheable(
         "Trellis 2",
         ("comfy.ldm.trellis2.model.Trellis2",),
         "it is several transformers in one, for stages of their own, and works on sparse voxels",

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..spec import Family, Untouched
+from ..spec import Family, Uncacheable
 from ..streams import BlockList, Role, Stream
 from .modulation import kandinsky_block
 from .video_modulation import (
@@ -19,7 +19,7 @@ from .video_modulation import (
     mochi_block,
     predict2_block,
 )
-from .wan import WAN_FAMILIES, WAN_UNTOUCHED, for_layer, sinusoid
+from .wan import WAN_FAMILIES, WAN_UNCACHEABLE, for_layer, sinusoid
 
 CLIP_WIDTH = 768
 
@@ -37,37 +37,37 @@ def _hunyuan_profile(transformer: Any) -> str:
 
 HUNYUAN_DOUBLE = BlockList(
     "double_blocks",
-    takes=(Stream(Role.IMAGE, 0, "img"), Stream(Role.TEXT, 1, "txt")),
-    returns=(Role.IMAGE, Role.TEXT),
+    inputs=(Stream(Role.IMAGE, 0, "img"), Stream(Role.TEXT, 1, "txt")),
+    outputs=(Role.IMAGE, Role.TEXT),
 )
 
 HUNYUAN_VIDEO = Family(
     id="hunyuan_video",
     name="HunyuanVideo 1 / 1.5, HunyuanImage 2.1",
     classes=("comfy.ldm.hunyuan_video.model.HunyuanVideo",),
-    accepts=_image_first,
-    lists=(
+    matches=_image_first,
+    block_lists=(
         HUNYUAN_DOUBLE,
         BlockList(
             "single_blocks",
-            takes=(Stream(Role.IMAGE_TEXT, 0, "x"),),
-            returns=(Role.IMAGE_TEXT,),
+            inputs=(Stream(Role.IMAGE_TEXT, 0, "x"),),
+            outputs=(Role.IMAGE_TEXT,),
         ),
     ),
     modulated_input=hunyuan_double_block,
-    profile=_hunyuan_profile,
+    default_profile=_hunyuan_profile,
 )
 
 HUNYUAN_VIDEO_TEXT_FIRST = replace(
     HUNYUAN_VIDEO,
     name="HunyuanVideo in newer ComfyUI",
-    accepts=lambda transformer: not _image_first(transformer),
-    lists=(
+    matches=lambda transformer: not _image_first(transformer),
+    block_lists=(
         HUNYUAN_DOUBLE,
         BlockList(
             "single_blocks",
-            takes=(Stream(Role.TEXT_IMAGE, 0, "x"),),
-            returns=(Role.TEXT_IMAGE,),
+            inputs=(Stream(Role.TEXT_IMAGE, 0, "x"),),
+            outputs=(Role.TEXT_IMAGE,),
         ),
     ),
     tested="newer",
@@ -77,26 +77,28 @@ LTX = Family(
     id="ltx",
     name="LTX-Video",
     classes=("comfy.ldm.lightricks.model.LTXVModel",),
-    lists=(
-        BlockList("transformer_blocks", takes=(Stream(Role.IMAGE, 0, "x"),), returns=(Role.IMAGE,)),
+    block_lists=(
+        BlockList(
+            "transformer_blocks", inputs=(Stream(Role.IMAGE, 0, "x"),), outputs=(Role.IMAGE,)
+        ),
     ),
     modulated_input=ltx_block,
-    profile=lambda transformer: "ltx-video",
+    default_profile=lambda transformer: "ltx-video",
 )
 
 LTX_AV = Family(
     id="ltx_av",
     name="LTX-AV (LTX-2)",
     classes=("comfy.ldm.lightricks.av_model.LTXAVModel",),
-    lists=(
+    block_lists=(
         BlockList(
             "transformer_blocks",
-            takes=(Stream(Role.IMAGE, 0, "x", parts=True),),
-            returns=(Role.IMAGE,),
+            inputs=(Stream(Role.IMAGE, 0, "x", is_tuple=True),),
+            outputs=(Role.IMAGE,),
         ),
     ),
     modulated_input=ltx_av_block,
-    profile=lambda transformer: "ltx-av-uncalibrated",
+    default_profile=lambda transformer: "ltx-av-uncalibrated",
     tested="newer",
 )
 
@@ -104,37 +106,39 @@ MOCHI = Family(
     id="mochi",
     name="Mochi 1",
     classes=("comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint",),
-    lists=(
+    block_lists=(
         BlockList(
             "blocks",
-            takes=(Stream(Role.IMAGE, 0, "x"), Stream(Role.TEXT, 2, "y")),
-            returns=(Role.IMAGE, Role.TEXT),
+            inputs=(Stream(Role.IMAGE, 0, "x"), Stream(Role.TEXT, 2, "y")),
+            outputs=(Role.IMAGE, Role.TEXT),
         ),
     ),
     modulated_input=mochi_block,
-    profile=lambda transformer: "mochi",
+    default_profile=lambda transformer: "mochi",
 )
 
 COSMOS1 = Family(
     id="cosmos1",
     name="Cosmos 1",
     classes=("comfy.ldm.cosmos.model.GeneralDIT",),
-    lists=(
-        BlockList("blocks", takes=(Stream(Role.IMAGE, 0, "x", batch=3),), returns=(Role.IMAGE,)),
+    block_lists=(
+        BlockList(
+            "blocks", inputs=(Stream(Role.IMAGE, 0, "x", batch_dim=3),), outputs=(Role.IMAGE,)
+        ),
     ),
     modulated_input=cosmos_block,
-    profile=lambda transformer: "cosmos1",
+    default_profile=lambda transformer: "cosmos1",
 )
 
 COSMOS_PREDICT2 = Family(
     id="cosmos_predict2",
     name="Cosmos Predict2",
     classes=("comfy.ldm.cosmos.predict2.MiniTrainDIT",),
-    lists=(
-        BlockList("blocks", takes=(Stream(Role.IMAGE, 0, "x_B_T_H_W_D"),), returns=(Role.IMAGE,)),
+    block_lists=(
+        BlockList("blocks", inputs=(Stream(Role.IMAGE, 0, "x_B_T_H_W_D"),), outputs=(Role.IMAGE,)),
     ),
     modulated_input=predict2_block,
-    profile=lambda transformer: "cosmos-predict2-uncalibrated",
+    default_profile=lambda transformer: "cosmos-predict2-uncalibrated",
 )
 
 ANIMA = replace(
@@ -142,7 +146,7 @@ ANIMA = replace(
     id="anima",
     name="Anima",
     classes=("comfy.ldm.anima.model.Anima",),
-    profile=lambda transformer: "anima-uncalibrated",
+    default_profile=lambda transformer: "anima-uncalibrated",
     tested="newer",
 )
 
@@ -150,15 +154,15 @@ KANDINSKY5 = Family(
     id="kandinsky5",
     name="Kandinsky 5",
     classes=("comfy.ldm.kandinsky5.model.Kandinsky5",),
-    lists=(
+    block_lists=(
         BlockList(
             "visual_transformer_blocks",
-            takes=(Stream(Role.IMAGE, 0, "visual_embed"),),
-            returns=(Role.IMAGE,),
+            inputs=(Stream(Role.IMAGE, 0, "visual_embed"),),
+            outputs=(Role.IMAGE,),
         ),
     ),
     modulated_input=kandinsky_block,
-    profile=lambda transformer: "kandinsky5-uncalibrated",
+    default_profile=lambda transformer: "kandinsky5-uncalibrated",
     tested="newer",
 )
 
@@ -182,18 +186,18 @@ COGVIDEOX = Family(
     id="cogvideox",
     name="CogVideoX",
     classes=("comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel",),
-    lists=(
+    block_lists=(
         BlockList(
             "blocks",
-            takes=(
+            inputs=(
                 Stream(Role.IMAGE, 0, "hidden_states"),
                 Stream(Role.TEXT, 1, "encoder_hidden_states"),
             ),
-            returns=(Role.IMAGE, Role.TEXT),
+            outputs=(Role.IMAGE, Role.TEXT),
         ),
     ),
     embed_timesteps=_cogvideox_time_embedding,
-    profile=_cogvideox_profile,
+    default_profile=_cogvideox_profile,
     tested="newer",
 )
 
@@ -201,11 +205,13 @@ MINIMAX_H3 = Family(
     id="minimax_h3",
     name="MiniMax-H3",
     classes=("comfy.ldm.minimax.model.MiniMaxH3Model",),
-    lists=(
-        BlockList("blocks", takes=(Stream(Role.IMAGE, 0, "x", batch=None),), returns=(Role.IMAGE,)),
+    block_lists=(
+        BlockList(
+            "blocks", inputs=(Stream(Role.IMAGE, 0, "x", batch_dim=None),), outputs=(Role.IMAGE,)
+        ),
     ),
     modulated_input=minimax_block,
-    profile=lambda transformer: "minimax-h3-uncalibrated",
+    default_profile=lambda transformer: "minimax-h3-uncalibrated",
     tested="newer",
 )
 
@@ -224,9 +230,9 @@ VIDEO_FAMILIES = (
     MINIMAX_H3,
 )
 
-VIDEO_UNTOUCHED = (
-    *WAN_UNTOUCHED,
-    Untouched(
+VIDEO_UNCACHEABLE = (
+    *WAN_UNCACHEABLE,
+    Uncacheable(
         "SeedVR2",
         ("comfy.ldm.seedvr.model.NaDiT",),
         "it restores video in a single step, so that there is no step to skip",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..spec import Family, Sampling, Untouched
-from ..streams import BlockList, Passed, Role, SideList, Stream
+from ..spec import Family, RunScope, Uncacheable
+from ..streams import BlockList, Role, SideBlockList, SkippedOutput, Stream
 
 WIDTH_14B = 5120
 VAE_SCALE = 8
@@ -63,16 +63,16 @@ def _profile(transformer: Any) -> str:
     return "wan21-i2v-480p" if transformer.model_type == "i2v" else "wan21-t2v-14b"
 
 
-def _run_profile(transformer: Any, sampling: Sampling) -> str:
+def _run_profile(transformer: Any, scope: RunScope) -> str:
     """As `_profile`; 480p or 720p by the latent's size.
 
     Wan 2.2's text-to-video experts have the weights' shapes of Wan 2.1 14B. A run over a part of
     the noise levels is taken for one of them.
     """
     name = _profile(transformer)
-    if name == "wan21-t2v-14b" and not sampling.whole:
+    if name == "wan21-t2v-14b" and not scope.full_range:
         return "wan22-uncalibrated"
-    pixels = sampling.latent[-2] * sampling.latent[-1] * VAE_SCALE**2
+    pixels = scope.latent[-2] * scope.latent[-1] * VAE_SCALE**2
     if name == "wan21-i2v-480p" and pixels >= PIXELS_720P:
         return "wan21-i2v-720p"
     return name
@@ -99,7 +99,7 @@ def _music_runs(transformer: Any) -> Collection[str]:
     return () if after_last is None else (str(after_last),)
 
 
-BLOCKS = BlockList("blocks", takes=(Stream(Role.IMAGE, 0, "x"),), returns=(Role.IMAGE,))
+BLOCKS = BlockList("blocks", inputs=(Stream(Role.IMAGE, 0, "x"),), outputs=(Role.IMAGE,))
 
 WAN21 = Family(
     id="wan21",
@@ -112,16 +112,25 @@ WAN21 = Family(
         "comfy.ldm.wan.model.HumoWanModel",
         "comfy.ldm.wan.model_animate.AnimateWanModel",
     ),
-    lists=(BLOCKS,),
-    sides=(
-        SideList("vace_blocks", _vace_runs, stream="c", gives=Passed.ZERO_AND_STREAM),
-        SideList("face_adapter.fuser_blocks", _no_face_runs, stream="x", gives=Passed.ZERO),
-        SideList("audio_injector.injector", _audio_runs, stream="x", gives=Passed.ZERO),
+    block_lists=(BLOCKS,),
+    side_block_lists=(
+        SideBlockList(
+            "vace_blocks", _vace_runs, stream="c", skipped_output=SkippedOutput.ZERO_AND_STREAM
+        ),
+        SideBlockList(
+            "face_adapter.fuser_blocks",
+            _no_face_runs,
+            stream="x",
+            skipped_output=SkippedOutput.ZERO,
+        ),
+        SideBlockList(
+            "audio_injector.injector", _audio_runs, stream="x", skipped_output=SkippedOutput.ZERO
+        ),
     ),
     embed_timesteps=_time_embedding,
     project_timesteps=_time_projection,
-    profile=_profile,
-    run_profile=_run_profile,
+    default_profile=_profile,
+    profile_for_run=_run_profile,
 )
 
 WAN_VARIANTS = Family(
@@ -132,23 +141,27 @@ WAN_VARIANTS = Family(
         "comfy.ldm.wan.model.SCAIL2WanModel",
         "comfy.ldm.wan.model_wandancer.WanDancerModel",
     ),
-    lists=(BLOCKS,),
-    sides=(SideList("music_injector.injector", _music_runs, stream="x", gives=Passed.ZERO),),
+    block_lists=(BLOCKS,),
+    side_block_lists=(
+        SideBlockList(
+            "music_injector.injector", _music_runs, stream="x", skipped_output=SkippedOutput.ZERO
+        ),
+    ),
     embed_timesteps=_time_embedding,
     project_timesteps=_time_projection,
-    profile=lambda transformer: "wan-variants-uncalibrated",
+    default_profile=lambda transformer: "wan-variants-uncalibrated",
     tested="newer",
 )
 
 WAN_FAMILIES = (WAN21, WAN_VARIANTS)
 
-WAN_UNTOUCHED = (
-    Untouched(
+WAN_UNCACHEABLE = (
+    Uncacheable(
         "Wan causal (Self-Forcing)",
         ("comfy.ldm.wan.ar_model.CausalWanModel",),
         "it makes frames one after another, and its blocks fill a memory that later frames read",
     ),
-    Untouched(
+    Uncacheable(
         "Wan Animate 2",
         ("comfy.ldm.wan.model_animate2.WanAnimate2Model",),
         "its blocks are not called as modules, but through methods of their own for pose and video",

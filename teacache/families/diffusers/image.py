@@ -40,13 +40,13 @@ TEXT = Stream(Role.TEXT, 1, "encoder_hidden_states")
 def joint(path: str, text_first: bool = True) -> BlockList:
     """A list whose blocks take the image first and return both, the text first or last."""
     returns = (Role.TEXT, Role.IMAGE) if text_first else (Role.IMAGE, Role.TEXT)
-    return BlockList(path, takes=(IMAGE, TEXT), returns=returns)
+    return BlockList(path, inputs=(IMAGE, TEXT), outputs=returns)
 
 
 def joined(path: str) -> BlockList:
     """A list whose blocks take and return text and image in one stream."""
     stream = Stream(Role.TEXT_IMAGE, 0, "hidden_states")
-    return BlockList(path, takes=(stream,), returns=(Role.TEXT_IMAGE,))
+    return BlockList(path, inputs=(stream,), outputs=(Role.TEXT_IMAGE,))
 
 
 DOUBLE = joint("transformer_blocks")
@@ -60,58 +60,58 @@ def _sd3_profile(transformer: Any) -> str:
 DIFFUSERS_SD3 = replace(
     SD3,
     classes=(MODELS + "transformer_sd3.SD3Transformer2DModel",),
-    lists=(DOUBLE,),
+    block_lists=(DOUBLE,),
     modulated_input=ada_norm_block,
-    profile=_sd3_profile,
+    default_profile=_sd3_profile,
 )
 
 DIFFUSERS_FLUX1 = replace(
     FLUX1,
     classes=(MODELS + "transformer_flux.FluxTransformer2DModel",),
-    lists=(DOUBLE, joint(SINGLE)),
+    block_lists=(DOUBLE, joint(SINGLE)),
     modulated_input=ada_norm_block,
-    accepts=lambda transformer: True,
+    matches=lambda transformer: True,
 )
 
 DIFFUSERS_FLUX2 = replace(
     FLUX2,
     classes=(MODELS + "transformer_flux2.Flux2Transformer2DModel",),
-    lists=(DOUBLE, joined(SINGLE)),
+    block_lists=(DOUBLE, joined(SINGLE)),
     modulated_input=flux2_block,
-    accepts=lambda transformer: True,
-    profile=lambda transformer: (
+    matches=lambda transformer: True,
+    default_profile=lambda transformer: (
         "flux2-uncalibrated" if transformer.config.guidance_embeds else "flux2-klein-base"
     ),
-    sees_text=False,
+    indicator_depends_on_text=False,
 )
 
 DIFFUSERS_CHROMA = replace(
     CHROMA,
     classes=(MODELS + "transformer_chroma.ChromaTransformer2DModel",),
-    lists=(DOUBLE, joined(SINGLE)),
+    block_lists=(DOUBLE, joined(SINGLE)),
     modulated_input=chroma_block,
-    sees_text=False,
+    indicator_depends_on_text=False,
 )
 
 DIFFUSERS_QWEN_IMAGE = replace(
     QWEN_IMAGE,
     classes=(MODELS + "transformer_qwenimage.QwenImageTransformer2DModel",),
-    sees_text=False,
+    indicator_depends_on_text=False,
 )
 
 DIFFUSERS_LUMINA2 = replace(
     LUMINA2,
     classes=(MODELS + "transformer_lumina2.Lumina2Transformer2DModel",),
-    lists=(tokens_in("layers", "hidden_states"),),
+    block_lists=(tokens_in("layers", "hidden_states"),),
     modulated_input=lumina2_block,
-    accepts=lambda transformer: True,
+    matches=lambda transformer: True,
 )
 
 DIFFUSERS_Z_IMAGE = replace(
     Z_IMAGE,
     classes=(MODELS + "transformer_z_image.ZImageTransformer2DModel",),
     modulated_input=z_image_block,
-    accepts=lambda transformer: True,
+    matches=lambda transformer: True,
 )
 
 
@@ -125,16 +125,16 @@ def _hidream_time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
 DIFFUSERS_HIDREAM = replace(
     HIDREAM,
     classes=(MODELS + "transformer_hidream_image.HiDreamImageTransformer2DModel",),
-    lists=(
+    block_lists=(
         BlockList(
             "double_stream_blocks",
-            takes=(IMAGE, Stream(Role.TEXT, 2, "encoder_hidden_states")),
-            returns=(Role.IMAGE, Role.TEXT),
+            inputs=(IMAGE, Stream(Role.TEXT, 2, "encoder_hidden_states")),
+            outputs=(Role.IMAGE, Role.TEXT),
         ),
         BlockList(
             "single_stream_blocks",
-            takes=(Stream(Role.IMAGE_TEXT, 0, "hidden_states"),),
-            returns=(Role.IMAGE_TEXT,),
+            inputs=(Stream(Role.IMAGE_TEXT, 0, "hidden_states"),),
+            outputs=(Role.IMAGE_TEXT,),
         ),
     ),
     embed_timesteps=_hidream_time_embedding,
@@ -143,27 +143,27 @@ DIFFUSERS_HIDREAM = replace(
 DIFFUSERS_AURAFLOW = replace(
     AURAFLOW,
     classes=(MODELS + "auraflow_transformer_2d.AuraFlowTransformer2DModel",),
-    lists=(joint("joint_transformer_blocks"), joined(SINGLE)),
+    block_lists=(joint("joint_transformer_blocks"), joined(SINGLE)),
     modulated_input=ada_norm_block,
-    sees_text=False,
+    indicator_depends_on_text=False,
 )
 
 DIFFUSERS_PIXART = replace(
     PIXART,
     classes=(MODELS + "pixart_transformer_2d.PixArtTransformer2DModel",),
-    lists=(tokens_in("transformer_blocks", "hidden_states"),),
+    block_lists=(tokens_in("transformer_blocks", "hidden_states"),),
     modulated_input=table_block,
-    sees_text=False,
+    indicator_depends_on_text=False,
 )
 
 DIFFUSERS_SANA = Family(
     id="sana",
     name="Sana",
     classes=(MODELS + "sana_transformer.SanaTransformer2DModel",),
-    lists=(tokens_in("transformer_blocks", "hidden_states"),),
+    block_lists=(tokens_in("transformer_blocks", "hidden_states"),),
     modulated_input=table_block,
-    profile=lambda transformer: "sana-uncalibrated",
-    sees_text=False,
+    default_profile=lambda transformer: "sana-uncalibrated",
+    indicator_depends_on_text=False,
 )
 
 DIFFUSERS_IMAGE_FAMILIES = (

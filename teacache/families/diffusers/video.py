@@ -10,7 +10,7 @@ from torch import Tensor
 from ..comfyui.image import tokens_in
 from ..comfyui.video import COGVIDEOX, COSMOS1, COSMOS_PREDICT2, HUNYUAN_VIDEO, LTX, MOCHI
 from ..comfyui.wan import PIXELS_720P, VAE_SCALE, WAN21, WIDTH_14B, for_layer
-from ..spec import Sampling
+from ..spec import RunScope
 from .image import MODELS, joint
 from .modulation import ada_norm_block, cosmos_block, hunyuan_video_block, ltx_block
 
@@ -45,12 +45,12 @@ def _wan_profile(transformer: Any) -> str:
     return "wan21-i2v-480p" if from_image else "wan21-t2v-14b"
 
 
-def _wan_run_profile(transformer: Any, sampling: Sampling) -> str:
+def _wan_run_profile(transformer: Any, scope: RunScope) -> str:
     """As `_wan_profile`; 480p or 720p by the latent, and Wan 2.2 where two experts share a run."""
     name = _wan_profile(transformer)
-    if name == "wan21-t2v-14b" and not sampling.whole:
+    if name == "wan21-t2v-14b" and not scope.full_range:
         return "wan22-uncalibrated"
-    pixels = sampling.latent[-2] * sampling.latent[-1] * VAE_SCALE**2
+    pixels = scope.latent[-2] * scope.latent[-1] * VAE_SCALE**2
     if name == "wan21-i2v-480p" and pixels >= PIXELS_720P:
         return "wan21-i2v-720p"
     return name
@@ -62,35 +62,35 @@ DIFFUSERS_WAN = replace(
         MODELS + "transformer_wan.WanTransformer3DModel",
         MODELS + "transformer_wan_vace.WanVACETransformer3DModel",
     ),
-    lists=(tokens_in("blocks", "hidden_states"),),
-    sides=(),
+    block_lists=(tokens_in("blocks", "hidden_states"),),
+    side_block_lists=(),
     embed_timesteps=_wan_time_embedding,
     project_timesteps=_wan_time_projection,
-    profile=_wan_profile,
-    run_profile=_wan_run_profile,
+    default_profile=_wan_profile,
+    profile_for_run=_wan_run_profile,
 )
 
 DIFFUSERS_HUNYUAN_VIDEO = replace(
     HUNYUAN_VIDEO,
     classes=(MODELS + "transformer_hunyuan_video.HunyuanVideoTransformer3DModel",),
-    lists=(DOUBLE, joint("single_transformer_blocks", text_first=False)),
+    block_lists=(DOUBLE, joint("single_transformer_blocks", text_first=False)),
     modulated_input=hunyuan_video_block,
-    profile=lambda transformer: "hunyuan-video",
-    accepts=lambda transformer: True,
+    default_profile=lambda transformer: "hunyuan-video",
+    matches=lambda transformer: True,
 )
 
 DIFFUSERS_LTX = replace(
     LTX,
     classes=(MODELS + "transformer_ltx.LTXVideoTransformer3DModel",),
-    lists=(BLOCKS,),
+    block_lists=(BLOCKS,),
     modulated_input=ltx_block,
-    sees_text=False,
+    indicator_depends_on_text=False,
 )
 
 DIFFUSERS_MOCHI = replace(
     MOCHI,
     classes=(MODELS + "transformer_mochi.MochiTransformer3DModel",),
-    lists=(DOUBLE,),
+    block_lists=(DOUBLE,),
     modulated_input=ada_norm_block,
 )
 
@@ -99,19 +99,19 @@ COSMOS_CLASS = MODELS + "transformer_cosmos.CosmosTransformer3DModel"
 DIFFUSERS_COSMOS1 = replace(
     COSMOS1,
     classes=(COSMOS_CLASS,),
-    accepts=lambda transformer: transformer.config.extra_pos_embed_type is not None,
-    lists=(BLOCKS,),
+    matches=lambda transformer: transformer.config.extra_pos_embed_type is not None,
+    block_lists=(BLOCKS,),
     modulated_input=cosmos_block,
-    sees_text=False,
+    indicator_depends_on_text=False,
 )
 
 DIFFUSERS_COSMOS_PREDICT2 = replace(
     COSMOS_PREDICT2,
     classes=(COSMOS_CLASS,),
-    accepts=lambda transformer: transformer.config.extra_pos_embed_type is None,
-    lists=(BLOCKS,),
+    matches=lambda transformer: transformer.config.extra_pos_embed_type is None,
+    block_lists=(BLOCKS,),
     modulated_input=cosmos_block,
-    sees_text=False,
+    indicator_depends_on_text=False,
 )
 
 
@@ -133,9 +133,9 @@ def _cogvideox_profile(transformer: Any) -> str:
 DIFFUSERS_COGVIDEOX = replace(
     COGVIDEOX,
     classes=(MODELS + "cogvideox_transformer_3d.CogVideoXTransformer3DModel",),
-    lists=(DOUBLE,),
+    block_lists=(DOUBLE,),
     embed_timesteps=_cogvideox_time_embedding,
-    profile=_cogvideox_profile,
+    default_profile=_cogvideox_profile,
     tested="run",
 )
 

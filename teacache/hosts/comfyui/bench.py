@@ -13,12 +13,13 @@ import comfyui_version
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...calibration.calibrator import Sampled
-from ...calibration.override import Trial
-from ...config import ConfigError, TeaCacheConfig
+from ...calibration.calibrator import SampledRun
+from ...calibration.override import RunOverride
+from ...config import TeaCacheConfig
+from ...errors import ConfigError
 from .conditions import conditions_of
-from .patch import apply_teacache, describe_unsupported, recommended
-from .samplers import solver_of
+from .patch import apply_teacache, describe_unsupported, recognise_model
+from .samplers import sampler_traits
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,16 @@ class ComfyBench:
     def __init__(
         self, model: ModelPatcher, settings: Settings, latent: torch.Tensor, cases: Sequence[Case]
     ) -> None:
-        found = recommended(model)
+        found = recognise_model(model)
         if found is None:
             raise ConfigError(f"model: {describe_unsupported(model)}")
-        solver = solver_of(comfy.samplers.sampler_object(settings.sampler))
-        if not solver.smooth:
+        solver = sampler_traits(comfy.samplers.sampler_object(settings.sampler))
+        if not solver.deterministic:
             raise ConfigError(
                 f"sampler_name: {settings.sampler} cannot be planned (it adds noise, or takes "
                 "more than the prediction from the model); calibrate with euler or dpmpp_2m"
             )
-        family, self.profile = found
+        family, self.profile = found.family, found.profile
         self.family = family.id
         self._model, self._settings = model, settings
         self._latent = comfy.sample.fix_empty_latent_channels(model, latent)
@@ -89,10 +90,10 @@ class ComfyBench:
             "about": self.about,
         }
 
-    def sample(self, case: int, trial: Trial) -> Sampled:
+    def sample(self, case: int, override: RunOverride) -> SampledRun:
         chosen, settings = self._cases[case], self._settings
         config = TeaCacheConfig(rel_l1_thresh=None, profile=self.profile.name)
-        model, handle = apply_teacache(self._model, config, trial=trial)
+        model, handle = apply_teacache(self._model, config, override=override)
         assert handle is not None
         final = comfy.sample.sample(
             model, comfy.sample.prepare_noise(self._latent, chosen.seed), settings.steps,
@@ -101,7 +102,7 @@ class ComfyBench:
         )  # fmt: skip
         report = handle.report_for()
         assert report is not None
-        return Sampled(final, report.computed_steps)
+        return SampledRun(final, report.computed_steps)
 
 
 def _content(*values: Any) -> str:

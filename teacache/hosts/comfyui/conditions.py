@@ -11,11 +11,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...families.registry import Family, unwrap_compiled
-from ...families.streams import AdapterFailed, reading
-from ...profiles.conditions import Conditions, digest_of, digest_of_patches
+from ...families.streams import FamilyMismatch, reading_model
+from ...profiles.conditions import UNKNOWN, Conditions, digest_of, digest_of_patches
 from ...profiles.store import ProfileStore
 
-UNKNOWN = "unknown"
 PREFIX = "diffusion_model."
 
 
@@ -54,9 +53,9 @@ def guidance_of(guider: Any) -> float | None:
 def _digest(model: ModelPatcher) -> str:
     """Of the transformer's own weights, without what is patched into them."""
     try:
-        with reading():
+        with reading_model():
             return digest_of(_weights(model))
-    except AdapterFailed:
+    except FamilyMismatch:
         return UNKNOWN
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from ...errors import GraphFailed, UserError
+from ...errors import ExecutionError, UserError
 from ...files import write_atomically
 from ...workflows.graph import Graph, describe, title
 from .headless.session import GraphResult, Progress
@@ -68,7 +68,7 @@ class RemoteHost:
     ) -> GraphResult:
         """Executes `graph` on the server and fetches its files into `out`.
 
-        Raises `UserError` for a graph that the server refuses, `GraphFailed` for one that fails,
+        Raises `UserError` for a graph that the server refuses, `ExecutionError` for one that fails,
         `ServerLost` when the connection breaks.
         """
         result, started = GraphResult(), time.perf_counter()
@@ -171,13 +171,13 @@ def safe_path(subfolder: str, filename: str) -> PurePosixPath:
 
 def check_outcome(kind: str, data: dict[str, Any], graph: Graph) -> None:
     if kind == "execution_interrupted":
-        raise GraphFailed("interrupted on the server")
+        raise ExecutionError("interrupted on the server")
     if kind == "execution_error":
         node = str(data["node_id"])
         name = describe(graph, node) if node in graph else node
         error = data["exception_type"].rpartition(".")[2]
         message = " ".join(data["exception_message"].split())
-        raise GraphFailed(f"node {name} failed: {error}: {message}", "".join(data["traceback"]))
+        raise ExecutionError(f"node {name} failed: {error}: {message}", "".join(data["traceback"]))
 
 
 def refusal(graph: Graph, text: str) -> str:

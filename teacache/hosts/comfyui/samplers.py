@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
-from ...engine.strategy import Solver
+from ...engine.strategy import SamplerTraits
 
-SINGLE = (
+ONE_EVAL_PER_STEP = (
     "euler",
     "dpmpp_2m",
     "lms",
@@ -18,13 +18,13 @@ SINGLE = (
     "gradient_estimation",
 )
 """Deterministic, one evaluation at each level of the schedule."""
-MULTIPLE = ("heun", "heunpp2", "dpm_2", "unipc", "unipc_bh2")
+SEVERAL_EVALS_PER_STEP = ("heun", "heunpp2", "dpm_2", "unipc", "unipc_bh2")
 """Deterministic, with evaluations between or beside the schedule's levels."""
-OWN_LEVELS = ("dpm_fast", "dpm_adaptive")
+ADAPTIVE = ("dpm_fast", "dpm_adaptive")
 """Given only where the schedule begins and ends."""
 
 
-def solver_of(sampler: Any) -> Solver:
+def sampler_traits(sampler: Any) -> SamplerTraits:
     """What is known of a sampler; one that is not in the tables is not extrapolated.
 
     Not in them are those that add noise on the way, those that take the unconditional prediction
@@ -33,14 +33,16 @@ def solver_of(sampler: Any) -> Solver:
     function = vars(sampler).get("sampler_function")
     options: Mapping[str, Any] = vars(sampler).get("extra_options") or {}
     if function is None:
-        return Solver(type(sampler).__name__, smooth=False)
+        return SamplerTraits(type(sampler).__name__, deterministic=False)
     name = function.__name__.removeprefix("sample_").removesuffix("_function")
-    if name in OWN_LEVELS:
-        return Solver(name, smooth=False, own_levels=True)
+    if name in ADAPTIVE:
+        return SamplerTraits(name, deterministic=False, adaptive=True)
     noisy = any(options.get(option) for option in ("s_churn", "eta"))
-    if noisy or name not in SINGLE + MULTIPLE:
-        return Solver(name, smooth=False)
-    return Solver(name, smooth=True, euler=name == "euler", single=name in SINGLE)
+    if noisy or name not in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP:
+        return SamplerTraits(name, deterministic=False)
+    return SamplerTraits(
+        name, deterministic=True, euler=name == "euler", one_eval_per_step=name in ONE_EVAL_PER_STEP
+    )
 
 
 def boundaries(conds: Mapping[str, Any]) -> list[float]:

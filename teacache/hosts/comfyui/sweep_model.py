@@ -14,10 +14,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...comparison import Point, Sample
-from ...config import ConfigError, TeaCacheConfig
+from ...config import TeaCacheConfig
 from ...engine.timing import Clock
-from ...errors import GraphFailed, UserError
-from .patch import apply_teacache, cached_model, describe_unsupported, recommended
+from ...errors import ConfigError, ExecutionError, UserError
+from .patch import apply_teacache, cached_model, describe_unsupported, recognise_model
 from .wrappers import KEY
 
 TIMED = "sampling alone: model loaded, without decoding"
@@ -54,7 +54,7 @@ class ModelHost:
         inputs: SamplerInputs,
         show: Callable[[Preview | None], None],
     ) -> None:
-        if recommended(model) is None:
+        if recognise_model(model) is None:
             raise UserError(f"model: {describe_unsupported(model)}")
         before = cached_model(model)
         self._base = TeaCacheConfig(rel_l1_thresh=None) if before is None else before.config
@@ -82,7 +82,7 @@ class ModelHost:
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise GraphFailed(f"{type(error).__name__}: {reason}") from error
+            raise ExecutionError(f"{type(error).__name__}: {reason}") from error
         report = None if cached is None else cached.report_for()
         return Sample(pictures, seconds, [] if report is None else [report.to_json()])
 

@@ -1,4 +1,4 @@
-"""One sampling run of ComfyUI: the wrappers that need its state, and its block stack."""
+"""The wrappers of one sampling run in ComfyUI, and its block stack."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ...engine.blocks import BlockStack
-from ...engine.decision import Decision, ReconsiderEvaluation, ReconsiderStep
-from ...engine.forward import ModelCall, WholeCall
+from ...engine.decision import Decision, RecomputeEvaluation, RecomputePass
+from ...engine.forward import PredictionForward, StackForward
 from ...engine.run import Run
-from ...families.registry import unwrap_compiled
-from ...families.streams import AdapterFailed, reading
+from ...families.spec import unwrap_compiled
+from ..common import embed_timesteps, prepare_stack
 from .samplers import boundaries, phase
 
 KEY = "teacache"
 
 
-class SamplingRun:
-    """The inner wrappers of one sampling run, and its block stack."""
+class RunWrappers:
+    """The wrappers that need the state of one sampling run.
+
+    Args:
+        run: the run.
+        guider: ComfyUI's guider, which holds the conds while it samples.
+    """
 
     def __init__(self, run: Run, guider: Any) -> None:
         self._run = run
@@ -31,10 +36,11 @@ class SamplingRun:
         self._decision: Decision | None = None
 
     def attach(self, model_options: dict[str, Any]) -> None:
+        """Add the wrappers to the run's own model options."""
         wrappers: list[tuple[str, Callable[..., Any]]] = [
             (WrappersMP.PREDICT_NOISE, self.predict_noise)
         ]
-        if not self._run.method.whole:
+        if not self._run.strategy.caches_prediction:
             wrappers += [
                 (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
                 (WrappersMP.APPLY_MODEL, self.apply_model),
@@ -52,45 +58,50 @@ class SamplingRun:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        self._run.begin_evaluation(timestep, x.device)
+        """`PREDICT_NOISE`: one evaluation of the denoiser by the sampler."""
+        run = self._run
+        run.begin_evaluation(timestep, x.device)
 
         def evaluate() -> torch.Tensor:
             try:
-                predicted: torch.Tensor = executor(x, timestep, *args, **kwargs)
-            except ReconsiderEvaluation as demanded:
-                self._run.reconsider(demanded.reason)
-                predicted = executor(x, timestep, *args, **kwargs)
-            return predicted
+                denoised: torch.Tensor = executor(x, timestep, *args, **kwargs)
+            except RecomputeEvaluation as required:
+                run.recompute(required.reason)
+                denoised = executor(x, timestep, *args, **kwargs)
+            return denoised
 
-        whole = self._run.method.whole and self._run.sigma > 0
-        result = self._whole(x, evaluate) if whole else evaluate()
-        if self._run.observer is not None and self._run.sigma > 0:
-            self._run.observer.prediction(self._run.step, (x - result) / self._run.sigma)
-        self._run.end_evaluation()
+        step, sigma = run.position.step, run.position.sigma
+        caches_prediction = run.strategy.caches_prediction and sigma > 0
+        result = self._cached_prediction(x, evaluate) if caches_prediction else evaluate()
+        if run.observer is not None and sigma > 0:
+            run.observer.on_prediction(step, (x - result) / sigma)
+        run.end_evaluation()
         return result
 
-    def _whole(self, x: torch.Tensor, evaluate: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The denoised latent after guidance, evaluated or continued.
+    def _cached_prediction(
+        self, x: torch.Tensor, evaluate: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
+        """The denoised latent after guidance, evaluated or predicted.
 
-        What is continued is the derivative (x - denoised) / sigma, along which samplers step.
+        What is predicted is the derivative (x - denoised) / sigma, which samplers follow.
         """
-        run = self._run
+        run, sigma = self._run, self._run.position.sigma
         layout = (tuple(x.shape), x.dtype, str(x.device), self._phase())
         decision = run.decide("prediction")
-        run.consider_latent(decision, x)
-        call = WholeCall(run, decision, "prediction", layout)
-        if call.skipping:
-            return x - run.sigma * call.predict(x)
+        run.decide_by_latent(decision, x)
+        forward = PredictionForward(run, decision, "prediction", layout)
+        if forward.skipping:
+            return x - sigma * forward.predict(x)
         denoised = evaluate()
-        derivative = (x - denoised) / run.sigma
-        corrected = call.observe(derivative)
-        return denoised if corrected is derivative else x - run.sigma * corrected
+        derivative = (x - denoised) / sigma
+        corrected = forward.observe(derivative)
+        return denoised if corrected is derivative else x - sigma * corrected
 
     def _phase(self) -> Hashable:
         """Which conds, ControlNets and scheduled weights are in force."""
         if self._boundaries is None:
             self._boundaries = boundaries(self._guider.conds)
-        return phase(self._boundaries, self._run.sigma)
+        return phase(self._boundaries, self._run.position.sigma)
 
     def calc_cond_batch(
         self,
@@ -101,14 +112,15 @@ class SamplingRun:
         timestep: torch.Tensor,
         model_options: dict[str, Any],
     ) -> Any:
-        track = _track_key(model_options.get("transformer_options", {}))
-        decision = self._run.decide(track, window=("frames", track[0]))
-        self._run.consider_latent(decision, x)
+        """`CALC_COND_BATCH`: one pass of one context window, whose branches share a decision."""
+        key = _pass_key(model_options.get("transformer_options", {}))
+        decision = self._run.decide(key, window=("frames", key[0]))
+        self._run.decide_by_latent(decision, x)
         outer, self._decision = self._decision, decision
         try:
             try:
                 return executor(model, conds, x, timestep, model_options)
-            except ReconsiderStep:
+            except RecomputePass:
                 decision.restart()
                 return executor(model, conds, x, timestep, model_options)
         finally:
@@ -125,6 +137,7 @@ class SamplingRun:
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
+        """`APPLY_MODEL`: one call of the model with some of the branches in its batch."""
         options = {} if transformer_options is None else transformer_options
         arguments = (x, t, c_concat, c_crossattn, control, options)
         branches = _branches(options)
@@ -136,38 +149,20 @@ class SamplingRun:
             return executor(*arguments, **kwargs)
         given = _layout((x, c_concat, c_crossattn, kwargs))
         layout = (given, str(x.device), _control(control), self._phase())
-        with stack.installed(ModelCall(self._run, self._decision, branches, layout)):
+        with stack.installed(StackForward(self._run, self._decision, branches, layout)):
             return executor(*arguments, **kwargs)
 
     def _prepare(self, model: Any, device: torch.device) -> BlockStack | None:
-        """The block stack, ready to decide; None where the model runs without the cache."""
-        run = self._run
-        if run.gave_up:
-            return None
-        try:
-            if self._stack is None:
-                transformer = unwrap_compiled(model.diffusion_model)
-                with reading():
-                    leading = run.method.indicator == "first_block"
-                    self._stack = BlockStack(
-                        transformer, run.family.lists, run.family.sides, leading
-                    )
-            run.plan(lambda levels: self._embed(model, levels, device))
-        except AdapterFailed as failure:
-            run.give_up(failure)
-            return None
-        return self._stack
+        """The block stack, ready for a call; None where the model runs without the cache."""
+        transformer = unwrap_compiled(model.diffusion_model)
 
-    def _embed(self, model: Any, levels: list[float], device: torch.device) -> torch.Tensor:
-        family = self._run.family
-        embed = (
-            family.project_timesteps
-            if self._run.reading == "timestep_projection"
-            else family.embed_timesteps
-        )
-        assert embed is not None
-        timesteps = model.model_sampling.timestep(torch.tensor(levels, device=device)).float()
-        return embed(unwrap_compiled(model.diffusion_model), timesteps)
+        def embed(sigmas: list[float]) -> torch.Tensor:
+            levels = torch.tensor(sigmas, device=device)
+            timesteps = model.model_sampling.timestep(levels).float()
+            return embed_timesteps(self._run, transformer, timesteps)
+
+        self._stack = prepare_stack(self._run, transformer, self._stack, embed, ahead=True)
+        return self._stack
 
 
 def _branches(options: dict[str, Any]) -> list[Hashable]:
@@ -181,7 +176,7 @@ def _branches(options: dict[str, Any]) -> list[Hashable]:
     return list(zip(options["uuids"], options["cond_or_uncond"], strict=True))
 
 
-def _track_key(options: dict[str, Any]) -> tuple[Hashable, Hashable, Hashable]:
+def _pass_key(options: dict[str, Any]) -> tuple[Hashable, Hashable, Hashable]:
     """Which context window, and which pass: the other nodes' patches that are in force."""
     window = options.get("context_window")
     frames = tuple(window.index_list) if window is not None else None

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from ...calibration.calibrator import Sampled
-from ...calibration.override import Trial
-from ...config import ConfigError
+from ...calibration.calibrator import SampledRun
+from ...calibration.override import RunOverride
+from ...errors import ConfigError
 from ...families.registry import unwrap_compiled
 from ...profiles.conditions import digest_of
 from .enable import TRANSFORMERS, teacache
 from .generation import Request, generate
-from .schedulers import solver_of
+from .schedulers import sampler_traits
 
 
 class PipelineBench:
@@ -31,8 +31,8 @@ class PipelineBench:
         self._pipe, self._requests = pipe, list(requests)
         with teacache(pipe, None) as handle:
             self.family, self.profile = handle.family.id, handle.profile
-        solver = solver_of(pipe.scheduler)
-        if not solver.smooth:
+        solver = sampler_traits(pipe.scheduler)
+        if not solver.deterministic:
             raise ConfigError(
                 f"the scheduler {solver.name} cannot be planned (it adds noise, or is not known); "
                 "calibrate with FlowMatchEulerDiscreteScheduler or another smooth one"
@@ -55,13 +55,13 @@ class PipelineBench:
             "model": self.digest, "requests": plain, "images": images, "about": self.about,
         }  # fmt: skip
 
-    def sample(self, case: int, trial: Trial) -> Sampled:
+    def sample(self, case: int, override: RunOverride) -> SampledRun:
         name = self.profile.name
-        with teacache(self._pipe, None, profile=name, trial=trial) as handle:
+        with teacache(self._pipe, None, profile=name, override=override) as handle:
             result = generate(self._pipe, self._requests[case])
             report = handle.report_for()
         assert report is not None
-        return Sampled(result.pictures, report.computed_steps)
+        return SampledRun(result.pictures, report.computed_steps)
 
 
 def _content(image: Any) -> list[str]:

@@ -5,164 +5,111 @@
     print(handle.report_for().summary)
     disable_teacache(pipe)
 
-or `with teacache(pipe, 0.2) as handle: ...`. While it is on, the pipeline carries two attributes
-of its own: `pipe.teacache`, the handle, and `pipe.progress_bar`, around whose bar every pipeline
-runs its denoising loop. When the loop starts, hooks go on the transformers and the run's state is
-made; when it ends, however it ends, both are gone.
+or `with teacache(pipe, 0.2) as handle: ...`. While it is on, the pipeline has two attributes of its
+own: `pipe.teacache`, the handle, and `pipe.progress_bar`, around whose bar every pipeline runs its
+denoising loop. When the loop starts, hooks go on the transformers and the run's state is made; when
+it ends, however it ends, both are gone.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
-from ...calibration.override import Trial
-from ...config import ConfigError, TeaCacheConfig
-from ...engine.description import describe
-from ...engine.presets import Known, choose
-from ...engine.run import Listener, Run
-from ...engine.strategy import Solver, asked_method
-from ...families.registry import (
-    Family,
-    Sampling,
-    class_name,
-    find_family,
-    find_untouched,
-    unwrap_compiled,
-)
-from ...profiles.calibrated import Calibration
-from ...profiles.conditions import Conditions, digest_of
-from ...profiles.profile import Profile, get_profile, load_profiles, threshold_of
-from ...profiles.store import ProfileStore, default_folder, named_calibration
+from ...calibration.override import RunOverride
+from ...config import TeaCacheConfig
+from ...engine.run import Run, RunListener
+from ...engine.strategy import SamplerTraits, requested_strategy, threshold_of
+from ...errors import ConfigError
+from ...families.registry import find_family
+from ...families.spec import Family, RunScope, unwrap_compiled
+from ...profiles.conditions import UNKNOWN, Conditions, digest_of
+from ...profiles.store import ProfileStore, default_folder
 from ...report import RunReport
+from ..common import CacheHandle, Recognition, recognise, why_unsupported
 from .branches import arguments_of, timestep_of
-from .loop import DenoisingLoop, Forward, hooked, owner_of
-from .noise_levels import CountedLevels, Levels, pipeline_levels
-from .schedulers import OWN_LOOP, solver_of
+from .hooks import Forward, hook_owner, hooked
+from .loop import DenoisingLoop
+from .schedulers import OWN_LOOP, LoopSigmas, ObservedSigmas, pipeline_sigmas, sampler_traits
 
 HANDLE = "teacache"
 BAR = "progress_bar"
 TRANSFORMERS = ("transformer", "transformer_2")
-KEPT_REPORTS = 8
-PACKED = 3
+PACKED_DIMENSIONS = 3
 """Dimensions of a latent that is a list of tokens."""
-log = logging.getLogger("teacache")
-
-__all__ = ["CachedPipeline", "disable_teacache", "enable_teacache", "teacache"]
 
 
 class UnsupportedModel(ConfigError):
     """The pipeline has no transformer that TeaCache knows."""
 
 
-class CachedPipeline:
-    """The cache on a pipeline or a transformer of the user's own loop, and its last reports.
+class CachedPipeline(CacheHandle):
+    """The cache on a pipeline, or on a transformer of the user's own loop.
 
-    config, family, profile, threshold: what it runs with; `profile` is the one named before a
-    run. reports: of finished runs, newest last.
+    Args:
+        config: the user's settings.
+        transformers: by component name.
+        listener: receives the events of every run.
+        override: of a calibration.
     """
 
     def __init__(
         self,
         config: TeaCacheConfig,
         transformers: dict[str, nn.Module],
-        listener: Listener | None,
-        trial: Trial | None = None,
+        listener: RunListener | None,
+        override: RunOverride | None = None,
     ) -> None:
-        self.config = config
-        self.family, self.profile, self.calibration = _recognise(transformers, config)
-        self.threshold = threshold_of(config, self.profile, asked_method(config))
-        self.reports: deque[RunReport] = deque(maxlen=KEPT_REPORTS)
-        self._listener = listener
-        self._trial = trial
+        recognition = _recognise_first(transformers, config)
+        super().__init__(config, recognition, "diffusers", listener, override)
+        self.threshold = threshold_of(config, self.profile, requested_strategy(config))
         self._undo = ExitStack()
         self._loop: DenoisingLoop | None = None
-
-    def describe(self) -> str:
-        """One line: what was recognised, and what it will do."""
-        return describe(self.config, self.family, self.profile, self.calibration)
 
     def report_for(self) -> RunReport | None:
         """The report of the newest finished run, None before the first one."""
         return self.reports[-1] if self.reports else None
 
     def disable(self) -> None:
-        """Take the cache off, and leave the pipeline or transformer as it was."""
+        """Turn the cache off and leave the pipeline or transformer as it was."""
         self._undo.close()
 
-    def _run_for(
-        self,
-        levels: Levels,
-        solver: Solver,
-        experts: int,
-        transformer: nn.Module,
-        latent: tuple[int, ...],
-    ) -> Run:
-        by_run, profile = self.family.run_profile, self.profile
-        if self.config.profile == "auto" and by_run is not None and latent:
-            whole = levels.whole and experts == 1
-            name = by_run(unwrap_compiled(transformer), Sampling(latent, whole))
-            profile = get_profile(name, self.family.id, load_profiles())
-        known = self._known(levels, solver, transformer, latent, profile)
-        if self._trial is None:
-            choice, observer = choose(self.config, known), None
-        else:
-            choice, observer = self._trial.choice(self.config, known), self._trial.observer
-        return Run(
-            choice, self.family, solver, levels.sigmas, "diffusers", self._listener, observer
-        )
-
-    def _known(
-        self,
-        levels: Levels,
-        solver: Solver,
-        transformer: nn.Module,
-        latent: tuple[int, ...],
-        profile: Profile,
-    ) -> Known:
-        named, calibration = self.calibration is not None, self.calibration
-        store = ProfileStore(default_folder())
-        identify = named or self._trial is not None or bool(store.names())
-        parameters = unwrap_compiled(transformer).named_parameters()
-        conditions = Conditions(
-            family=self.family.id,
-            model=digest_of(parameters) if identify else "unknown",
-            patches="",  # LoRAs are parameters of their own here
-            sampler=solver.name,
-            sigmas=tuple(levels.sigmas),
-            latent=latent[1:],
-        )
-        if not named and self.config.profile == "auto":
-            calibration = store.find(conditions)
-        return Known(profile, conditions, solver, calibration, named, len(latent) == PACKED)
-
     def _new_loop(
-        self, transformers: dict[str, nn.Module], levels: Levels, solver: Solver
+        self, transformers: dict[str, nn.Module], sigmas: LoopSigmas, sampler: SamplerTraits
     ) -> DenoisingLoop:
         known = {
-            place: unwrap_compiled(transformer)
-            for place, transformer in transformers.items()
+            component: unwrap_compiled(transformer)
+            for component, transformer in transformers.items()
             if _same_family(find_family(transformer), self.family)
         }
-        return DenoisingLoop(
-            known or transformers,
-            levels,
-            lambda transformer, latent: self._run_for(
-                levels, solver, len(known), transformer, latent
-            ),
-        )
+        full_range = sigmas.full_range and len(known) == 1
 
-    def _finish(self, loop: DenoisingLoop, outcome: str) -> None:
-        report = loop.finish(outcome)
-        self.reports.append(report)
-        log.info("TeaCache: %s", report.summary)
-        if report.advice:
-            log.info("TeaCache: %s", report.advice)
+        def make_run(transformer: nn.Module, latent: tuple[int, ...]) -> Run:
+            def conditions_of(identify: bool) -> Conditions:
+                parameters = unwrap_compiled(transformer).named_parameters()
+                return Conditions(
+                    family=self.family.id,
+                    model=digest_of(parameters) if identify else UNKNOWN,
+                    patches="",  # LoRAs are parameters of their own here
+                    sampler=sampler.name,
+                    sigmas=tuple(sigmas.sigmas),
+                    latent=latent[1:],
+                )
+
+            return self.new_run(
+                self.config,
+                ProfileStore(default_folder()),
+                transformer,
+                lambda: RunScope(latent, full_range) if latent else None,
+                sampler,
+                conditions_of,
+                packed=len(latent) == PACKED_DIMENSIONS,
+            )
+
+        return DenoisingLoop(known or transformers, sigmas, make_run)
 
     # --- a pipeline ------------------------------------------------------------------------------
 
@@ -192,14 +139,14 @@ class CachedPipeline:
         if self._loop is not None or vars(pipe).get(HANDLE) is not self:
             yield None
             return
-        levels, solver = pipeline_levels(pipe, total), solver_of(pipe.scheduler)
-        loop = self._new_loop(_transformers(pipe), levels, solver)
+        sigmas, sampler = pipeline_sigmas(pipe, total), sampler_traits(pipe.scheduler)
+        loop = self._new_loop(_transformers(pipe), sigmas, sampler)
         self._loop, outcome = loop, "failed"
         try:
             with ExitStack() as stack:
                 if self.threshold > 0:
                     stack.enter_context(loop.attached())
-                    stack.enter_context(loop.steering(pipe.scheduler))
+                    stack.enter_context(loop.replacing_step(pipe.scheduler))
                 yield loop
             outcome = "interrupted" if "_interrupt" in vars(pipe) and pipe._interrupt else "done"
         except (KeyboardInterrupt, GeneratorExit):
@@ -207,43 +154,43 @@ class CachedPipeline:
             raise
         finally:
             self._loop = None
-            self._finish(loop, outcome)
+            self.keep(loop.finish(outcome))
 
     # --- a bare transformer -----------------------------------------------------------------------
 
     def attach_to_transformer(self, transformer: nn.Module, num_steps: int) -> None:
         """Calls of `transformer` are taken for loops of `num_steps` evaluations."""
-        levels = CountedLevels(num_steps)
+        sigmas = ObservedSigmas(num_steps)
 
         def close() -> None:
-            nonlocal levels
+            nonlocal sigmas
             if self._loop is not None:
-                self._loop.settle()
-                self._finish(self._loop, "done" if levels.complete else "interrupted")
+                self._loop.end_evaluation()
+                self.keep(self._loop.finish("done" if sigmas.complete else "interrupted"))
             self._loop = None
-            levels = CountedLevels(num_steps)
+            sigmas = ObservedSigmas(num_steps)
 
-        def answer(
+        def handle(
             module: nn.Module,
             forward: Forward,
-            context: str | None,
+            name: str | None,
             args: tuple[Any, ...],
             kwargs: dict[str, Any],
         ) -> Any:
             given = arguments_of(module, args, kwargs)
             if (
                 self._loop is not None
-                and self._loop.begins_evaluation(context, given)
-                and levels.over(timestep_of(given))
+                and self._loop.begins_evaluation(name, given)
+                and sigmas.starts_over_at(timestep_of(given))
             ):
                 close()
             if self._loop is None:
-                self._loop = self._new_loop({"transformer": transformer}, levels, OWN_LOOP)
-            return self._loop.call("transformer", module, forward, context, given)
+                self._loop = self._new_loop({"transformer": transformer}, sigmas, OWN_LOOP)
+            return self._loop.call("transformer", module, forward, name, given)
 
         self._undo.callback(close)
         if self.threshold > 0:
-            self._undo.enter_context(hooked(transformer, answer, self))
+            self._undo.enter_context(hooked(transformer, handle, self))
 
 
 class _Bar:
@@ -271,7 +218,7 @@ class _Bar:
     def update(self, n: float = 1) -> Any:
         """A step is over: known here before the next one begins."""
         if self._loop is not None:
-            self._loop.settle()
+            self._loop.end_evaluation()
         return self._bar.update(n)
 
     def __getattr__(self, name: str) -> Any:
@@ -288,34 +235,25 @@ def _transformers(pipe: Any) -> dict[str, nn.Module]:
 
 
 def _same_family(one: Family | None, other: Family) -> bool:
-    return one is not None and (one.id, one.lists) == (other.id, other.lists)
+    return one is not None and (one.id, one.block_lists) == (other.id, other.block_lists)
 
 
-def _recognise(
-    transformers: dict[str, nn.Module], config: TeaCacheConfig
-) -> tuple[Family, Profile, Calibration | None]:
-    """The family, its profile, and the user's own calibration where `config` names one."""
+def _recognise_first(transformers: dict[str, nn.Module], config: TeaCacheConfig) -> Recognition:
+    """The first transformer that is known.
+
+    Raises:
+        UnsupportedModel: there is none.
+        ConfigError: the profile that `config` names is unknown or made for another family.
+    """
     for transformer in transformers.values():
-        family = find_family(transformer)
-        if family is None:
-            continue
-        shipped, calibration, name = load_profiles(), None, config.profile
-        if name not in (*shipped, "auto"):
-            calibration = named_calibration(name, family.id, ProfileStore(default_folder()))
-        if name not in shipped:
-            name = family.profile(unwrap_compiled(transformer))
-        return family, get_profile(name, family.id, shipped), calibration
-    raise UnsupportedModel(_why_unsupported(transformers))
-
-
-def _why_unsupported(transformers: dict[str, nn.Module]) -> str:
+        recognition = recognise(transformer, config, ProfileStore(default_folder()))
+        if recognition is not None:
+            return recognition
     for transformer in transformers.values():
-        untouched = find_untouched(transformer)
-        if untouched is not None:
-            return f"{untouched.name}: {untouched.reason}: TeaCache cannot be enabled on it"
-        kind = class_name(transformer).rsplit(".", 1)[-1]
-        return f"{kind} is not a transformer that TeaCache knows: it cannot be enabled on it"
-    return "the pipeline has no transformer: TeaCache works on diffusion transformers only"
+        raise UnsupportedModel(f"{why_unsupported(transformer)}: it cannot be enabled on it")
+    raise UnsupportedModel(
+        "the pipeline has no transformer: TeaCache works on diffusion transformers only"
+    )
 
 
 def _is_pipeline(target: Any) -> bool:
@@ -324,7 +262,7 @@ def _is_pipeline(target: Any) -> bool:
 
 def _installed(target: Any) -> CachedPipeline | None:
     """The cache that is on a pipeline or a transformer, if any."""
-    found = owner_of(target) if isinstance(target, nn.Module) else vars(target).get(HANDLE)
+    found = hook_owner(target) if isinstance(target, nn.Module) else vars(target).get(HANDLE)
     return found if isinstance(found, CachedPipeline) else None
 
 
@@ -332,16 +270,16 @@ def enable_teacache(
     pipe_or_transformer: Any,
     rel_l1_thresh: float | None = 0.2,
     *,
-    listener: Listener | None = None,
+    listener: RunListener | None = None,
     num_steps: int | None = None,
-    trial: Trial | None = None,
+    override: RunOverride | None = None,
     **config: Any,
 ) -> CachedPipeline:
     """Turn the cache on, and return its handle. An earlier cache of ours is replaced.
 
     rel_l1_thresh and config: the settings of `TeaCacheConfig`. listener: told of each run's events
     as data. num_steps: evaluations in a loop of the user's own, needed for a bare transformer.
-    trial: of a calibration.
+    override: of a calibration.
     Raises ConfigError for a bad setting and for a model that is not known.
     """
     settings = TeaCacheConfig.from_mapping({"rel_l1_thresh": rel_l1_thresh, **config})
@@ -365,7 +303,7 @@ def enable_teacache(
             raise ConfigError(
                 f"{name} already has a cache of diffusers on: call {name}.disable_cache() first"
             )
-    handle = CachedPipeline(settings, transformers, listener, trial)
+    handle = CachedPipeline(settings, transformers, listener, override)
     for target in (pipe_or_transformer, *transformers.values()):
         disable_teacache(target)
     if num_steps is None:
@@ -387,9 +325,9 @@ def teacache(
     pipe_or_transformer: Any,
     rel_l1_thresh: float | None = 0.2,
     *,
-    listener: Listener | None = None,
+    listener: RunListener | None = None,
     num_steps: int | None = None,
-    trial: Trial | None = None,
+    override: RunOverride | None = None,
     **config: Any,
 ) -> Iterator[CachedPipeline]:
     """`enable_teacache` for the time of a `with`; off again however it ends."""
@@ -398,7 +336,7 @@ def teacache(
         rel_l1_thresh,
         listener=listener,
         num_steps=num_steps,
-        trial=trial,
+        override=override,
         **config,
     )
     try:

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...config import ConfigError, TeaCacheConfig
-from ...engine.run import Listener
-from ...errors import GraphFailed, UserError
-from ...plots.pixels import to_picture
+from ...config import TeaCacheConfig
+from ...engine.run import RunListener
+from ...errors import ConfigError, ExecutionError, UserError
+from ...plots.pixels import to_pil
 from ...report import RunReport
 
 WARM_UP_STEPS = 3
@@ -149,7 +149,7 @@ def generate(
     request: Request,
     *,
     cache: TeaCacheConfig | None = None,
-    listener: Listener | None = None,
+    listener: RunListener | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Result:
     """Runs `pipe` once, with the cache if `cache` is given; its state does not outlive the run.
@@ -195,7 +195,7 @@ def generate(
 def attempt(pipe: Any, request: Request, **options: Any) -> Result:
     """`generate` with its options; what diffusers raises meanwhile becomes one line, with details.
 
-    Raises `GraphFailed` then, and what `generate` raises.
+    Raises `ExecutionError` then, and what `generate` raises.
     """
     try:
         return generate(pipe, request, **options)
@@ -203,7 +203,7 @@ def attempt(pipe: Any, request: Request, **options: Any) -> Result:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise GraphFailed(
+        raise ExecutionError(
             f"{type(pipe).__name__} failed: {type(error).__name__}: {reason}",
             traceback.format_exc(),
         ) from error
@@ -214,7 +214,7 @@ def shortened(request: Request) -> Request:
     return replace(request, steps=min(WARM_UP_STEPS, request.steps), strength=None)
 
 
-def cached(pipe: Any, cache: TeaCacheConfig | None, listener: Listener | None) -> Any:
+def cached(pipe: Any, cache: TeaCacheConfig | None, listener: RunListener | None) -> Any:
     """The cache on `pipe` for the time of a `with`, which gives its handle, or None without one."""
     if cache is None:
         return nullcontext()
@@ -246,4 +246,4 @@ def preview(pipe: Any, tensors: dict[str, Any]) -> Image.Image | None:
     with torch.no_grad():
         unscaled = latents[:1] / config.scaling_factor + config.shift_factor
         pixels = vae.decode(unscaled.to(vae.dtype)).sample[0]
-    return to_picture((pixels.float() / 2 + 0.5).movedim(0, -1))
+    return to_pil((pixels.float() / 2 + 0.5).movedim(0, -1))

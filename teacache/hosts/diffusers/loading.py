@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ...config import TeaCacheConfig
-from ...engine.run import Listener
+from ...engine.run import RunListener
 from ...errors import UserError
 from .folder import DEMO, PipelineFolder, check_folder, find_pipeline
 
@@ -46,7 +46,7 @@ class Pipeline:
     pipe: Any
     placement: str = "auto"
     cache: TeaCacheConfig | None = None
-    listener: Listener | None = None
+    listener: RunListener | None = None
 
 
 def default_device() -> torch.device:

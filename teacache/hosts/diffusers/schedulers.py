@@ -1,14 +1,17 @@
-"""What is known of diffusers' schedulers (`diffusers/schedulers/`)."""
+"""What is known of diffusers' schedulers, and the noise levels of a denoising loop."""
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import groupby
+from typing import Any, Protocol
 
-from ...engine.strategy import Solver
+import torch
+
+from ...engine.strategy import SamplerTraits
 
 EULER = ("FlowMatchEulerDiscreteScheduler",)
-"""x + (next sigma - sigma) * the transformer's output."""
-SMOOTH = (
+"""A step is x + (next sigma - sigma) * the transformer's output."""
+DETERMINISTIC = (
     "FlowMatchHeunDiscreteScheduler",
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
@@ -22,21 +25,117 @@ SMOOTH = (
     "UniPCMultistepScheduler",
     "PNDMScheduler",
 )
-"""Deterministic with the settings that `_noisy` does not name."""
+"""Deterministic unless their settings add noise."""
+OWN_LOOP = SamplerTraits("of a loop of the user's own", deterministic=False)
 
-OWN_LOOP = Solver("of a loop of the user's own", smooth=False)
 
-
-def solver_of(scheduler: Any) -> Solver:
-    """What is known of a scheduler; one that is not in the tables is not extrapolated."""
+def sampler_traits(scheduler: Any) -> SamplerTraits:
+    """The traits of a scheduler; one that is not in the tables is not extrapolated."""
     kind = type(scheduler)
-    owner = kind.step.__qualname__.split(".")[0]  # a subclass may only choose other levels
-    if owner not in EULER + SMOOTH or _noisy(scheduler.config):
-        return Solver(kind.__name__, smooth=False)
+    owner = kind.step.__qualname__.split(".")[0]  # a subclass may only choose other noise levels
+    if owner not in EULER + DETERMINISTIC or _adds_noise(scheduler.config):
+        return SamplerTraits(kind.__name__, deterministic=False)
     euler = owner in EULER
-    return Solver(kind.__name__, smooth=True, euler=euler, single=euler)
+    return SamplerTraits(kind.__name__, deterministic=True, euler=euler, one_eval_per_step=euler)
 
 
-def _noisy(config: Any) -> bool:
+def _adds_noise(config: Any) -> bool:
     algorithm = str(config.get("algorithm_type", ""))
     return bool(config.get("stochastic_sampling", False)) or algorithm.startswith("sde")
+
+
+class LoopSigmas(Protocol):
+    """The noise levels of one denoising loop.
+
+    sigmas: one more than the loop has steps.
+    full_range: whether the loop goes from pure noise to none.
+    """
+
+    sigmas: list[float]
+    full_range: bool
+
+    def at(self, evaluation: int, timestep: torch.Tensor) -> tuple[float, int | None]:
+        """The noise level of an evaluation.
+
+        Args:
+            evaluation: index of the evaluation in the loop, from 0.
+            timestep: what the transformer is given.
+
+        Returns:
+            The level, and the step where the level alone does not tell it.
+        """
+
+
+class SchedulerSigmas:
+    """The noise levels that a pipeline's scheduler has been set to.
+
+    Args:
+        scheduler: after `set_timesteps`.
+        evaluations: how many of its timesteps the loop goes through, at the end: image-to-image
+            leaves out the first ones.
+    """
+
+    def __init__(self, scheduler: Any, evaluations: int) -> None:
+        timesteps = [float(t) for t in scheduler.timesteps]
+        count = len(timesteps)
+        self.full_range = evaluations >= count
+        levels = _own_sigmas(scheduler, count) or [
+            t / scheduler.config.num_train_timesteps for t in [*timesteps, 0.0]
+        ]
+        self._per_evaluation = levels[max(0, count - evaluations) : count]
+        self.sigmas = [level for level, _ in groupby(self._per_evaluation)] + [levels[count]]
+
+    def at(self, evaluation: int, timestep: torch.Tensor) -> tuple[float, int | None]:
+        return self._per_evaluation[min(evaluation, len(self._per_evaluation) - 1)], None
+
+
+def _own_sigmas(scheduler: Any, count: int) -> list[float]:
+    """The scheduler's own noise levels with the final one, empty where it has none."""
+    if not hasattr(scheduler, "sigmas") or len(scheduler.sigmas) <= count:
+        return []
+    return [float(sigma) for sigma in scheduler.sigmas[: count + 1]]
+
+
+def pipeline_sigmas(pipe: Any, total: int | None) -> SchedulerSigmas:
+    """Noise levels of the loop that `pipe` is about to run. total: steps on its progress bar."""
+    scheduler = pipe.scheduler
+    evaluations = len(scheduler.timesteps)
+    if hasattr(pipe, "_num_timesteps"):
+        evaluations = min(evaluations, pipe._num_timesteps)
+    elif total is not None and scheduler.order == 1:
+        evaluations = min(evaluations, total)
+    return SchedulerSigmas(scheduler, evaluations)
+
+
+class ObservedSigmas:
+    """Noise levels of a loop of the user's own: `steps` evaluations at the timesteps it passes."""
+
+    full_range = True
+
+    def __init__(self, steps: int) -> None:
+        self.sigmas = [0.0] * (steps + 1)
+        self._steps = steps
+        self._seen: list[float] = []
+
+    def at(self, evaluation: int, timestep: torch.Tensor) -> tuple[float, int | None]:
+        level = float(timestep)
+        self._seen.append(level)
+        self.sigmas[evaluation] = level
+        return level, evaluation
+
+    @property
+    def complete(self) -> bool:
+        return len(self._seen) >= self._steps
+
+    def starts_over_at(self, timestep: torch.Tensor) -> bool:
+        """Whether an evaluation at `timestep` belongs to another loop.
+
+        That is so after the last step, at the first timestep again, and where the timesteps turn.
+        """
+        if self.complete:
+            return True
+        if not self._seen:
+            return False
+        level, first = float(timestep), self._seen[0]
+        turns = len(self._seen) > 1 and (level - self._seen[-1]) * (self._seen[1] - first) < 0
+        return level == first or turns

@@ -14,7 +14,7 @@ import tiny_models
 import torch
 from sampling import NEVER, cached, report_of, sample, spying
 
-from teacache.engine.decision import BranchState, Track
+from teacache.engine.decision import BranchState, PassState
 from teacache.engine.run import Run
 from teacache.report import Reason
 
@@ -151,7 +151,7 @@ def test_the_error_rate_in_the_report_is_what_the_next_step_was_seen_to_miss(sd3
     expected = rate * abs((s[3] - s[2]) * (s[3] - s[1])) * step
     assert report.records[3].distance == pytest.approx(expected, rel=1e-3)
     assert [r.reason for r in report.records[:4]] == [
-        Reason.FIRST, Reason.LEARNING, Reason.LEARNING, Reason.OVER_THRESHOLD,
+        Reason.FIRST, Reason.ERROR_UNKNOWN, Reason.ERROR_UNKNOWN, Reason.OVER_THRESHOLD,
     ]  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def test_the_second_run_equals_the_first_and_nothing_outlives_it(sd3: Any) -> No
     first = sample(clone, "sd3", steps=16)
     assert torch.equal(sample(clone, "sd3", steps=16), first)
     gc.collect()
-    left = [o for o in gc.get_objects() if isinstance(o, (Run, Track, BranchState))]
+    left = [o for o in gc.get_objects() if isinstance(o, (Run, PassState, BranchState))]
     assert not left
     assert report_of(handle).bytes_held > 0
 
@@ -190,22 +190,22 @@ def test_a_sampler_that_cannot_be_forecast_runs_faithful_and_says_so(
 def test_an_option_that_adds_noise_counts(option: str) -> None:
     from comfy.samplers import ksampler
 
-    from teacache.hosts.comfyui.samplers import solver_of
+    from teacache.hosts.comfyui.samplers import sampler_traits
 
-    assert solver_of(ksampler("euler")).smooth
-    assert not solver_of(ksampler("euler", {option: 0.5})).smooth
-    assert solver_of(ksampler("euler", {option: 0.0})).euler
+    assert sampler_traits(ksampler("euler")).deterministic
+    assert not sampler_traits(ksampler("euler", {option: 0.5})).deterministic
+    assert sampler_traits(ksampler("euler", {option: 0.0})).euler
 
 
 def test_every_sampler_in_the_tables_is_one_of_comfyuis() -> None:
     from comfy.k_diffusion import sampling as known
 
-    from teacache.hosts.comfyui.samplers import MULTIPLE, SINGLE
+    from teacache.hosts.comfyui.samplers import ONE_EVAL_PER_STEP, SEVERAL_EVALS_PER_STEP
 
     from comfy.extra_samplers import uni_pc  # isort: skip
 
     functions = {**vars(known), **vars(uni_pc)}
-    assert all(f"sample_{name}" in functions for name in SINGLE + MULTIPLE)
+    assert all(f"sample_{name}" in functions for name in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP)
 
 
 @pytest.mark.parametrize(
@@ -221,9 +221,9 @@ def test_every_deterministic_sampler_keeps_its_picture(sd3: Any, sampler: str) -
 
 
 def test_levels_of_a_single_sampler_are_those_of_the_schedule(sd3: Any) -> None:
-    from teacache.hosts.comfyui.samplers import SINGLE
+    from teacache.hosts.comfyui.samplers import ONE_EVAL_PER_STEP
 
-    for sampler in SINGLE:
+    for sampler in ONE_EVAL_PER_STEP:
         clone, handle = forecast(sd3, NEVER)
         sample(clone, "sd3", steps=6, sampler=sampler)
         report = report_of(handle)
@@ -266,7 +266,7 @@ def test_an_interrupted_run_frees_everything(sd3: Any) -> None:
     held: list[Any] = []
 
     def stop(args: dict[str, Any]) -> torch.Tensor:
-        held.extend(weakref.ref(o) for o in gc.get_objects() if isinstance(o, Track))
+        held.extend(weakref.ref(o) for o in gc.get_objects() if isinstance(o, PassState))
         if len(held) > 6:
             raise InterruptProcessingException
         return args["denoised"]

@@ -24,9 +24,9 @@ from hostile import (
 from sampling import SKIP_ALL, cached, report_of
 from torch import nn
 
+from teacache.engine.device import Clock
 from teacache.engine.predictors import Predictor
 from teacache.engine.run import Run
-from teacache.engine.timing import Clock
 
 pytestmark = pytest.mark.usefixtures("comfy")
 both_modes = pytest.mark.parametrize("mode", MODES)
@@ -126,7 +126,7 @@ def test_no_memory_left_for_the_cache_itself(model: Any, place: str, mode: str) 
     from teacache.engine.predictors import Linear
 
     owner: Any = {"remember": Run, "predict": Predictor, "clock": Clock}[place]
-    name = {"remember": "place", "predict": "predict", "clock": "resolve"}[place]
+    name = {"remember": "to_cache_device", "predict": "predict", "clock": "resolve"}[place]
     clone, handle = cached(model, SKIP_ALL, mode=mode)
     expected = run(clone, steps=STEPS)
     before = state_of(model)

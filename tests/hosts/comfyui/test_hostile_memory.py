@@ -115,7 +115,7 @@ def test_all_that_waits_is_put_where_it_is_to_wait(model: Any, method: str) -> N
     def elsewhere(place: Any) -> Any:
         return lambda self, held: place(self, held).to(torch.float64)
 
-    with patched(Run, "place", elsewhere), holding() as seen:
+    with patched(Run, "to_cache_device", elsewhere), holding() as seen:
         got = run(clone, steps=16)
     assert {t.dtype for tensors in seen for t in tensors} == {torch.float64}
     assert got.dtype == torch.float32 and report_of(handle).skipped == skipped
@@ -159,7 +159,7 @@ def test_where_it_waits(
 
         return asked
 
-    with patched(Run, "place", asking):
+    with patched(Run, "to_cache_device", asking):
         got = run(cached(model, SKIP_ALL, mode=mode, cache_device=cache_device)[0], steps=10)
     assert set(places) == {moved}
     assert torch.equal(got, expected)

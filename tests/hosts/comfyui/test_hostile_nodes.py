@@ -24,7 +24,7 @@ from hostile import (
 from sampling import NEVER, SKIP_ALL, cached, report_of, sample, spying, stack_blocks
 
 from teacache.engine.decision import Decision
-from teacache.engine.reads import LevelOfEvaluation
+from teacache.engine.device import SigmaReader
 from teacache.engine.run import Run
 
 pytestmark = pytest.mark.usefixtures("comfy")
@@ -104,9 +104,9 @@ def test_each_pass_has_a_memory_of_its_own(model: Any) -> None:
         return executor(model, conds, x, t, options)
 
     def noting(decide: Any) -> Any:
-        def noted(self: Run, track: Any, **keywords: Any) -> Any:
-            decision = decide(self, track, **keywords)
-            tracks.append((passes[-1], id(decision.track)))
+        def noted(self: Run, key: Any, **keywords: Any) -> Any:
+            decision = decide(self, key, **keywords)
+            tracks.append((passes[-1], id(decision.state)))
             return decision
 
         return noted
@@ -216,9 +216,9 @@ def test_context_windows_keep_to_themselves(schedule: str, mode: str) -> None:
     owners: dict[int, set[tuple[int, ...]]] = {}
 
     def noting(decide: Any) -> Any:
-        def noted(self: Run, track: Any, **keywords: Any) -> Any:
-            decision = decide(self, track, **keywords)
-            owners.setdefault(id(decision.track), set()).add(now[-1] if now else ())
+        def noted(self: Run, key: Any, **keywords: Any) -> Any:
+            decision = decide(self, key, **keywords)
+            owners.setdefault(id(decision.state), set()).add(now[-1] if now else ())
             return decision
 
         return noted
@@ -314,7 +314,7 @@ def test_levels_are_read_where_another_cache_answers(
     expected = run(lazy, steps=24)
     evaluated = [record.sigma for record in report_of(handle).records]
     assert len(evaluated) < 24, "LazyCache skipped nothing"
-    monkeypatch.setattr(LevelOfEvaluation, "is_cheap", staticmethod(lambda timestep: False))
+    monkeypatch.setattr(SigmaReader, "is_cheap", staticmethod(lambda timestep: False))
     assert torch.equal(run(lazy, steps=24), expected)
     assert [record.sigma for record in report_of(handle).records] == evaluated
     assert set(evaluated) <= set(report_of(handle).sigmas)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("comfy")
 STEPS = {"forecast": 5, "faithful": 4}
 LOOKS_AHEAD = ("heunpp2",)
 """Evaluates up to two steps ahead, and goes back."""
-OWN_LEVELS = ("dpm_fast", "dpm_adaptive")
+ADAPTIVE = ("dpm_fast", "dpm_adaptive")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def counts_rightly(report: RunReport, sampler: str) -> bool:
         report.sigmas[r.step + 1] - 1e-4 <= r.sigma <= report.sigmas[r.step] + 1e-4
         for r in report.records
     )
-    if sampler in OWN_LEVELS:
+    if sampler in ADAPTIVE:
         return inside
     in_order = steps == sorted(steps) or sampler in LOOKS_AHEAD
     return inside and in_order and set(steps) == set(range(report.steps))
@@ -76,7 +76,7 @@ def test_nothing_skipped_is_bit_identical_with_every_sampler(model: Any, mode: s
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("sampler", OWN_LEVELS)
+@pytest.mark.parametrize("sampler", ADAPTIVE)
 def test_a_sampler_that_chooses_its_own_levels_is_computed_and_told(
     model: Any, sampler: str, mode: str
 ) -> None:

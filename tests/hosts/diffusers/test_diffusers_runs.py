@@ -21,8 +21,8 @@ from pipeline_sampling import (
 )
 from tiny_pipelines import STEPS, TINY, generate, stack_blocks
 
-from teacache.config import ConfigError
 from teacache.engine.decision import MIXED
+from teacache.errors import ConfigError
 from teacache.hosts.diffusers.enable import disable_teacache, enable_teacache, teacache
 from teacache.hosts.diffusers.loop import DenoisingLoop
 from teacache.report import Reason

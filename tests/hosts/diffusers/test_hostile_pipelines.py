@@ -128,7 +128,7 @@ def test_all_that_waits_is_put_where_it_is_to_wait(pipe: Any, settings: Any, mod
 
             return put
 
-        with patched(Run, "place", elsewhere):
+        with patched(Run, "to_cache_device", elsewhere):
             got = generate(pipe, "sd3", steps=STEPS)
     assert placed and skipped and report_of(handle).skipped == skipped
     assert got.dtype == expected.dtype

@@ -15,8 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ....config import ConfigError
-from ....errors import GraphFailed, UserError
+from ....errors import ConfigError, ExecutionError, UserError
 from ....workflows.graph import Graph, NodeKind, describe, title
 from .boot import Comfy, boot
 from .validation import check, input_types
@@ -112,7 +111,7 @@ class Session:
     ) -> GraphResult:
         """Validates and executes `graph`.
 
-        Raises `UserError` before anything runs, `GraphFailed` when a node fails, and
+        Raises `UserError` before anything runs, `ExecutionError` when a node fails, and
         `KeyboardInterrupt` when it was interrupted; the session can be used again after each.
         """
         graph = copy.deepcopy(graph)
@@ -173,7 +172,7 @@ class Session:
         message = " ".join(data["exception_message"].split())
         if kind in (ConfigError.__name__, UserError.__name__):
             raise UserError(f"node {describe(graph, node)}: {message}")
-        raise GraphFailed(
+        raise ExecutionError(
             f"node {describe(graph, node)} failed: {kind}: {message}", "".join(data["traceback"])
         )
 

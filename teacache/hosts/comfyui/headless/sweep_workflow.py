@@ -78,11 +78,11 @@ def load_pictures(result: GraphResult) -> Any:
     import torch
     from PIL import Image
 
-    from ....plots.pixels import to_pixels
+    from ....plots.pixels import to_tensor_image
 
     found = []
     for path in result.files[PICTURE]:
         with Image.open(path) as picture:
-            found.append(to_pixels(picture))
+            found.append(to_tensor_image(picture))
         path.unlink()
     return torch.stack(found)

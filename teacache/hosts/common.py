@@ -1,0 +1,213 @@
+"""What every host does: recognise a model, collect what is known of a run, prepare its blocks."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..calibration.override import RunOverride
+from ..config import TeaCacheConfig
+from ..engine.blocks import BlockStack
+from ..engine.presets import RunContext, describe_settings, resolve_settings
+from ..engine.run import Run, RunListener
+from ..engine.strategy import SamplerTraits
+from ..families.registry import find_family, find_uncacheable
+from ..families.spec import Family, RunScope, class_name, unwrap_compiled
+from ..families.streams import FamilyMismatch, reading_model
+from ..profiles.calibrated import Calibration
+from ..profiles.conditions import Conditions
+from ..profiles.profile import Profile, get_profile, load_profiles
+from ..profiles.store import ProfileStore, named_calibration
+from ..report import RunReport
+
+KEPT_REPORTS = 8
+log = logging.getLogger("teacache")
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What is known of a model before it samples.
+
+    Args:
+        profile: the family's default one, or the shipped one that the settings name.
+        calibration: the user's own profile, where the settings name one.
+    """
+
+    family: Family
+    profile: Profile
+    calibration: Calibration | None = None
+
+
+def recognise(
+    transformer: nn.Module, config: TeaCacheConfig, store: ProfileStore
+) -> Recognition | None:
+    """The family and profile of a model; None for a model that is left as it is.
+
+    Raises:
+        ConfigError: the profile that `config` names is unknown or made for another family.
+    """
+    family = find_family(transformer)
+    if family is None:
+        return None
+    try:
+        with reading_model():
+            name = family.default_profile(unwrap_compiled(transformer))
+    except FamilyMismatch as mismatch:
+        log.warning("TeaCache: %s: runs without the cache: %s", family.name, mismatch)
+        return None
+    shipped, calibration = load_profiles(), None
+    if config.profile in shipped:
+        name = config.profile
+    elif config.profile != "auto":
+        calibration = named_calibration(config.profile, family.id, store)
+    return Recognition(family, get_profile(name, family.id, shipped), calibration)
+
+
+def why_unsupported(transformer: nn.Module) -> str:
+    """Why a model is left as it is, as the first half of a sentence."""
+    known = find_uncacheable(transformer)
+    if known is not None:
+        return f"{known.name}: {known.reason}"
+    name = class_name(transformer).rsplit(".", 1)[-1]
+    return f"{name} is not a transformer that TeaCache knows"
+
+
+class CacheHandle:
+    """The cache on a model: its settings, what was recognised, and the last finished runs.
+
+    Args:
+        config: the user's settings.
+        recognition: of the model.
+        host: the host's name, for reports.
+        listener: receives the events of every run.
+        override: what every run does instead of its settings, during a calibration.
+    """
+
+    def __init__(
+        self,
+        config: TeaCacheConfig,
+        recognition: Recognition,
+        host: str,
+        listener: RunListener | None = None,
+        override: RunOverride | None = None,
+    ) -> None:
+        self.config = config
+        self.family = recognition.family
+        self.profile = recognition.profile
+        self.calibration = recognition.calibration
+        self.reports: deque[RunReport] = deque(maxlen=KEPT_REPORTS)
+        """Reports of finished runs, newest last."""
+        self._host = host
+        self._listener = listener
+        self._override = override
+
+    def describe(self) -> str:
+        """What was recognised and what will be done, in one line."""
+        return describe_settings(self.config, self.family, self.profile, self.calibration)
+
+    def new_run(
+        self,
+        config: TeaCacheConfig,
+        store: ProfileStore,
+        transformer: nn.Module,
+        scope_of: Callable[[], RunScope | None],
+        sampler: SamplerTraits,
+        conditions_of: Callable[[bool], Conditions],
+        packed: bool = False,
+    ) -> Run:
+        """A run with the settings that follow from everything known now.
+
+        Args:
+            config: the user's settings, adapted to the machine.
+            store: the user's own profiles.
+            transformer: the model.
+            scope_of: gives the part of the denoising that the run covers, None where it is not
+                known; called only for families whose profile depends on it.
+            sampler: its traits.
+            conditions_of: gives the run's conditions; called with whether the weights must be
+                identified, which takes time.
+            packed: the latent is a list of tokens, without height and width.
+        """
+        profile = self.profile
+        choose = self.family.profile_for_run
+        if self.config.profile == "auto" and choose is not None:
+            scope = scope_of()
+            if scope is not None:
+                name = choose(unwrap_compiled(transformer), scope)
+                profile = get_profile(name, self.family.id, load_profiles())
+        named, calibration = self.calibration is not None, self.calibration
+        conditions = conditions_of(named or self._override is not None or bool(store.names()))
+        if self.config.profile == "auto":
+            calibration = store.find(conditions)
+        context = RunContext(profile, conditions, sampler, calibration, named, packed)
+        override = self._override
+        settings = (
+            resolve_settings(config, context)
+            if override is None
+            else override.settings(config, context)
+        )
+        return Run(
+            settings,
+            self.family,
+            sampler,
+            conditions.sigmas,
+            self._host,
+            self._listener,
+            None if override is None else override.observer,
+        )
+
+    def keep(self, report: RunReport) -> None:
+        """Keep the report of a finished run, and log it."""
+        self.reports.append(report)
+        log.info("TeaCache: %s", report.summary)
+        if report.advice:
+            log.info("TeaCache: %s", report.advice)
+
+
+def prepare_stack(
+    run: Run,
+    transformer: nn.Module,
+    stack: BlockStack | None,
+    embed: Callable[[list[float]], torch.Tensor],
+    ahead: bool,
+) -> BlockStack | None:
+    """The block stack of `transformer`, ready for a call.
+
+    Args:
+        stack: the one that an earlier call of this run has made.
+        embed, ahead: as in `Run.prepare_timestep_changes`.
+
+    Returns:
+        None where the model runs without the cache.
+    """
+    if run.gave_up:
+        return None
+    try:
+        if stack is None:
+            with reading_model():
+                stack = BlockStack(
+                    transformer,
+                    run.family.block_lists,
+                    run.family.side_block_lists,
+                    first_block_runs=run.strategy.indicator == "first_block",
+                )
+        run.prepare_timestep_changes(embed, ahead)
+    except FamilyMismatch as mismatch:
+        run.give_up(mismatch)
+        return None
+    return stack
+
+
+def embed_timesteps(run: Run, transformer: nn.Module, timesteps: torch.Tensor) -> torch.Tensor:
+    """The embeddings [n, width] of `timesteps` [n] that the run's profile reads."""
+    family = run.family
+    projected = run.profile_indicator == "timestep_projection"
+    embed = family.project_timesteps if projected else family.embed_timesteps
+    assert embed is not None
+    with reading_model():
+        return embed(transformer, timesteps)
