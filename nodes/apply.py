@@ -20,10 +20,10 @@ from ..teacache.config import (
 )
 from ..teacache.engine.run import RunListener
 from ..teacache.errors import ConfigError
+from ..teacache.families.registry import known_profiles
 from ..teacache.hosts.comfyui.conditions import profile_store
 from ..teacache.hosts.comfyui.other_caches import stacked_caches
 from ..teacache.hosts.comfyui.patch import apply_teacache, cached_model, describe_unsupported
-from ..teacache.profiles.profile import load_profiles
 from ..teacache.profiles.store import ProfileStore
 from .schema import CATEGORY, advanced, schema
 
@@ -106,7 +106,7 @@ def apply_schema(
             advanced(
                 io.Combo.Input(
                     "profile",
-                    options=["auto", *load_profiles(), *store.names()],
+                    options=["auto", *known_profiles(), *store.names()],
                     default="auto",
                     tooltip=(
                         "The coefficients that turn measured change into distance in the "
@@ -222,7 +222,7 @@ class CacheSettings:
                 predictor=predictor,
                 preset=preset,
             )
-            if profile not in ("auto", *load_profiles()):
+            if profile not in ("auto", *known_profiles()):
                 cls.store().named(profile)
         except ConfigError as error:
             return str(error)

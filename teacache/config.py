@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ LEAST_SPEEDUP, MOST_SPEEDUP = 1.1, 10.0
 _SPEEDUP = re.compile(r"(\d+(?:\.\d+)?)x")
 
 
-def _number(name: str, value: object, low: float, high: float) -> float:
+def checked_number(name: str, value: object, low: float, high: float) -> float:
     allowed = f"{name} must be a number from {low:g} to {high:g}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{allowed}, not {type(value).__name__} {value!r}")
@@ -47,6 +48,25 @@ def _whole(name: str, value: object, low: int) -> None:
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def checked_coefficients(values: object) -> tuple[float, ...]:
+    """`values` as the coefficients of a polynomial.
+
+    Raises:
+        ConfigError: they are not two or more finite numbers.
+    """
+    allowed = (
+        "coefficients must be two or more finite numbers, highest power first "
+        "(a polynomial of degree 1 or higher)"
+    )
+    if not isinstance(values, (list, tuple)) or len(values) < 2:
+        raise ConfigError(f"{allowed}, not {values!r}")
+    for value in values:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not abs(value) <= sys.float_info.max:
+            raise ConfigError(f"{allowed}, not {value!r}")
+    return tuple(map(float, values))
 
 
 def wanted_speedup(preset: str) -> float | None:
@@ -87,6 +107,8 @@ class TeaCacheConfig:
         resolved by what is known of the model (`teacache/presets.py`). `auto` leaves the others in
         force; where they are untouched too, a calibration of the model is followed.
     token_stride: only every so many-th token is compared by `profile` and `first_block`.
+    coefficients: of a polynomial of your own in place of the profile's, highest power first, any
+        degree from 1; they select the mode `faithful`. None: the profile's.
     """
 
     rel_l1_thresh: float | None = 0.2
@@ -101,12 +123,13 @@ class TeaCacheConfig:
     predictor: str = "auto"
     token_stride: int = 1
     preset: str = "auto"
+    coefficients: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.rel_l1_thresh is not None:
-            _number("rel_l1_thresh", self.rel_l1_thresh, 0.0, MAX_THRESHOLD)
-        start = _number("start_percent", self.start_percent, 0.0, 1.0)
-        end = _number("end_percent", self.end_percent, 0.0, 1.0)
+            checked_number("rel_l1_thresh", self.rel_l1_thresh, 0.0, MAX_THRESHOLD)
+        start = checked_number("start_percent", self.start_percent, 0.0, 1.0)
+        end = checked_number("end_percent", self.end_percent, 0.0, 1.0)
         if start >= end:
             raise ConfigError(
                 f"start_percent must be below end_percent, not {start:g} with end_percent {end:g}"
@@ -121,12 +144,20 @@ class TeaCacheConfig:
         _choice("indicator", self.indicator, INDICATORS)
         _choice("predictor", self.predictor, PREDICTORS)
         _preset(self.preset)
+        if self.coefficients is not None:
+            object.__setattr__(self, "coefficients", checked_coefficients(self.coefficients))
+            if self.indicator not in ("auto", "profile"):
+                raise ConfigError(
+                    "coefficients rescale the indicator profile: indicator must be auto or "
+                    f"profile, not {self.indicator!r}"
+                )
 
     @property
     def untouched(self) -> bool:
         """Whether threshold, mode and its parts are left to what is known of the model."""
         parts = (self.cached, self.indicator, self.predictor)
-        return self.rel_l1_thresh is None and self.mode == MODES[0] and set(parts) == {"auto"}
+        named = self.rel_l1_thresh is not None or self.coefficients is not None
+        return not named and self.mode == MODES[0] and set(parts) == {"auto"}
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> TeaCacheConfig:

@@ -12,27 +12,55 @@ REPORT_VERSION = 1
 FEW_STEPS = 8
 
 
+class ReasonKind(str, Enum):
+    """How a reason is shown: the colour of a cell in the editor's strip and in the timeline.
+
+    SKIPPED: nothing was computed. COMPUTED: computed by the policy. FORCED: computed whatever the
+    distance was. CAPPED: computed because of a limit of skips or of the extrapolation. CHANGED:
+    computed because an input, a branch or the model did not allow a skip.
+    """
+
+    SKIPPED = "skipped"
+    COMPUTED = "computed"
+    FORCED = "forced"
+    CAPPED = "capped"
+    CHANGED = "changed"
+
+
 class Reason(str, Enum):
-    """Why a model evaluation was computed or skipped."""
+    """Why a model evaluation was computed or skipped: its text in reports, and its kind."""
 
-    UNDER_THRESHOLD = "under threshold"
-    OVER_THRESHOLD = "over threshold"
-    FIRST = "first step"
-    LAST = "last step"
-    WARMUP = "profile's warm-up"
-    BEFORE_RANGE = "before start_percent"
-    AFTER_RANGE = "after end_percent"
-    CAPPED = "max_skip reached"
-    NEW_BRANCH = "new branch"
-    MISMATCH = "input changed shape or control"
-    ERROR_UNKNOWN = "error not known yet"
-    BEYOND_HORIZON = "too far to predict"
-    UNCACHED = "not cacheable"
-    PLANNED = "planned"
-    PLANNED_SKIP = "planned skip"
+    kind: ReasonKind
+
+    def __new__(cls, text: str, kind: ReasonKind) -> Reason:
+        reason = str.__new__(cls, text)
+        reason._value_ = text
+        reason.kind = kind
+        return reason
+
+    UNDER_THRESHOLD = "under threshold", ReasonKind.SKIPPED
+    OVER_THRESHOLD = "over threshold", ReasonKind.COMPUTED
+    FIRST = "first step", ReasonKind.FORCED
+    LAST = "last step", ReasonKind.FORCED
+    WARMUP = "profile's warm-up", ReasonKind.FORCED
+    BEFORE_RANGE = "before start_percent", ReasonKind.FORCED
+    AFTER_RANGE = "after end_percent", ReasonKind.FORCED
+    CAPPED = "max_skip reached", ReasonKind.CAPPED
+    NEW_BRANCH = "new branch", ReasonKind.CHANGED
+    MISMATCH = "input changed shape or control", ReasonKind.CHANGED
+    ERROR_UNKNOWN = "error not known yet", ReasonKind.FORCED
+    BEYOND_HORIZON = "too far to predict", ReasonKind.CAPPED
+    UNCACHED = "not cacheable", ReasonKind.CHANGED
+    PLANNED = "planned", ReasonKind.COMPUTED
+    PLANNED_SKIP = "planned skip", ReasonKind.SKIPPED
+
+    @property
+    def translation_key(self) -> str:
+        """Key of the reason's text in `locales/*/main.json`."""
+        return f"reason {self.value}"
 
 
-SKIPPING = (Reason.UNDER_THRESHOLD, Reason.PLANNED_SKIP)
+SKIPPING = tuple(reason for reason in Reason if reason.kind is ReasonKind.SKIPPED)
 """The reasons why an evaluation is skipped."""
 
 
@@ -58,7 +86,8 @@ class StepRecord:
         return dataclasses.replace(self, seconds=seconds)
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "reason": self.reason.value}
+        kind = ReasonKind.SKIPPED if self.skipped else self.reason.kind
+        return {**vars(self), "reason": self.reason.value, "kind": kind.value}
 
 
 @dataclass

@@ -6,6 +6,7 @@
  * @property {number} sigma
  * @property {boolean} skipped
  * @property {string} reason
+ * @property {Kind} [kind] how the reason is shown; not in runs kept by earlier versions
  * @property {number | null} distance
  * @property {number} accumulated
  * @property {number} seconds
@@ -37,21 +38,6 @@
  *
  * @typedef {"skipped" | "computed" | "forced" | "capped" | "changed"} Kind
  */
-
-const KINDS = /** @type {Record<string, Kind>} */ ({
-  "under threshold": "skipped",
-  "over threshold": "computed",
-  "first step": "forced",
-  "last step": "forced",
-  "profile's warm-up": "forced",
-  "before start_percent": "forced",
-  "after end_percent": "forced",
-  "error not known yet": "forced",
-  "max_skip reached": "capped",
-  "too far to predict": "capped",
-  "planned skip": "skipped",
-  planned: "computed",
-});
 
 const UNKNOWN = /** @type {Report} */ ({
   family_name: "",
@@ -109,13 +95,13 @@ function withRecord(report, record) {
 }
 
 /**
- * How a cell is coloured: by what was decided, and why.
+ * How a cell is coloured: by the kind of its reason, which the engine declares (`report.py`).
  *
  * @param {StepRecord} record
  * @returns {Kind}
  */
 export function kindOf(record) {
-  return record.skipped ? "skipped" : (KINDS[record.reason] ?? "changed");
+  return record.kind ?? (record.skipped ? "skipped" : "computed");
 }
 
 /** @param {Run} run @returns {number} how many cells the strip has */

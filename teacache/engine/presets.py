@@ -73,7 +73,8 @@ def resolve_settings(config: TeaCacheConfig, context: RunContext) -> RunSettings
         preset=config.preset,
     )
     if config.preset == "faithful":
-        settings = _by_config(replace(base, mode="faithful"), context)
+        faithful = replace(base, mode="faithful", coefficients=config.coefficients)
+        settings = _by_config(faithful, context)
         label = "calibrated" if settings.profile.calibrated else "uncalibrated"
         evidence = f"TeaCache as published, profile {settings.profile.name}, {label}"
     elif context.sampler.deterministic:
@@ -90,7 +91,7 @@ def _by_config(config: TeaCacheConfig, context: RunContext) -> RunSettings:
     """By mode and threshold; the faithful mode with the user's own coefficients, if there are."""
     calibration, profile = context.calibration, context.profile
     notes: tuple[str, ...] = ()
-    if calibration is not None:
+    if calibration is not None and config.coefficients is None:
         if calibration.profile.coefficients and not calibration.refused:
             profile = calibration.profile
         elif context.named:
@@ -209,6 +210,8 @@ def describe_settings(
         return " · ".join([*parts, *own])
     if calibration is not None and config.untouched:
         return " · ".join([family.name, "planned", *own])
+    if config.coefficients is not None:
+        profile, calibration = profile.with_coefficients(config.coefficients), None
     strategy = requested_strategy(config)
     threshold = threshold_of(config, profile, strategy)
     source = "recommended" if config.rel_l1_thresh is None else "set"

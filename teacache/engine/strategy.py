@@ -99,7 +99,8 @@ def requested_strategy(config: TeaCacheConfig) -> CacheStrategy:
     named = {part: value for part, value in parts.items() if value != "auto"}
     if "cached" not in named and named.get("indicator") in MODEL_INDICATORS:
         named["cached"] = "residual"
-    return replace(MODES[config.mode], **named)
+    mode = config.mode if config.coefficients is None else "faithful"
+    return replace(MODES[mode], **named)
 
 
 def resolve_strategy(
@@ -162,6 +163,8 @@ def settings_from_config(
     config: TeaCacheConfig, profile: Profile, sampler: SamplerTraits, packed: bool = False
 ) -> RunSettings:
     """The settings that follow from mode and threshold. packed: as in `resolve_strategy`."""
+    if config.coefficients is not None:
+        profile = profile.with_coefficients(config.coefficients)
     strategy, notes = resolve_strategy(config, sampler, packed)
     threshold = threshold_of(config, profile, strategy)
     whole_range = config.start_percent == 0.0 and config.end_percent == 1.0

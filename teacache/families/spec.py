@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..profiles.profile import Profile
 from .streams import BlockArguments, BlockList, SideBlockList
 
 ModulatedInput = Callable[[Any, BlockArguments], torch.Tensor]
@@ -43,7 +44,7 @@ class Family:
         name: for users.
         classes: full names of the transformer classes, matched exactly and never imported.
         block_lists: the block stack, in the order in which it runs.
-        default_profile: transformer -> name of its profile.
+        default_profile: transformer -> name of its profile; None for a family that brings its own.
         modulated_input, embed_timesteps, project_timesteps: how the profile indicators
             `modulated_input`, `timestep` and `timestep_projection` are read; None where the
             family has none.
@@ -52,6 +53,9 @@ class Family:
         side_block_lists: blocks beside the stack that are skipped with it.
         matches: transformer -> whether it belongs here; tells families apart that share a class.
         indicator_depends_on_text: whether the modulated input differs between branches of guidance.
+        text_arguments: names of the transformer's arguments that differ between branches of
+            guidance, beside the usual ones (diffusers).
+        profiles: the family's own profiles, beside the shipped ones; the first is the default.
         tested: "run" on tiny instances of the class; "newer", the same in a newer ComfyUI than the
             oldest supported one; "read" in the source of a newer one.
     """
@@ -60,7 +64,7 @@ class Family:
     name: str
     classes: tuple[str, ...]
     block_lists: tuple[BlockList, ...]
-    default_profile: Callable[[Any], str]
+    default_profile: Callable[[Any], str] | None = None
     modulated_input: ModulatedInput | None = None
     embed_timesteps: EmbedTimesteps | None = None
     project_timesteps: EmbedTimesteps | None = None
@@ -68,7 +72,15 @@ class Family:
     side_block_lists: tuple[SideBlockList, ...] = ()
     matches: Callable[[Any], bool] = lambda transformer: True
     indicator_depends_on_text: bool = True
+    text_arguments: tuple[str, ...] = ()
+    profiles: tuple[Profile, ...] = ()
     tested: str = "run"
+
+    def profile_of(self, transformer: Any) -> str:
+        """Name of the default profile of `transformer`."""
+        if self.default_profile is not None:
+            return self.default_profile(transformer)
+        return self.profiles[0].name
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from ..engine.blocks import BlockStack
 from ..engine.presets import RunContext, describe_settings, resolve_settings
 from ..engine.run import Run, RunListener
 from ..engine.strategy import SamplerTraits
-from ..families.registry import find_family, find_uncacheable
+from ..families.registry import find_family, find_uncacheable, known_profiles
 from ..families.spec import Family, RunScope, class_name, unwrap_compiled
 from ..families.streams import FamilyMismatch, reading_model
 from ..profiles.calibrated import Calibration
 from ..profiles.conditions import Conditions
-from ..profiles.profile import Profile, get_profile, load_profiles
+from ..profiles.profile import Profile, get_profile
 from ..profiles.store import ProfileStore, named_calibration
 from ..report import RunReport
 
@@ -56,16 +56,16 @@ def recognise(
         return None
     try:
         with reading_model():
-            name = family.default_profile(unwrap_compiled(transformer))
+            name = family.profile_of(unwrap_compiled(transformer))
     except FamilyMismatch as mismatch:
         log.warning("TeaCache: %s: runs without the cache: %s", family.name, mismatch)
         return None
-    shipped, calibration = load_profiles(), None
-    if config.profile in shipped:
+    profiles, calibration = known_profiles(), None
+    if config.profile in profiles:
         name = config.profile
     elif config.profile != "auto":
         calibration = named_calibration(config.profile, family.id, store)
-    return Recognition(family, get_profile(name, family.id, shipped), calibration)
+    return Recognition(family, get_profile(name, family.id, profiles), calibration)
 
 
 def why_unsupported(transformer: nn.Module) -> str:
@@ -139,7 +139,7 @@ class CacheHandle:
             scope = scope_of()
             if scope is not None:
                 name = choose(unwrap_compiled(transformer), scope)
-                profile = get_profile(name, self.family.id, load_profiles())
+                profile = get_profile(name, self.family.id, known_profiles())
         named, calibration = self.calibration is not None, self.calibration
         conditions = conditions_of(named or self._override is not None or bool(store.names()))
         if self.config.profile == "auto":

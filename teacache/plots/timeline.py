@@ -19,18 +19,13 @@ TROUBLE = "#d1495b"
 LIMIT = "#c77d0a"
 
 COLORS = {
-    "under threshold": SKIPPED,
-    "over threshold": COMPUTED,
-    "first step": FORCED,
-    "last step": FORCED,
-    "profile's warm-up": FORCED,
-    "before start_percent": FORCED,
-    "after end_percent": FORCED,
-    "error not known yet": FORCED,
-    "max_skip reached": CAPPED,
-    "too far to predict": CAPPED,
-    "planned": COMPUTED,
+    "skipped": SKIPPED,
+    "computed": COMPUTED,
+    "forced": FORCED,
+    "capped": CAPPED,
+    "changed": TROUBLE,
 }
+"""Of the kinds of reasons (`report.ReasonKind`)."""
 LEGEND = (
     (SKIPPED, "skipped"),
     (COMPUTED, "computed: over threshold, or planned"),
@@ -52,7 +47,7 @@ BARS_LIMIT = 2.0  # of the median time
 
 def color_of(record: dict[str, Any]) -> str:
     """The colour of an evaluation's cell, by what was decided and why."""
-    return SKIPPED if record["skipped"] else COLORS.get(record["reason"], TROUBLE)
+    return COLORS[record["kind"]]
 
 
 @dataclass(frozen=True)

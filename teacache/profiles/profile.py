@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 
-from ..config import FORCE_COMPUTE, MAX_THRESHOLD, READINGS
+from ..config import FORCE_COMPUTE, MAX_THRESHOLD, READINGS, checked_coefficients
 from ..errors import ConfigError, nearest
 from .schema import Fields, finite
 
 PROFILE_VERSION = 1
+OWN_COEFFICIENTS = "coefficients of your own"
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,23 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Profile:
-    """How one model's indicator is turned into a distance, and where that comes from.
+    """How the change of one model's indicator is turned into a distance, and where that comes from.
 
-    coefficients: a4 … a0, highest power first as in `numpy.poly1d`; empty means the indicator's
-        own change is the distance. x_range: indicator changes seen in calibration, if known.
-    warmup_steps: steps at the start that the source always computes.
+    Args:
+        name: unique among all profiles.
+        family: id of the family that it is made for.
+        indicator: what is compared (`config.READINGS`).
+        coefficients: of a polynomial of any degree from 1, highest power first as in
+            `numpy.poly1d`; empty means that the indicator's own change is the distance.
+        thresholds: published ones.
+        default_threshold: the recommended one.
+        calibrated: whether somebody fitted the coefficients to the model.
+        source: repository and file that the coefficients come from.
+        calibrated_on: the model that they were fitted to.
+        r2: coefficient of determination of the fit, where it is known.
+        x_range: lowest and highest change that the fit saw, where it is known.
+        start_percent, end_percent: range of steps that the source recommends.
+        warmup_steps: steps at the start that the source always computes.
     """
 
     name: str
@@ -45,6 +58,20 @@ class Profile:
     start_percent: float = 0.0
     end_percent: float = 1.0
     warmup_steps: int = 0
+
+    def with_coefficients(self, coefficients: tuple[float, ...]) -> Profile:
+        """This profile with the user's own polynomial."""
+        return replace(
+            self,
+            name=OWN_COEFFICIENTS,
+            coefficients=coefficients,
+            thresholds=(),
+            calibrated=True,
+            source="the user's settings",
+            calibrated_on="",
+            r2=None,
+            x_range=None,
+        )
 
     def distance(self, change: float) -> float:
         """The distance that a relative L1 `change` of the indicator stands for.
@@ -66,9 +93,12 @@ class Profile:
 
 def _coefficients(fields: Fields) -> tuple[float, ...]:
     values = fields["coefficients"]
-    if not isinstance(values, list) or len(values) not in (0, 5) or not all(map(finite, values)):
-        raise fields.refuse("coefficients must be none or 5 finite numbers, a4 to a0")
-    return tuple(map(float, values))
+    if values == []:
+        return ()
+    try:
+        return checked_coefficients(values)
+    except ConfigError as error:
+        raise fields.refuse(str(error)) from None
 
 
 def _thresholds(fields: Fields) -> tuple[Threshold, ...]:

@@ -159,7 +159,7 @@ def test_side_blocks_that_are_not_what_they_were(
 
     from teacache.families.comfyui.wan import WAN21
 
-    change("wan21", side_block_lists=(replace(WAN21.sides[0], runs=runs),))
+    change("wan21", side_block_lists=(replace(WAN21.side_block_lists[0], always_run=runs),))
     assert_native("wan21_vace", caplog, "Wan", "vace_mapping_of_before")
 
 
@@ -196,7 +196,7 @@ def test_a_default_profile_that_cannot_be_told(
 ) -> None:
     from teacache.hosts.comfyui.patch import apply_teacache
 
-    change("wan21", profile=lambda transformer: transformer.kind)
+    change("wan21", default_profile=lambda transformer: transformer.kind)
     _, handle = apply_teacache(tiny_models.build("wan21"), TeaCacheConfig(mode="faithful"))
     assert handle is None
     assert "Wan 2.1 / 2.2: runs without the cache: AttributeError" in caplog.text

@@ -206,8 +206,8 @@ def _replay(
         seen["entry"] = value.clone()
 
     def at_end(module: Any, args: Any, kwargs: Any, out: Any) -> Any:
-        many = len(last.returns) > 1
-        tensor = out[last.returns.index(role)] if many else out
+        many = len(last.outputs) > 1
+        tensor = out[last.outputs.index(role)] if many else out
         tokens = seen["entry"].shape[1]
         part = {
             Role.TEXT_IMAGE: lambda t: t[:, -tokens:],
@@ -220,7 +220,7 @@ def _replay(
         part(replaced)[:] = seen["entry"] + residual
         if not many:
             return replaced
-        return tuple(replaced if r is role else o for r, o in zip(last.returns, out, strict=True))
+        return tuple(replaced if r is role else o for r, o in zip(last.outputs, out, strict=True))
 
     hooks = [
         blocks[0].register_forward_pre_hook(at_entry, with_kwargs=True),

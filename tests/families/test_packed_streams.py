@@ -105,7 +105,11 @@ def test_a_skip_adds_the_residual_in_the_streams_own_form(
 def test_packing_is_undone(stream: Stream, kind: type[nn.Module], shape: Any) -> None:
     value = make(shape, 1)
     packed = stream.pack(value)
-    rows = 1 if stream.batch is None else (value[0] if stream.parts else value).shape[stream.batch]
+    rows = (
+        1
+        if stream.batch_dim is None
+        else (value[0] if stream.is_tuple else value).shape[stream.batch_dim]
+    )
     assert packed.shape[0] == rows
     assert torch.equal(flat(stream.unpack(packed, value)), flat(value))
 

@@ -69,7 +69,7 @@ def test_every_cell_has_the_colour_of_its_decision():
 
 def test_every_reason_has_its_colour():
     computed = [reason for reason in Reason if reason not in SKIPPING]
-    red = {r for r in computed if color_of({"skipped": False, "reason": r.value}) == TROUBLE}
+    red = {r for r in computed if color_of({"kind": r.kind.value}) == TROUBLE}
     assert red == {Reason.NEW_BRANCH, Reason.MISMATCH, Reason.UNCACHED}
 
 

@@ -351,19 +351,26 @@ def test_a_model_that_is_left_as_it_is_says_so(editor: Editor) -> None:
 
 
 def test_every_reason_has_its_colour(editor: Editor) -> None:
-    from teacache.report import Reason
+    from teacache.report import SKIPPING, Reason, StepRecord
 
+    records = [
+        StepRecord(0, 1.0, reason in SKIPPING, reason, None, 0.0, 1.0).to_json()
+        for reason in Reason
+    ]
     found = editor.page.evaluate(
-        """async reasons => {
+        """async records => {
             const { kindOf } = await import("/extensions/teacache/run.js");
-            return reasons.map(reason => kindOf({ skipped: false, reason }));
+            return records.map(kindOf);
         }""",
-        [reason.value for reason in Reason],
+        records,
     )
+    assert found == [reason.kind.value for reason in Reason]
     changed = {Reason.NEW_BRANCH, Reason.MISMATCH, Reason.UNCACHED}
     assert {reason for reason, kind in zip(Reason, found, strict=True) if kind == "changed"} == (
         changed
     )
+    style = (ROOT / "web" / "teacache.css").read_text()
+    assert all(f'[data-kind="{kind}"]' in style for kind in found)
 
 
 def test_another_language_and_a_light_theme(browser: Browser, server: Server) -> None:

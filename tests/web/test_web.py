@@ -90,7 +90,7 @@ def test_every_phrase_is_used_and_every_reason_has_one():
 
     script = "".join(path.read_text() for path in (ROOT / "web").glob("*.js"))
     phrases = set(locale("en", "main")["teacache"])
-    reasons = {f"reason {reason.value}" for reason in Reason}
+    reasons = {reason.translation_key for reason in Reason}
     assert {phrase for phrase in phrases if phrase.startswith("reason ")} == reasons
     assert set(re.findall(r"texts\.(\w+)", script)) == phrases - reasons
 

@@ -10,7 +10,7 @@ import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...families.registry import Family, unwrap_compiled
+from ...families.spec import Family, unwrap_compiled
 from ...families.streams import FamilyMismatch, reading_model
 from ...profiles.conditions import UNKNOWN, Conditions, digest_of, digest_of_patches
 from ...profiles.store import ProfileStore

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-TEXT_NAMES = ("encoder_hidden_states", "pooled_", "cap_feats", "prompt_")
+TEXT_PREFIXES = ("encoder_hidden_states", "pooled_", "cap_feats", "prompt_")
 """How the names of a transformer's text arguments begin."""
 TIMESTEP_NAMES = ("timestep", "timesteps", "t")
 MAX_BRANCHES = 16
@@ -97,13 +97,18 @@ class Branches:
     texts are held, so that no other tensor can take their place in memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, text_arguments: tuple[str, ...] = ()) -> None:
+        self._text_arguments = text_arguments
         self._texts: list[list[torch.Tensor]] = []
         self._keys: set[Hashable] = set()
 
     def key(self, context: str | None, given: Mapping[str, Any]) -> Hashable:
         """The branch of a call. Raises ValueError where every step brings new branches."""
-        named = {name: value for name, value in given.items() if name.startswith(TEXT_NAMES)}
+        named = {
+            name: value
+            for name, value in given.items()
+            if name.startswith(TEXT_PREFIXES) or name in self._text_arguments
+        }
         text = list(tensors_in(named))
         known = (index for index, held in enumerate(self._texts) if _same(held, text))
         index = next(known, len(self._texts))

@@ -109,7 +109,7 @@ class CachedPipeline(CacheHandle):
                 packed=len(latent) == PACKED_DIMENSIONS,
             )
 
-        return DenoisingLoop(known or transformers, sigmas, make_run)
+        return DenoisingLoop(known or transformers, sigmas, make_run, self.family.text_arguments)
 
     # --- a pipeline ------------------------------------------------------------------------------
 

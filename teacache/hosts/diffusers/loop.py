@@ -52,10 +52,15 @@ class DenoisingLoop:
         transformers: by component name. Those of one loop share a run, with a pass each.
         sigmas: the loop's noise levels.
         make_run: makes the run.
+        text_arguments: as in `Family`.
     """
 
     def __init__(
-        self, transformers: Mapping[str, nn.Module], sigmas: LoopSigmas, make_run: RunFactory
+        self,
+        transformers: Mapping[str, nn.Module],
+        sigmas: LoopSigmas,
+        make_run: RunFactory,
+        text_arguments: tuple[str, ...] = (),
     ) -> None:
         self.sigmas = sigmas
         self._transformers = transformers
@@ -64,7 +69,7 @@ class DenoisingLoop:
         self._saw_gradients = False
         self._mismatch: FamilyMismatch | None = None
         self._stacks: dict[str, BlockStack | None] = {}
-        self._branches = Branches()
+        self._branches = Branches(text_arguments)
         self._output_forms: dict[Hashable, OutputForm] = {}
         self._prediction: PredictionForward | None = None
         """The evaluation whose prediction the scheduler is about to receive."""
