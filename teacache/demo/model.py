@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..files import write_atomically, write_json
+from ..installation import pack_folder
 
-MODELS = Path(__file__).resolve().parents[2] / "models"
+MODELS = pack_folder() / "models"
 TRANSFORMER_FILE = Path("diffusion_models", "teacache_demo.safetensors")
 VAE_FILE = Path("vae", "teacache_demo_vae.safetensors")
 TEXT_FILE = Path("text_encoders", "teacache_demo_text.safetensors")

@@ -15,7 +15,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...comparison import Point, Sample
 from ...config import TeaCacheConfig
-from ...engine.timing import Clock
+from ...engine.device import Clock
 from ...errors import ConfigError, ExecutionError, UserError
 from .patch import apply_teacache, cached_model, describe_unsupported, recognise_model
 from .wrappers import KEY

@@ -18,8 +18,9 @@ from types import ModuleType
 from typing import Any
 
 from ....errors import UserError
+from ....installation import LIBRARY, is_checkout, pack_folder
 
-PACK = Path(__file__).resolve().parents[4]
+PACK = pack_folder()
 OLDEST = (0, 3, 75)
 Event = Callable[[str, Any], None]
 
@@ -38,7 +39,8 @@ def find_comfyui(given: Path | None) -> Path:
     unresolved = Path(os.path.abspath(__file__)).parents[4]  # noqa: PTH100 (a link counts)
     if unresolved.parent.name == "custom_nodes":
         return checked_comfyui(unresolved.parents[1], "the folder above custom_nodes")
-    raise UserError("no ComfyUI: name one with --comfyui DIR, or run 'python run.py demo' once")
+    remedy = "run 'python run.py demo' once" if is_checkout() else "set COMFYUI_DIR"
+    raise UserError(f"no ComfyUI: name one with --comfyui DIR, or {remedy}")
 
 
 def checked_comfyui(folder: Path, source: str) -> Path:
@@ -107,7 +109,7 @@ def quiet(verbose: bool) -> None:
 
 def is_ours(source: Path) -> bool:
     """Whether a source file belongs to this pack, and not to a ComfyUI unpacked inside it."""
-    return any(source.is_relative_to(PACK / folder) for folder in ("teacache", "nodes"))
+    return any(source.is_relative_to(folder) for folder in (LIBRARY, PACK / "nodes"))
 
 
 @contextmanager
