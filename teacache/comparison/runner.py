@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -65,7 +64,7 @@ class Side:
     thumbnail: Tensor | None = None
     repeatable: bool = True
     wall: float | None = None
-    _mark: bytes = b""
+    _mark: str = ""
 
     @property
     def label(self) -> str:
@@ -85,7 +84,9 @@ class Side:
 
     def add(self, sample: Sample) -> bool:
         """Takes a run's figures; whether it was the first."""
-        mark = fingerprint(sample.pictures)
+        from ..digest import digest
+
+        mark = digest((sample.pictures.clamp(0, 1) * 255).round())
         first = not self.seconds
         self.repeatable &= first or mark == self._mark
         self._mark = mark
@@ -253,14 +254,6 @@ class Sweep:
             own = current if other is side else other.wall
             left += pending * (typical if own is None else own)
         return left
-
-
-def fingerprint(pictures: Tensor) -> bytes:
-    """Tells pictures apart, to 8 bits a channel."""
-    import torch
-
-    values = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
-    return hashlib.sha256(values.numpy().tobytes()).digest()
 
 
 def clock(seconds: float) -> str:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 UNKNOWN = "unknown"
 """Stands for the digest of weights that were not looked at."""
-HEAD = 8
-"""Values of each tensor that tell one set of weights from another."""
 SAME_LEVELS = 0.02
 """Largest difference of two noise levels that count as one, of the highest level."""
 SAME_SIZE = 2.0
@@ -46,44 +40,6 @@ class Conditions:
     def identity(self) -> tuple[str, str, str]:
         """What a calibration is found by."""
         return self.family, self.model, self.patches
-
-
-def digest_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """12 hex digits from names, shapes and first values; the same on every device and machine."""
-    found = hashlib.sha256()
-    for name, tensor in tensors:
-        head = tensor.detach().flatten()[:HEAD].float().cpu()
-        found.update(f"{name} {tuple(tensor.shape)}".encode())
-        found.update(head.numpy().tobytes())
-    return found.hexdigest()[:12]
-
-
-def digest_of_patches(patches: Mapping[Any, Sequence[Any]]) -> str:
-    """Of weight patches by the name of what they patch, as ComfyUI keeps them; empty for none."""
-    if not patches:
-        return ""
-    found = hashlib.sha256()
-    for name in sorted(patches, key=str):
-        found.update(str(name).encode())
-        for patch in patches[name]:
-            for part in _plain(patch):
-                found.update(part)
-    return found.hexdigest()[:12]
-
-
-def _plain(value: Any) -> Iterable[bytes]:
-    """What identifies a patch: its numbers, texts and the heads of its tensors, recursively."""
-    if isinstance(value, torch.Tensor):
-        yield str(tuple(value.shape)).encode()
-        yield value.detach().flatten()[:HEAD].float().cpu().numpy().tobytes()
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _plain(item)
-    elif isinstance(value, (str, bool, int, float)):
-        yield repr(value).encode()
-    elif hasattr(value, "weights"):  # an adapter of ComfyUI's: LoRA, LoHa, …
-        yield type(value).__name__.encode()
-        yield from _plain(value.weights)
 
 
 def same_levels(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from calibrations import calibration, conditions, named
 
+from teacache.digest import digest_of_patches, digest_of_weights
 from teacache.errors import ConfigError
 from teacache.profiles.calibrated import parse_calibration
-from teacache.profiles.conditions import digest_of, digest_of_patches
 from teacache.profiles.store import ProfileStore, default_folder, named_calibration
 
 
@@ -144,11 +144,23 @@ def test_the_folder_outside_comfyui(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_a_digest_tells_weights_and_patches_apart() -> None:
     weights = [("a", torch.ones(3, 4)), ("b", torch.zeros(2))]
-    assert digest_of(weights) == digest_of([(n, w.to(torch.bfloat16).float()) for n, w in weights])
-    assert digest_of(weights) != digest_of([("a", torch.ones(4, 3)), weights[1]])
-    assert digest_of(weights) != digest_of([("a", torch.full((3, 4), 1.5)), weights[1]])
+    assert digest_of_weights(weights) == digest_of_weights(
+        [(n, w.to(torch.bfloat16).float()) for n, w in weights]
+    )
+    assert digest_of_weights(weights) != digest_of_weights([("a", torch.ones(4, 3)), weights[1]])
+    assert digest_of_weights(weights) != digest_of_weights(
+        [("a", torch.full((3, 4), 1.5)), weights[1]]
+    )
     assert digest_of_patches({}) == ""
     lora = {"a": [(1.0, ("diff", (torch.ones(2),)), 1.0, None, None)]}
     weaker = {"a": [(0.5, ("diff", (torch.ones(2),)), 1.0, None, None)]}
     other = {"a": [(1.0, ("diff", (torch.zeros(2),)), 1.0, None, None)]}
     assert len({digest_of_patches(p) for p in (lora, weaker, other)}) == 3
+
+
+def test_the_digests_that_saved_profiles_are_found_by_stay_the_same() -> None:
+    weights = [("a", torch.arange(12.0).reshape(3, 4)), ("b", torch.zeros(2))]
+    assert digest_of_weights(weights) == "3bc0c0d03940"
+    padded = ("diff", (torch.ones(2), {"pad_weight": True}))
+    patches = {"b": [(0.5, padded, 1.0, None, None)], "a": [(1.0, padded, 1.0, (0, 1, 2), None)]}
+    assert digest_of_patches(patches) == "920a3b0fc311"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from ...calibration.calibrator import SampledRun
 from ...calibration.override import RunOverride
 from ...config import TeaCacheConfig
+from ...digest import digest
 from ...errors import ConfigError
 from .conditions import conditions_of
 from .patch import apply_teacache, describe_unsupported, recognise_model
@@ -86,7 +86,7 @@ class ComfyBench:
             "latent": list(conditions.latent),
             "settings": list(vars(settings).values()),
             "cases": self.cases,
-            "conds": [_content(case.positive, case.negative) for case in cases],
+            "conds": [digest((case.positive, case.negative)) for case in cases],
             "about": self.about,
         }
 
@@ -103,25 +103,3 @@ class ComfyBench:
         report = handle.report_for()
         assert report is not None
         return SampledRun(final, report.computed_steps)
-
-
-def _content(*values: Any) -> str:
-    """12 hex digits of all that conditioning holds: prompts have no names here."""
-    found = hashlib.sha256()
-
-    def take(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            found.update(str(tuple(value.shape)).encode())
-            found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-        elif isinstance(value, dict):
-            for name in sorted(value):
-                found.update(name.encode())
-                take(value[name])
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                take(item)
-        elif isinstance(value, (str, bool, int, float)):
-            found.update(repr(value).encode())
-
-    take(values)
-    return found.hexdigest()[:12]

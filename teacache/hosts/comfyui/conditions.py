@@ -10,9 +10,10 @@ import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...digest import digest_of_patches, digest_of_weights
 from ...families.spec import Family, unwrap_compiled
 from ...families.streams import FamilyMismatch, reading_model
-from ...profiles.conditions import UNKNOWN, Conditions, digest_of, digest_of_patches
+from ...profiles.conditions import UNKNOWN, Conditions
 from ...profiles.store import ProfileStore
 
 PREFIX = "diffusion_model."
@@ -54,7 +55,7 @@ def _digest(model: ModelPatcher) -> str:
     """Of the transformer's own weights, without what is patched into them."""
     try:
         with reading_model():
-            return digest_of(_weights(model))
+            return digest_of_weights(_weights(model))
     except FamilyMismatch:
         return UNKNOWN
 

@@ -20,6 +20,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...calibration.override import RunOverride
 from ...config import TeaCacheConfig
+from ...digest import digest
 from ...engine.run import Run, RunListener
 from ...families.spec import RunScope, unwrap_compiled
 from ...report import RunReport
@@ -29,7 +30,7 @@ from .other_caches import answers_evaluations, stacked_caches
 from .samplers import sampler_traits
 from .wrappers import KEY, RunWrappers
 
-FINGERPRINT_VALUES = 1024
+DIGEST_VALUES = 1024
 PURE_NOISE = 0.95
 """Share of the model's highest noise level from which on a run counts as starting from noise."""
 UNTOUCHED = TeaCacheConfig(rel_l1_thresh=None)
@@ -47,7 +48,7 @@ class CachedModel(CacheHandle):
         override: RunOverride | None = None,
     ) -> None:
         super().__init__(config, recognition, "comfyui", listener, override)
-        self._fingerprints: deque[bytes] = deque(maxlen=KEPT_REPORTS)
+        self._digests: deque[str] = deque(maxlen=KEPT_REPORTS)
 
     def __call__(
         self,
@@ -68,16 +69,16 @@ class CachedModel(CacheHandle):
                 run.report.warn(stacked)
                 log.warning("TeaCache: %s", stacked)
             RunWrappers(run, guider).attach(guider.model_options)
-        outcome, fingerprint = "failed", b""
+        outcome, result_digest = "failed", ""
         try:
             result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-            outcome, fingerprint = "done", _fingerprint(result)
+            outcome, result_digest = "done", _digest(result)
             return result
         except comfy.model_management.InterruptProcessingException:
             outcome = "interrupted"
             raise
         finally:
-            self._fingerprints.append(fingerprint)
+            self._digests.append(result_digest)
             self.keep(run.finish(outcome))
 
     def _run_for(self, guider: Any, sampler: Any, latent: torch.Tensor, sigmas: list[float]) -> Run:
@@ -105,10 +106,10 @@ class CachedModel(CacheHandle):
     def report_for(self, samples: torch.Tensor | None = None) -> RunReport | None:
         """The report of the run that gave `samples`; of the newest run where none is known."""
         if samples is not None:
-            fingerprint = _fingerprint(samples)
-            pairs = zip(reversed(self._fingerprints), reversed(self.reports), strict=True)
+            wanted = _digest(samples)
+            pairs = zip(reversed(self._digests), reversed(self.reports), strict=True)
             for known, report in pairs:
-                if known == fingerprint:
+                if known == wanted:
                     return report
         return self.reports[-1] if self.reports else None
 
@@ -123,12 +124,11 @@ def _in_available_memory(config: TeaCacheConfig) -> TeaCacheConfig:
     )
 
 
-def _fingerprint(samples: torch.Tensor) -> bytes:
+def _digest(samples: torch.Tensor) -> str:
     """Tells the latents of different runs apart, by their first values."""
     if samples.is_nested:
         samples = samples.unbind()[0]
-    head = samples.detach().flatten()[:FINGERPRINT_VALUES].float().cpu()
-    return head.numpy().tobytes()
+    return digest(samples, DIGEST_VALUES)
 
 
 def recognise_model(model: ModelPatcher, config: TeaCacheConfig = UNTOUCHED) -> Recognition | None:

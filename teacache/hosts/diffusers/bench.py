@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ...calibration.calibrator import SampledRun
 from ...calibration.override import RunOverride
+from ...digest import digest, digest_of_weights
 from ...errors import ConfigError
-from ...families.registry import unwrap_compiled
-from ...profiles.conditions import digest_of
+from ...families.spec import unwrap_compiled
 from .enable import TRANSFORMERS, teacache
 from .generation import Request, generate
 from .schedulers import sampler_traits
@@ -48,9 +48,9 @@ class PipelineBench:
             "versions": {"diffusers": version("diffusers"), "torch": torch.__version__},
         }
         module = next(pipe.components[n] for n in TRANSFORMERS if n in pipe.components)
-        self.digest = digest_of(unwrap_compiled(module).named_parameters())
+        self.digest = digest_of_weights(unwrap_compiled(module).named_parameters())
         plain = [asdict(replace(request, image=None)) for request in requests]
-        images = [_content(request.image) for request in requests]
+        images = [_digests(request.image) for request in requests]
         self.key = {
             "model": self.digest, "requests": plain, "images": images, "about": self.about,
         }  # fmt: skip
@@ -64,7 +64,7 @@ class PipelineBench:
         return SampledRun(result.pictures, report.computed_steps)
 
 
-def _content(image: Any) -> list[str]:
-    """12 hex digits of every picture to start from."""
+def _digests(image: Image.Image | list[Image.Image] | None) -> list[str]:
+    """Of every picture to start from."""
     pictures = image if isinstance(image, list) else [] if image is None else [image]
-    return [hashlib.sha256(picture.tobytes()).hexdigest()[:12] for picture in pictures]
+    return [digest(picture) for picture in pictures]

@@ -21,12 +21,13 @@ from torch import nn
 
 from ...calibration.override import RunOverride
 from ...config import TeaCacheConfig
+from ...digest import digest_of_weights
 from ...engine.run import Run, RunListener
 from ...engine.strategy import SamplerTraits, requested_strategy, threshold_of
 from ...errors import ConfigError
 from ...families.registry import find_family
 from ...families.spec import Family, RunScope, unwrap_compiled
-from ...profiles.conditions import UNKNOWN, Conditions, digest_of
+from ...profiles.conditions import UNKNOWN, Conditions
 from ...profiles.store import ProfileStore, default_folder
 from ...report import RunReport
 from ..common import CacheHandle, Recognition, recognise, why_unsupported
@@ -92,7 +93,7 @@ class CachedPipeline(CacheHandle):
                 parameters = unwrap_compiled(transformer).named_parameters()
                 return Conditions(
                     family=self.family.id,
-                    model=digest_of(parameters) if identify else UNKNOWN,
+                    model=digest_of_weights(parameters) if identify else UNKNOWN,
                     patches="",  # LoRAs are parameters of their own here
                     sampler=sampler.name,
                     sigmas=tuple(sigmas.sigmas),
