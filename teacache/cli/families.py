@@ -81,7 +81,7 @@ COLUMNS = ["Family", "Profile", "Indicator", "Threshold", "Calibrated", "Tested"
 
 
 def _tables() -> tuple[Sequence[Family], Sequence[Uncacheable]]:
-    """Imported when asked for: it takes torch, and seconds, which no other command should."""
+    """The families, imported here because that loads torch, which other commands do without."""
     from ..families.registry import FAMILIES, UNCACHEABLE
 
     return FAMILIES, UNCACHEABLE

@@ -19,7 +19,7 @@ def add_host_options(parser: argparse.ArgumentParser, out: str) -> None:
         "--comfyui",
         type=Path,
         metavar="DIR",
-        help="ComfyUI to run in (default: $COMFYUI_DIR, else .comfyui beside this pack)",
+        help="ComfyUI to run in (default: $COMFYUI_DIR, else the one in or around this pack)",
     )
     parser.add_argument(
         "--out",

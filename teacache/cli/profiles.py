@@ -1,4 +1,4 @@
-"""`teacache profiles`: the user's own profiles, listed, shown, renamed, copied, deleted."""
+"""`teacache profiles`: list, show, rename, copy and delete the user's own profiles."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
         help="those outside ComfyUI: $TEACACHE_PROFILES, or the user's data folder",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for name, arguments, told in (
+    for name, arguments, text in (
         ("list", (), "names, and what each is for"),
         ("show", ("NAME",), "what a profile holds"),
         ("rename", ("NAME", "NEW"), "give it another name"),
@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
         ("import", ("FILE",), "take in a file that was exported elsewhere"),
         ("delete", ("NAME",), "remove it"),
     ):
-        action = actions.add_parser(name, help=told, description=told)
+        action = actions.add_parser(name, help=text, description=text)
         for argument in arguments:
             action.add_argument(argument.lower(), metavar=argument)
         action.set_defaults(act=ACTIONS[name])
@@ -53,14 +53,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def profile_store(args: argparse.Namespace) -> ProfileStore:
-    """As the hosts find it (`comfyui_conditions.profile_store`), without loading ComfyUI."""
+    """The store that the hosts use (`hosts.comfyui.conditions`), without loading ComfyUI."""
     from ..profiles.store import ProfileStore, default_folder
 
-    if not args.diffusers:
+    if args.diffusers:
+        if args.comfyui is not None:
+            raise UserError("--diffusers: has no ComfyUI; leave out --comfyui")
+        return ProfileStore(default_folder())
+    try:
         return ProfileStore.in_user_folder(find_comfyui(args.comfyui) / "user")
-    if args.comfyui is not None:
-        raise UserError("--diffusers: has no ComfyUI; leave out --comfyui")
-    return ProfileStore(default_folder())
+    except UserError as error:
+        raise UserError(f"{error}; --diffusers has those of pipelines") from None
 
 
 def list_all(store: ProfileStore, args: argparse.Namespace) -> None:
@@ -91,7 +94,7 @@ def export(store: ProfileStore, args: argparse.Namespace) -> None:
     print(args.file)
 
 
-def take_in(store: ProfileStore, args: argparse.Namespace) -> None:
+def import_file(store: ProfileStore, args: argparse.Namespace) -> None:
     print(store.path(store.add(Path(args.file)).name))
 
 
@@ -105,6 +108,6 @@ ACTIONS = {
     "show": show,
     "rename": rename,
     "export": export,
-    "import": take_in,
+    "import": import_file,
     "delete": delete,
 }
