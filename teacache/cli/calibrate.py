@@ -14,18 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError, listing
 from ..files import write_atomically
 from ..hosts.comfyui.headless.boot import find_comfyui
-from ..workflows.editor_format import to_graph
 from ..workflows.edits import prompt_field, uncached
-from ..workflows.graph import (
-    Graph,
-    as_graph,
-    describe,
-    downstream,
-    is_editor_format,
-    is_link,
-    read_workflow,
-    upstream,
-)
+from ..workflows.graph import Graph, describe, downstream, is_link, upstream
+from ..workflows.load import load_workflow
 from .options import MAX_SEED, add_host_options, refuse_file, say, whole_number
 from .pipeline_options import add_model_option, add_pipeline_options, open_pipeline, request_of
 from .progress import new_bar
@@ -160,11 +151,9 @@ def finish(calibration: Calibration, path: Path, out: Path) -> None:
 
 
 def calibrate_workflow(args: argparse.Namespace) -> None:
-    data = read_workflow(args.workflow)
-    source = args.workflow.name
-    editor_format = is_editor_format(data)
-    if not editor_format:  # what is wrong with the file is told before ComfyUI loads
-        calibration_graph(as_graph(data, source), source, args)
+    complete = load_workflow(
+        args.workflow, lambda graph, source: calibration_graph(graph, source, args)
+    )
     comfyui = find_comfyui(args.comfyui)
 
     from ..hosts.comfyui.headless.session import Session
@@ -175,9 +164,7 @@ def calibrate_workflow(args: argparse.Namespace) -> None:
 
         from ..hosts.comfyui.conditions import profile_store
 
-        if editor_format:
-            data = to_graph(data, session.definitions(), source)
-        graph = calibration_graph(as_graph(data, source), source, args)
+        graph = complete(session.definitions)
         store = profile_store()
         before = set(store.names())
         with bar() as tell:

@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ExecutionError, UserError
-from ..files import write_json
 from ..hosts.comfyui.headless.boot import find_comfyui
-from ..workflows.editor_format import to_graph
-from ..workflows.graph import (
-    Graph,
-    as_graph,
-    assign,
-    describe,
-    is_editor_format,
-    parse_assignment,
-    read_workflow,
-    title,
-)
-from .options import add_host_options, say, usable_folder
+from ..workflows.assignments import Assignment, apply_assignments, parse_assignments
+from ..workflows.graph import Graph
+from ..workflows.load import Completion, load_workflow
+from .options import add_host_options, say
 from .progress import Bars
+from .run_results import (
+    check_report,
+    make_folders,
+    nodes_json,
+    print_result,
+    result_json,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from ..hosts.comfyui.headless.session import GraphResult, Session
+    from ..hosts.comfyui.headless.validation import ValidGraph
 
-REPORT_VERSION = 1
+GraphWithSettings = tuple[Graph, list[Assignment]]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -78,91 +78,56 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    data = read_workflow(args.workflow)
-    source = args.workflow.name
-    editor_format = is_editor_format(data)
-    if not editor_format:  # what is wrong with the file itself is told before ComfyUI loads
-        graph = as_graph(data, source)
-        for text in args.settings:
-            parse_assignment(graph, text)
+    def prepare(graph: Graph, source: str) -> GraphWithSettings:
+        return graph, parse_assignments(graph, args.settings)
+
+    complete = load_workflow(args.workflow, prepare)
     if args.servers:
         from .run_remote import run_remote
 
-        return run_remote(args, data)
+        return run_remote(args, complete)
     for option, given in (("--vary", args.vary), ("--upload", args.upload)):
         if given:
             raise UserError(f"{option}: needs --server URL")
+    return run_here(args, complete)
+
+
+def run_here(args: argparse.Namespace, complete: Completion[GraphWithSettings]) -> int:
+    """Runs the workflow once in this process."""
     comfyui = find_comfyui(args.comfyui)
-    out = usable_folder(args.out, "--out")
-    if args.report:
-        usable_folder(args.report.parent, "--report")
-        if args.report.is_dir():
-            raise UserError(f"--report {args.report}: is a folder; name a file")
+    check_report(args.report)
+    make_folders(args.out, args.report)
 
     from ..hosts.comfyui.headless.session import Session
 
     say("loading ComfyUI …")
-    session = Session(comfyui, out, verbose=args.verbose, custom_nodes=args.custom_nodes)
-    if editor_format:
-        graph = as_graph(to_graph(data, session.definitions(), source), source)
-    for text in args.settings:
-        assignment = parse_assignment(graph, text)
-        types = session.input_types(graph[assignment.node]["class_type"])
-        if types:  # an unknown class is told by the check below
-            assign(graph, assignment, types)
-    session.validate(graph)
-    report = execute(session, graph, args.workflow, args.report)
-    print_result(graph, report)
+    session = Session(comfyui, args.out, verbose=args.verbose, custom_nodes=args.custom_nodes)
+    graph, assignments = complete(session.definitions)
+    apply_assignments(graph, assignments, session.input_types)
+    result = execute(session, session.validate(graph), args.workflow, args.report)
+    print_result(graph, result)
     return 0
 
 
-def execute(session: Session, graph: Graph, workflow: Path, report: Path | None) -> GraphResult:
+def execute(
+    session: Session, valid: ValidGraph, workflow: Path, report: Path | None
+) -> GraphResult:
     """Runs the graph with progress bars; writes the report however it ends."""
     started = time.time()
-    base = {"version": REPORT_VERSION, "workflow": workflow.name, "started": round(started, 3)}
+
+    def write(status: str, entries: dict[str, Any]) -> None:
+        if report is not None:
+            write_report(report, workflow, started, status, entries)
+
     try:
         with Bars() as bars:
-            result = session.run(graph, bars)
-    except (ExecutionError, UserError, KeyboardInterrupt) as stop:
-        if report:
-            failed = not isinstance(stop, KeyboardInterrupt)
-            error = (
-                {"status": "failed", "error": str(stop)} if failed else {"status": "interrupted"}
-            )
-            write_json(report, base | error | {"seconds": round(time.time() - started, 3)})
+            result = session.execute(valid, bars)
+    except (ExecutionError, UserError) as failure:
+        write("failed", {"error": str(failure), "seconds": round(time.time() - started, 3)})
         raise
-    if report:
-        write_json(report, base | {"status": "success"} | result_json(session, graph, result))
+    except KeyboardInterrupt:
+        write("interrupted", {"seconds": round(time.time() - started, 3)})
+        raise
+    nodes = {"nodes": nodes_json(valid.graph, result)}
+    write("success", nodes | result_json(result, session.output))
     return result
-
-
-def result_json(session: Session, graph: Graph, result: GraphResult) -> dict[str, Any]:
-    """What ran and what came out; files are relative to the output folder."""
-    return {
-        "seconds": result.seconds,
-        "nodes": {
-            node: {
-                "class_type": graph[node]["class_type"],
-                "title": title(graph, node),
-                "seconds": seconds,
-            }
-            for node, seconds in result.node_seconds.items()
-            if node in graph
-        },
-        "files": {
-            node: [file.relative_to(session.output).as_posix() for file in files]
-            for node, files in result.files.items()
-        },
-        "runs": result.reports,
-    }
-
-
-def print_result(graph: Graph, result: GraphResult) -> None:
-    for report in result.reports:
-        print(report["summary"])
-        for sentence in filter(None, [report["advice"], *report["warnings"]]):
-            print(f"  {sentence}")
-    for node, files in result.files.items():
-        for file in files:
-            print(f"{describe(graph, node)}: {file}" if node in graph else file)
-    print(f"done in {result.seconds:.1f} s")

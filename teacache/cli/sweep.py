@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,10 @@ from ..comparison.axes import parse_values
 from ..config import TeaCacheConfig
 from ..errors import UserError
 from ..hosts.comfyui.headless.boot import find_comfyui
-from ..workflows.editor_format import to_graph
+from ..workflows.assignments import Assignment, apply_assignments, parse_assignments
 from ..workflows.edits import apply_nodes, find_picture, only_picture, set_prompt, set_seed
-from ..workflows.graph import (
-    Graph,
-    as_graph,
-    assign,
-    is_editor_format,
-    parse_assignment,
-    read_workflow,
-)
+from ..workflows.graph import Graph
+from ..workflows.load import load_workflow
 from .options import MAX_SEED, add_host_options, refuse_file, say, whole_number
 from .pipeline_options import add_model_option, add_pipeline_options, open_pipeline, request_of
 from .sweep_results import Task, carry_out
@@ -145,11 +140,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def sweep_workflow(args: argparse.Namespace, x: Axis, y: Axis | None, points: list[Point]) -> None:
-    data = read_workflow(args.workflow)
-    source = args.workflow.name
-    editor_format = is_editor_format(data)
-    if not editor_format:  # what is wrong with the file itself is told before ComfyUI loads
-        check_graph(as_graph(data, source), args)
+    complete = load_workflow(args.workflow, partial(check_graph, args))
     comfyui = find_comfyui(args.comfyui)
 
     from ..hosts.comfyui.headless.session import Session
@@ -160,37 +151,38 @@ def sweep_workflow(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
         session = Session(
             comfyui, Path(folder), verbose=args.verbose, custom_nodes=bool(args.custom_nodes)
         )
-        graph = as_graph(
-            to_graph(data, session.definitions(), source) if editor_format else data, source
-        )
-        check_graph(graph, args)
-        nodes = apply_nodes(graph, args.nodes or [], source)
-        fill_in(graph, args, session)
-        link = find_picture(graph, nodes, session.kind, args.picture)
+        checked = complete(session.definitions)
+        graph = checked.graph
+        fill_in(checked, args, session)
+        link = find_picture(graph, checked.nodes, session.kind, args.picture)
         session.validate(only_picture(graph, link))
-        host = WorkflowHost(session, graph, nodes, link)
-        about = {"workflow": source, "prompt": args.prompt, "seed": args.seed}
+        host = WorkflowHost(session, graph, checked.nodes, link)
+        about = {"workflow": args.workflow.name, "prompt": args.prompt, "seed": args.seed}
         carry_out(Task(host, x, y, points, args.repeats, TIMED, about, args.out))
 
 
-def check_graph(graph: Graph, args: argparse.Namespace) -> None:
-    """What can be told without ComfyUI: the nodes that the options name, and Apply TeaCache."""
-    apply_nodes(graph, args.nodes or [], args.workflow.name)
-    for text in args.settings or []:
-        parse_assignment(graph, text)
+@dataclasses.dataclass(frozen=True)
+class CheckedGraph:
+    """A workflow's graph, the Apply TeaCache nodes to vary, and the inputs to set."""
+
+    graph: Graph
+    nodes: list[str]
+    assignments: list[Assignment]
 
 
-def fill_in(graph: Graph, args: argparse.Namespace, session: Session) -> None:
-    """The prompt, the seed and the other inputs that the options set."""
+def check_graph(args: argparse.Namespace, graph: Graph, source: str) -> CheckedGraph:
+    """Checks what needs no ComfyUI: the nodes that the options name, and Apply TeaCache."""
+    nodes = apply_nodes(graph, args.nodes or [], source)
+    return CheckedGraph(graph, nodes, parse_assignments(graph, args.settings or []))
+
+
+def fill_in(checked: CheckedGraph, args: argparse.Namespace, session: Session) -> None:
+    """Sets the prompt, the seed and the other inputs that the options give."""
     if args.prompt is not None:
-        set_prompt(graph, args.prompt)
+        set_prompt(checked.graph, args.prompt)
     if args.seed is not None:
-        set_seed(graph, args.seed)
-    for text in args.settings or []:
-        assignment = parse_assignment(graph, text)
-        types = session.input_types(graph[assignment.node]["class_type"])
-        if types:  # an unknown class is told by the session's check
-            assign(graph, assignment, types)
+        set_seed(checked.graph, args.seed)
+    apply_assignments(checked.graph, checked.assignments, session.input_types)
 
 
 def sweep_pipeline(args: argparse.Namespace, x: Axis, y: Axis | None, points: list[Point]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
+from .definitions import Definitions
 from .graph import HOW_TO_EXPORT, Graph
 
 MUTED, BYPASSED = 2, 4
@@ -16,7 +17,6 @@ NOTES = ("Note", "MarkdownNote")
 REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 SEEDS = ("seed", "noise_seed")
-Definitions = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from ..comparison.axes import Point
 from ..errors import UserError, listing, nearest
-from .graph import Graph, NodeKind, describe, downstream, find_node, is_link, upstream
+from .definitions import NodeKind
+from .graph import Graph, describe, downstream, find_node, is_link, upstream
 
 APPLY = {"ApplyTeaCache": "model", "ApplyTeaCacheDiffusers": "pipeline"}
 """Classes that put the cache on what comes in by this input."""

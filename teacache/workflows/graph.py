@@ -1,26 +1,16 @@
-"""Workflow files in API format: reading, checking, and setting inputs. Knows no ComfyUI."""
+"""Workflow files in API format: reading, checking, and finding nodes. Needs no ComfyUI."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, listing, nearest
 
 Graph = dict[str, dict[str, Any]]
-HOW_TO_EXPORT = "export it in the editor: Workflow menu → Export (API)"
-
-
-@dataclass(frozen=True)
-class NodeKind:
-    """A class of nodes: the type of every input and output; whether it shows or saves results."""
-
-    inputs: dict[str, str]
-    outputs: tuple[str, ...]
-    shows: bool = False
+HOW_TO_EXPORT = "export it in the editor: Workflow menu > Export (API)"
 
 
 def read_workflow(path: Path) -> dict[str, Any]:
@@ -149,65 +139,3 @@ def find_node(graph: Graph, name: str) -> str:
     known = {*graph, *names, *(node["class_type"] for node in graph.values())}
     hint = nearest(name, known) or f". Nodes: {listing(names, 20)}"
     raise UserError(f"no node {name!r} in the workflow{hint}")
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One `--set NODE.INPUT=VALUE`, its node found."""
-
-    node: str
-    input: str
-    text: str
-
-
-def parse_assignment(graph: Graph, argument: str) -> Assignment:
-    """`NODE.INPUT=VALUE` with NODE looked up in `graph`; `UserError` when it has another form."""
-    target, equals, text = argument.partition("=")
-    dots = [i for i, letter in enumerate(target) if letter == "."]
-    if not equals or not dots or target.startswith(".") or target.endswith("."):
-        raise UserError(f"--set {argument}: write NODE.INPUT=VALUE, such as KSampler.seed=7")
-    for dot in dots:  # a title or an input's name may contain dots
-        node, name = target[:dot], target[dot + 1 :]
-        known = {title(graph, i) for i in graph} | {n["class_type"] for n in graph.values()}
-        if node in graph or node in known:
-            return Assignment(find_node(graph, node), name, text)
-    return Assignment(find_node(graph, target[: dots[-1]]), target[dots[-1] + 1 :], text)
-
-
-def assign(graph: Graph, assignment: Assignment, input_types: dict[str, str]) -> None:
-    """Puts the assignment's value into `graph`.
-
-    input_types: every input of the node's class and its type, such as {"seed": "INT"}.
-    """
-    node, name = assignment.node, assignment.input
-    if name not in input_types:
-        raise UserError(
-            f"--set: node {describe(graph, node)} has no input {name!r}"
-            f"{nearest(name, input_types) or '. Inputs: ' + listing(input_types, 20)}"
-        )
-    try:
-        graph[node]["inputs"][name] = parse_value(assignment.text, input_types[name])
-    except ValueError as error:
-        raise UserError(f"--set: node {describe(graph, node)}, input {name}: {error}") from None
-
-
-def parse_value(text: str, input_type: str) -> Any:
-    """`text` as the value of an input of `input_type`: JSON, else the text itself."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    if input_type == "STRING":
-        return value if isinstance(value, str) else text
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_link(value):
-        return value
-    if input_type == "BOOLEAN" and not isinstance(value, bool):
-        raise ValueError(f"must be true or false, not {text!r}")
-    if input_type == "INT" and not (number and value % 1 == 0):
-        raise ValueError(f"must be a whole number, not {text!r}")
-    if input_type == "FLOAT" and not (number and abs(value) != float("inf") and value == value):
-        raise ValueError(f"must be a finite number, not {text!r}")
-    if input_type == "INT":
-        return int(value)
-    return value

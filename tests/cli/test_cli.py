@@ -14,14 +14,8 @@ from teacache.cli import main as cli
 from teacache.errors import UserError
 from teacache.files import write_atomically, write_json
 from teacache.hosts.comfyui.headless import boot as headless
-from teacache.workflows.graph import (
-    Assignment,
-    as_graph,
-    assign,
-    find_node,
-    parse_assignment,
-    parse_value,
-)
+from teacache.workflows.assignments import Assignment, assign, parse_assignment, parse_value
+from teacache.workflows.graph import as_graph, find_node
 
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
 

@@ -187,7 +187,8 @@ def test_a_lost_servers_work_goes_to_the_others(
 ) -> None:
     import asyncio
 
-    from teacache.cli.run_remote import Variation, share
+    from teacache.cli.run_remote import share
+    from teacache.cli.run_results import Variation
     from teacache.hosts.comfyui.remote import RemoteHost, ServerLost
 
     graph = json.loads(QUICKSTART.read_text())

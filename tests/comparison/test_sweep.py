@@ -15,6 +15,7 @@ from teacache.config import TeaCacheConfig
 from teacache.errors import ExecutionError, UserError
 from teacache.plots.pixels import to_pil
 from teacache.plots.sweep import Layout, sweep_picture
+from teacache.workflows.definitions import NodeKind
 from teacache.workflows.edits import (
     PICTURE,
     apply_nodes,
@@ -26,7 +27,7 @@ from teacache.workflows.edits import (
     uncached,
     with_settings,
 )
-from teacache.workflows.graph import NodeKind, as_graph
+from teacache.workflows.graph import as_graph
 
 API = ROOT / "workflows" / "api"
 QUICKSTART = API / "quickstart.json"

@@ -16,9 +16,10 @@ from types import FrameType
 from typing import Any
 
 from ....errors import ConfigError, ExecutionError, UserError
-from ....workflows.graph import Graph, NodeKind, describe, title
+from ....workflows.definitions import Definitions, NodeKind, input_types
+from ....workflows.graph import Graph, describe, title
 from .boot import Comfy, boot
-from .validation import check, input_types
+from .validation import ValidGraph, validated
 
 CLIENT = "teacache-headless"
 
@@ -35,12 +36,12 @@ class Progress:
 
 @dataclass
 class GraphResult:
-    """What one execution left.
+    """What came of one execution.
 
     seconds: wall time of the whole graph. node_seconds: time in each node that ran (a node whose
     result was cached did not). files: saved pictures and other files by node. reports: one
     RunReport as JSON per sampling run that a cache watched, with the ids of the node that put the
-    cache there and of the one that sampled. notes: what Apply TeaCache nodes had to say.
+    cache there and of the one that sampled. notes: messages of the Apply TeaCache nodes.
     """
 
     seconds: float = 0.0
@@ -84,38 +85,51 @@ class Session:
             cache_args={"lru": 0, "ram": 0, "ram_inactive": 0},
         )
 
-    def input_types(self, class_type: str) -> dict[str, str]:
-        """Every input of a node class and its type; empty for an unknown class."""
-        return input_types(self.comfy, class_type)
+    def input_types(self, class_type: str) -> dict[str, str] | None:
+        """Every input of a node class and its type; None for an unknown class."""
+        classes = self.comfy.nodes.NODE_CLASS_MAPPINGS
+        return input_types(classes[class_type].INPUT_TYPES()) if class_type in classes else None
 
     def kind(self, class_type: str) -> NodeKind:
         """What goes into a node of this class and comes out; empty for an unknown class."""
-        if class_type not in self.comfy.nodes.NODE_CLASS_MAPPINGS:
+        inputs = self.input_types(class_type)
+        if inputs is None:
             return NodeKind({}, ())
         found = self.comfy.nodes.NODE_CLASS_MAPPINGS[class_type]
         outputs = tuple(map(str, found.RETURN_TYPES))
         shows = hasattr(found, "OUTPUT_NODE") and bool(found.OUTPUT_NODE)
-        return NodeKind(self.input_types(class_type), outputs, shows)
+        return NodeKind(inputs, outputs, shows)
 
-    def definitions(self) -> dict[str, dict[str, Any]]:
+    def definitions(self) -> Definitions:
         """All node classes as the editor gets them from the server: inputs by kind, in order."""
         classes = self.comfy.nodes.NODE_CLASS_MAPPINGS
         return {name: {"input": kind.INPUT_TYPES()} for name, kind in classes.items()}
 
-    def validate(self, graph: Graph) -> list[str]:
-        """The output nodes of `graph`; `UserError` naming node and input if anything is wrong."""
-        return check(self.comfy, graph)
+    def validate(self, graph: Graph) -> ValidGraph:
+        """A copy of `graph` that can be executed.
+
+        Raises:
+            UserError: something is wrong with it; the message names node and input.
+        """
+        return validated(self.comfy, graph)
 
     def run(
         self, graph: Graph, on_progress: Callable[[Progress], None] | None = None
     ) -> GraphResult:
-        """Validates and executes `graph`.
+        """Validates and executes `graph`; raises as `validate` and `execute` do."""
+        return self.execute(self.validate(graph), on_progress)
 
-        Raises `UserError` before anything runs, `ExecutionError` when a node fails, and
-        `KeyboardInterrupt` when it was interrupted; the session can be used again after each.
+    def execute(
+        self, valid: ValidGraph, on_progress: Callable[[Progress], None] | None = None
+    ) -> GraphResult:
+        """Executes a validated graph; the session can be used again after each error.
+
+        Raises:
+            UserError: a node refuses its settings.
+            ExecutionError: a node fails.
+            KeyboardInterrupt: the run was interrupted.
         """
-        graph = copy.deepcopy(graph)
-        outputs = self.validate(graph)
+        graph = valid.graph
         clock, result = NodeClock(), GraphResult()
 
         def listen(event: str, data: Any) -> None:
@@ -131,7 +145,7 @@ class Session:
                 result.notes += data["notes"]
 
         started = time.perf_counter()
-        self._execute(graph, outputs, listen)
+        self._execute(graph, valid.outputs, listen)
         clock.switch(None)
         result.seconds = time.perf_counter() - started
         result.node_seconds = clock.seconds

@@ -1,40 +1,42 @@
-"""ComfyUI's own check of a graph, told in one line that names node, input and remedy."""
+"""ComfyUI's own check of a graph, its errors as one line that names node, input and remedy."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from ....errors import UserError, listing, nearest
+from ....workflows.definitions import input_specs
 from ....workflows.graph import Graph, describe
 from .boot import Comfy
 
 
 def input_kinds(comfy: Comfy, class_type: str) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Every input of a node class: its type (a list for a choice) and its options."""
-    kinds = {}
-    if class_type in comfy.nodes.NODE_CLASS_MAPPINGS:
-        inputs = comfy.nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()
-        for group in ("required", "optional"):
-            for name, spec in inputs.get(group, {}).items():
-                kinds[name] = (spec[0], spec[1] if len(spec) > 1 else {})
-    return kinds
+    """Every input of a known node class: its type (a list for a choice) and its options."""
+    return input_specs(comfy.nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES())
 
 
-def input_types(comfy: Comfy, class_type: str) -> dict[str, str]:
-    """Every input of a node class and the name of its type."""
-    kinds = input_kinds(comfy, class_type)
-    return {name: "COMBO" if isinstance(k, list) else str(k) for name, (k, _) in kinds.items()}
+@dataclass(frozen=True)
+class ValidGraph:
+    """A graph that passed the check, its values as ComfyUI converts them, and its output nodes."""
+
+    graph: Graph
+    outputs: list[str]
 
 
-def check(comfy: Comfy, graph: Graph) -> list[str]:
-    """The ids of the graph's output nodes; coerces values in place as ComfyUI does.
+def validated(comfy: Comfy, graph: Graph) -> ValidGraph:
+    """A copy of `graph` that passed the check.
 
-    Raises `UserError` for the first thing wrong: unknown classes, values, links, no output.
     Stricter than the server in two ways: one bad output fails the graph, and NaN is no number.
+
+    Raises:
+        UserError: the first thing wrong: an unknown class, a value, a link, no output node.
     """
+    graph = copy.deepcopy(graph)
     known = comfy.nodes.NODE_CLASS_MAPPINGS
     for node in graph:
         kind = graph[node]["class_type"]
@@ -55,7 +57,7 @@ def check(comfy: Comfy, graph: Graph) -> list[str]:
         if error["type"] == "prompt_no_outputs":
             raise UserError("the workflow has no output node: end it in one such as SaveImage")
         raise UserError(f"{error['message']} {error['details']}".strip())
-    return sorted(outputs)
+    return ValidGraph(graph, sorted(outputs))
 
 
 def check_values(comfy: Comfy, graph: Graph, node: str) -> None:
