@@ -1,4 +1,5 @@
-"""The record of a comparison: one JSON object a line, so that an interrupted run goes on.
+"""The record of a comparison: one JSON object a line, so that an interrupted run can be
+resumed.
 
 The first line is the header, what the run was made with. Then come records of kind `unusable`
 (a variant that does not run, and why), `lpips` (why it cannot be measured, if so), `memory` (of a
@@ -8,15 +9,14 @@ incomplete pair do not count; of two records of one thing the later one does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from teacache.errors import UserError
+from teacache.journal import Record, append_records, header_of, read_records, write_records
 
-Record = dict[str, Any]
+__all__ = ["Journal", "Record"]
 
 
 @dataclass
@@ -37,8 +37,7 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path) -> Journal:
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-        records = [json.loads(line) for line in whole.splitlines()]
+        records = read_records(path)
         if not records or records[0].get("kind") != "header":
             raise UserError(
                 f"{path} is not the record of a comparison: its first line is no header"
@@ -51,12 +50,9 @@ class Journal:
     @classmethod
     def begin(cls, path: Path, header: Record) -> Journal:
         """A new one, or the one at `path`, if it was made with the same header."""
-        header = {"kind": "header", **header}
+        header = header_of(**header)
         if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(header) + "\n", encoding="utf-8")
-        text = path.read_text(encoding="utf-8")
-        path.write_text("".join(text.rpartition("\n")[:2]), encoding="utf-8")  # not a cut-off line
+            write_records(path, [header])
         journal = cls.read(path)
         differing = [
             key
@@ -68,13 +64,13 @@ class Journal:
                 f"{path} was made with other settings ({', '.join(sorted(differing))}): "
                 "remove it or choose another --out"
             )
+        write_records(path, read_records(path))  # without a line that was cut off
         return journal
 
     def append(self, records: Iterable[Record]) -> None:
         """Writes `records` and takes them in."""
         records = list(records)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+        append_records(self.path, records)
         for record in records:
             self._add(record)
 

@@ -205,8 +205,8 @@ def test_nothing_is_ever_unpickled_or_evaluated() -> None:
 
 
 def test_results_are_written_whole_or_not_at_all() -> None:
-    """Files are written by `files.write_atomically`; appended to only by the journal."""
-    writers = {"teacache/files.py", "teacache/calibration/journal.py"}
+    """Files are written by `files.write_atomically`; appended to only by `journal`."""
+    writers = {"teacache/files.py", "teacache/journal.py"}
     for file, name, call in calls():
         last = name.rpartition(".")[2]
         modes = [a.value for a in call.args if isinstance(a, ast.Constant)]

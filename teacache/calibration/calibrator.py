@@ -155,7 +155,7 @@ class Calibrator:
                     recording = recorder.finish(known[0].sigmas, final)
                 except ValueError as error:
                     raise UserError(f"calibration: {error}: choose another sampler") from None
-                self.journal.keep_recording(case, recording, *known)
+                self.journal.add_recording(case, recording, *known)
             recordings.append(recording)
             conditions, euler = known
             self._tell(case, "uncached", self.bench.steps)
@@ -186,14 +186,14 @@ class Calibrator:
         """Relative error of the sampled latent and computed steps, in each case."""
         errors, computed = [], []
         for case, recording in enumerate(recordings):
-            known = self.journal.tried(case, plan)
+            known = self.journal.outcome(case, plan)
             if known is None:
                 sampled = self.bench.sample(case, RunOverride(plan))
                 self._check(case, sampled.final)
                 missed = self._sketch(sampled.final) - recording.final
                 error = float(missed.double().norm() / recording.final.double().norm())
                 known = error, sampled.computed
-                self.journal.keep_tried(case, plan, *known)
+                self.journal.add_outcome(case, plan, *known)
             errors.append(known[0])
             computed.append(known[1])
             self._tell(case, what, known[1])

@@ -1,9 +1,8 @@
-"""The runs of an unfinished calibration: numbers in a file, one line each, so that it can go on."""
+"""The runs of an unfinished calibration, in a file, so that it can be resumed."""
 
 from __future__ import annotations
 
 import base64
-import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..journal import Record, append_records, header_of, read_records, write_records
 from ..profiles.conditions import Conditions
 from ..profiles.plans import Plan
 from .recorder import Point, Recording
@@ -21,48 +21,45 @@ log = logging.getLogger("teacache")
 
 
 class Journal:
-    """path: of the file, None to keep nothing on disk. key: what the runs depend on; a file with
-    another key is begun anew. The same numbers come out of the file as went in.
+    """The runs so far of one calibration; the same numbers are read back as were written.
+
+    Args:
+        path: the file, None to write nothing to disk.
+        key: what the runs depend on; a file with another key is begun anew.
     """
 
     def __init__(self, path: Path | None, key: dict[str, Any]) -> None:
         self._path = path
-        self._header = json.dumps({"kind": "header", **key}, sort_keys=True)
+        self._header = header_of(**key)
         self._recordings: dict[int, Recording] = {}
         self._conditions: tuple[Conditions, bool] | None = None
-        self._tried: dict[tuple[int, Plan | None], tuple[float, int]] = {}
+        self._outcomes: dict[tuple[int, Plan | None], tuple[float, int]] = {}
         self.resumed = False
         if path is not None:
             self._open(path)
 
     def _open(self, path: Path) -> None:
-        lines: list[str] = []
-        if path.is_file():
-            whole = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
-            lines = whole.splitlines()
-        if lines and lines[0] == self._header:
-            for line in lines[1:]:
-                self._take(json.loads(line))
-            self.resumed = len(lines) > 1
-        elif lines:
+        records = read_records(path)
+        if records and records[0] != self._header:
             log.warning("TeaCache: %s is of another calibration: begun anew", path.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = lines if self.resumed else [self._header]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            records = []
+        write_records(path, records or [self._header])
+        for record in records[1:]:
+            self._take(record)
+        self.resumed = len(records) > 1
 
-    def _keep(self, record: dict[str, Any]) -> None:
+    def _append(self, record: Record) -> None:
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append_records(self._path, [record])
         self._take(record)
 
-    def _take(self, record: dict[str, Any]) -> None:
+    def _take(self, record: Record) -> None:
         if record["kind"] == "tried":
             plan = None if record["plan"] is None else tuple(record["plan"])
-            self._tried[record["case"], plan] = record["error"], record["computed"]
+            self._outcomes[record["case"], plan] = record["error"], record["computed"]
             return
         made = record["conditions"]
-        sigmas = tuple(made.pop("sigmas"))
+        sigmas = tuple(made["sigmas"])
         conditions = Conditions(**{**made, "sigmas": sigmas, "latent": tuple(made["latent"])})
         self._conditions = conditions, record["euler"]
         size = len(sigmas) - 1
@@ -80,10 +77,10 @@ class Journal:
         """Of the runs, and whether the sampler takes Euler steps; None before the first one."""
         return self._conditions
 
-    def keep_recording(
+    def add_recording(
         self, case: int, recording: Recording, conditions: Conditions, euler: bool
     ) -> None:
-        self._keep(
+        self._append(
             {
                 "kind": "recording",
                 "case": case,
@@ -95,12 +92,12 @@ class Journal:
             }
         )
 
-    def tried(self, case: int, plan: Plan | None) -> tuple[float, int] | None:
-        """(error, computed steps) of a plan, or of the default; None if it was not tried."""
-        return self._tried.get((case, plan))
+    def outcome(self, case: int, plan: Plan | None) -> tuple[float, int] | None:
+        """Error and computed steps of a plan, or of the default; None if it has not run."""
+        return self._outcomes.get((case, plan))
 
-    def keep_tried(self, case: int, plan: Plan | None, error: float, computed: int) -> None:
-        self._keep(
+    def add_outcome(self, case: int, plan: Plan | None, error: float, computed: int) -> None:
+        self._append(
             {"kind": "tried", "case": case, "plan": plan, "error": error, "computed": computed}
         )
 

@@ -1,0 +1,55 @@
+"""Records in a file of JSON lines that survive an interruption: a run can be resumed from them.
+
+The first record is the header, which says what the run was made with. A line that was cut off
+while it was written, and whatever follows it, does not count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .files import write_atomically
+
+Record = dict[str, Any]
+
+
+def header_of(**entries: Any) -> Record:
+    """A header as it is read back from a file: tuples are lists, keys are texts."""
+    header: Record = json.loads(json.dumps({"kind": "header", **entries}))
+    return header
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of the file, the header first; none where there is no file."""
+    if not path.is_file():
+        return []
+    records: list[Record] = []
+    complete_lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    for line in complete_lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(record, dict):
+            break
+        records.append(record)
+    return records
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Replaces the file, whole or not at all."""
+    text = _lines(records)
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def append_records(path: Path, records: Iterable[Record]) -> None:
+    """Adds records to the end of the file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_lines(records))
+
+
+def _lines(records: Iterable[Record]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
