@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io, ui
 from server import PromptServer
 
-from ..teacache.calibration.keeping import calibrate_into
+from ..teacache.calibration.calibrator import calibrate_and_save
 from ..teacache.calibration.results import calibration_table
 from ..teacache.comparison.runner import clock
 from ..teacache.errors import ConfigError
@@ -139,7 +139,7 @@ class CalibrateTeaCache(io.ComfyNode):
         bench = ComfyBench(model, Settings(steps, cfg, sampler_name, scheduler), samples, cases)
         shown = Shown(str(cls.hidden.unique_id))
         with torch.inference_mode():
-            calibration = calibrate_into(
+            calibration = calibrate_and_save(
                 profile_store(),
                 bench,
                 None if name == AUTO else name,

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of equally many cells in columns: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def aligned(rows: Sequence[Sequence[str]], left: int = 1, rule: bool = False) -> str:
+    """Rows of equally many cells, aligned in columns.
+
+    Args:
+        rows: the header first.
+        left: how many columns are aligned to the left; the others are aligned to the right.
+        rule: whether a line of dashes follows the header.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[0] = row[0].ljust(widths[0])
+        cells = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
+    if rule:
+        lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)

@@ -1,13 +1,13 @@
-"""Calibration: what the cache should do on one model, learned from a few runs of it.
+"""Calibration: what the cache should do on one model, measured on a few runs of it.
 
-    sketch      tensors reduced to a few numbers that keep inner products
-    recording   what is kept of an uncached run
-    fit         the polynomial from indicator to residual
-    planning    which steps to compute, by dynamic programming
-    trial       what a run does meanwhile
-    journal     the runs so far, so that an interrupted calibration goes on
-    session     all of it, in order
-    keeping     the same, saved as a profile
+    sketch           tensors reduced to a few numbers that keep inner products
+    recorder         records an uncached run, reduced
+    fit              the polynomial from indicator to residual
+    schedule_search  which steps to compute, by dynamic programming
+    override         what a run does in place of the user's settings meanwhile
+    journal          the runs so far, so that an interrupted calibration can be resumed
+    calibrator       the whole calibration, from the first run to the saved profile
+    results          a calibration in words
 
-`run` knows none of it: hosts and commands import the modules that they need.
+The engine imports none of it: hosts and commands import the modules that they need.
 """

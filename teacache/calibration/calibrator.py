@@ -16,6 +16,7 @@ from ..profiles.calibrated import SCATTER, Calibration, Outcome
 from ..profiles.conditions import Conditions
 from ..profiles.plans import Plan, generic_plan, steps_for
 from ..profiles.profile import Profile, Threshold
+from ..profiles.store import PARTIAL, ProfileStore
 from .fit import Fit, fit_polynomial, thresholds_for
 from .journal import Journal
 from .override import RunOverride
@@ -262,3 +263,34 @@ def _mean_ratios(recordings: Sequence[Recording], steps: int) -> tuple[float, ..
         for point in recording.points:
             by_step[point.step].append(point.ratio)
     return tuple(float(np.mean(by_step.get(step, [1.0]))) for step in range(1, steps))
+
+
+def calibrate_and_save(
+    store: ProfileStore,
+    bench: Bench,
+    name: str | None,
+    *,
+    trials: int,
+    overwrite: bool,
+    on_progress: Progress,
+    on_resume: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Run a calibration, or resume an interrupted one, and save it as a profile in `store`.
+
+    Args:
+        name: of the profile; None for one made of the family and the weights.
+        on_resume: called before an interrupted calibration is resumed.
+
+    Raises:
+        ConfigError: the name is taken or unusable; nothing has run.
+        UserError: as `Calibrator.run`.
+    """
+    chosen = store.free_name(bench.family, bench.digest) if name is None else name
+    store.new_path(chosen, overwrite)
+    journal = Journal(store.folder / f"{chosen}{PARTIAL}", {**bench.key, "trials": trials})
+    if journal.resumed:
+        on_resume()
+    calibration = Calibrator(bench, chosen, journal, on_progress, trials).run()
+    store.save(calibration, overwrite)
+    journal.remove()
+    return calibration

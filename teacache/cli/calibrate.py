@@ -100,7 +100,7 @@ def calibrate_pipeline(args: argparse.Namespace) -> None:
     args.prompt = args.prompts[0]
     pipe, device, image = open_pipeline(args)
 
-    from ..calibration.keeping import calibrate_into
+    from ..calibration.calibrator import calibrate_and_save
     from ..hosts.diffusers import loading as pipelines
     from ..hosts.diffusers.bench import PipelineBench
 
@@ -113,7 +113,7 @@ def calibrate_pipeline(args: argparse.Namespace) -> None:
     with pipelines.placed(pipe, args.placement or "auto", device, None):
         bench = PipelineBench(pipe, str(args.model), requests)
         with bar() as tell:
-            calibration = calibrate_into(
+            calibration = calibrate_and_save(
                 store,
                 bench,
                 args.name,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..profiles.profile import Profile, load_profiles
+from ..tables import aligned
 
 if TYPE_CHECKING:
     from ..families.spec import Family, Uncacheable
@@ -101,15 +102,9 @@ def rows() -> list[Row]:
 
 def text() -> str:
     """The table for a terminal."""
-    lines = [COLUMNS, *(row.cells() for row in rows())]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    shown = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    shown.insert(1, "  ".join("-" * width for width in widths))
+    cells = [COLUMNS, *(row.cells() for row in rows())]
     left = [f"{entry.name}: {entry.reason}" for entry in _tables()[1]]
-    return "\n".join([*shown, "", "Left as they are:", *left])
+    return "\n".join([aligned(cells, len(COLUMNS), rule=True), "", "Left as they are:", *left])
 
 
 def markdown() -> str:
