@@ -47,6 +47,8 @@ def checked_family(
         classes=tuple(_class_names(family.classes, where)),
         block_lists=tuple(_checked_list(blocks, where) for blocks in family.block_lists),
         profiles=(profile, *family.profiles),
+        default_profile=family.default_profile if family.profiles else None,
+        profile_for_run=family.profile_for_run if family.profiles else None,
     )
     if not checked.block_lists:
         raise ConfigError(f"{where}: block_lists is empty; name at least one list of blocks")

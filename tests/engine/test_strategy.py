@@ -12,7 +12,10 @@ from teacache.engine.strategy import (
     SamplerTraits,
     requested_strategy,
     resolve_strategy,
+    settings_from_config,
 )
+from teacache.errors import ConfigError
+from teacache.profiles.profile import load_profiles
 
 EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
 NOISY = SamplerTraits("euler_ancestral", deterministic=False)
@@ -69,3 +72,21 @@ def test_nothing_is_extrapolated_where_noise_is_added(
     assert chosen == method
     assert (not notes) == (requested_strategy(config) == method)
     assert all("euler_ancestral" in note for note in notes[-1:])
+
+
+def test_coefficients_of_any_degree_select_the_faithful_mode() -> None:
+    for values in ([2.0, 0.0], [1, 2, 3], [0.1] * 7):
+        config = TeaCacheConfig.from_mapping({"coefficients": values})
+        assert config.coefficients == tuple(map(float, values))
+        assert requested_strategy(config) == FAITHFUL and not config.untouched
+    assert requested_strategy(TeaCacheConfig()) == FORECAST
+    with pytest.raises(ConfigError, match="indicator must be auto or profile, not 'rate'"):
+        TeaCacheConfig(coefficients=(1.0, 0.0), indicator="rate")
+
+
+def test_coefficients_of_the_users_own_replace_the_profiles() -> None:
+    profile = load_profiles()["flux1-dev"]
+    settings = settings_from_config(TeaCacheConfig(coefficients=(3.0, 0.5)), profile, EULER)
+    assert settings.profile.distance(0.1) == pytest.approx(0.8)
+    assert settings.profile.name == "coefficients of your own" and settings.profile.r2 is None
+    assert settings_from_config(TeaCacheConfig(), profile, EULER).profile == profile

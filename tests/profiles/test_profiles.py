@@ -80,11 +80,45 @@ def test_a_file_is_named_for_its_profile() -> None:
         ("flux2-klein-base", (-1841.022, 848.4417, -131.3554, 8.17951, 0.0), 0.17),
         ("qwen-image-mlx", (45.1443, -52.9113, 17.0784, 0.10393, 0.0), 0.30),
         ("longcat-image", (652.5980, -424.1615, 84.5526, -4.5923, 0.1694), 0.2),
+        (
+            "hunyuan-video-1.5-t2v-480p",
+            (-29719.0924, 22283.4983, -4374.1836, 339.340251, -10.1365855, 0.129101768),
+            0.15,
+        ),
+        (
+            "hunyuan-video-1.5-t2v-720p",
+            (-30890.7507, 16787.6188, -3191.78643, 260.740519, -8.19205881, 0.107913775),
+            0.15,
+        ),
+        (
+            "hunyuan-video-1.5-i2v-480p",
+            (8085.28429, -2446.07178, 249.489589, -9.10697865, 0.120261379),
+            0.15,
+        ),
+        (
+            "hunyuan-video-1.5-i2v-720p",
+            (3843.00014, -1392.47433, 169.167679, -7.07679232, 0.102419011),
+            0.15,
+        ),
+        (
+            "wan22-ti2v-5b",
+            (157472.669, -115702.395, 31076.1669, -3831.16651, 221.608777, -4.81179567),
+            0.26,
+        ),
     ],
 )
 def test_published_numbers(name: str, coefficients: tuple[float, ...], threshold: float) -> None:
     assert SHIPPED[name].coefficients == coefficients
     assert SHIPPED[name].thresholds[0].value == threshold
+
+
+def test_a_poor_published_fit_says_so() -> None:
+    """MiniMax-H3's own coefficients explain a tenth of the variance: never the default."""
+    profile = SHIPPED["minimax-h3"]
+    assert profile.coefficients == (2283.704, -777.598, 94.084, -4.2327, 0.21738)
+    assert (profile.r2, profile.x_range) == (0.095, (0.011, 0.159))
+    (family,) = [family for family in FAMILIES if family.id == "minimax_h3"]
+    assert family.profile_of(None) == "minimax-h3-uncalibrated"
 
 
 def test_a_set_without_a_published_calibration_is_labelled_so() -> None:

@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import conftest  # noqa: F401  (makes `teacache` importable)
+from paths import TESTS
 
-sys.path.insert(0, sys.argv[1])
-import comfy.cli_args
+sys.path[:0] = [sys.argv[1], str(TESTS)]
+import comfy.cli_args  # noqa: E402
+import conftest  # noqa: E402, F401  (makes `teacache` importable)
 
 comfy.cli_args.args.cpu = True
 # The other attention asks how much memory is free, and is compiled anew when that changes.

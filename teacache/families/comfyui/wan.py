@@ -13,6 +13,7 @@ from ..spec import Family, RunScope, Uncacheable
 from ..streams import BlockList, Role, SideBlockList, SkippedOutput, Stream
 
 WIDTH_14B = 5120
+TI2V_5B_CHANNELS = 48
 VAE_SCALE = 8
 PIXELS_720P = 600_000
 """From this many pixels on a frame counts as 720p: between 832x480 and 1280x720."""
@@ -46,17 +47,17 @@ def _time_projection(transformer: Any, timesteps: Tensor) -> Tensor:
     return projection
 
 
-def _is_wan22(transformer: Any) -> bool:
-    """Wan 2.2 where it can be told: TI2V 5B (48 channels), and image to video without CLIP."""
-    from_image = transformer.in_dim > transformer.out_dim and transformer.img_emb is None
-    return transformer.out_dim == 48 or from_image
-
-
 def _profile(transformer: Any) -> str:
+    """Wan 2.2 is recognised by the 48 channels of TI2V 5B, or an image input without CLIP."""
     kind = type(transformer).__name__
     if kind == "HumoWanModel":
         return "wan21-uncalibrated"
-    if kind in ("WanModel_S2V", "AnimateWanModel") or _is_wan22(transformer):
+    from_image = transformer.in_dim > transformer.out_dim and transformer.img_emb is None
+    if kind in ("WanModel_S2V", "AnimateWanModel"):
+        return "wan22-uncalibrated"
+    if transformer.out_dim == TI2V_5B_CHANNELS:
+        return "wan22-ti2v-5b"
+    if from_image:
         return "wan22-uncalibrated"
     if transformer.dim < WIDTH_14B:
         return "wan21-t2v-1.3b"

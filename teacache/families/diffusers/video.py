@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..comfyui.image import tokens_in
 from ..comfyui.video import COGVIDEOX, COSMOS1, COSMOS_PREDICT2, HUNYUAN_VIDEO, LTX, MOCHI
-from ..comfyui.wan import PIXELS_720P, VAE_SCALE, WAN21, WIDTH_14B, for_layer
+from ..comfyui.wan import PIXELS_720P, TI2V_5B_CHANNELS, VAE_SCALE, WAN21, WIDTH_14B, for_layer
 from ..spec import RunScope
 from .image import MODELS, joint
 from .modulation import ada_norm_block, cosmos_block, hunyuan_video_block, ltx_block
@@ -38,7 +38,9 @@ def _wan_profile(transformer: Any) -> str:
     """As for ComfyUI's class (`wan.py`): Wan 2.2 by 48 channels, or an image without CLIP."""
     config = transformer.config
     from_image = config.in_channels > config.out_channels
-    if config.out_channels == 48 or (from_image and config.image_dim is None):
+    if config.out_channels == TI2V_5B_CHANNELS:
+        return "wan22-ti2v-5b"
+    if from_image and config.image_dim is None:
         return "wan22-uncalibrated"
     if config.num_attention_heads * config.attention_head_dim < WIDTH_14B:
         return "wan21-t2v-1.3b"
