@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError, listing
+from ..errors import UserError
 from ..files import write_atomically
 from ..hosts.comfyui.headless.boot import find_comfyui
-from ..workflows.edits import prompt_field, uncached
-from ..workflows.graph import Graph, describe, downstream, is_link, upstream
+from ..workflows.edits import calibration_graph
 from ..workflows.load import load_workflow
 from .options import MAX_SEED, add_host_options, refuse_file, say, whole_number
 from .pipeline_options import add_model_option, add_pipeline_options, open_pipeline, request_of
@@ -26,10 +24,6 @@ if TYPE_CHECKING:
     from ..profiles.calibrated import Calibration
 
 TRIALS = 3
-SAMPLERS = ("KSampler",)
-NODE = "TeaCacheCalibrate"
-TAKEN = ("model", "positive", "negative", "latent_image", "seed", "steps", "cfg", "sampler_name",
-         "scheduler")  # fmt: skip
 MOST_PROMPTS = 8
 
 
@@ -152,7 +146,10 @@ def finish(calibration: Calibration, path: Path, out: Path) -> None:
 
 def calibrate_workflow(args: argparse.Namespace) -> None:
     complete = load_workflow(
-        args.workflow, lambda graph, source: calibration_graph(graph, source, args)
+        args.workflow,
+        lambda graph, source: calibration_graph(
+            graph, source, args.prompts or [], node_settings(args)
+        ),
     )
     comfyui = find_comfyui(args.comfyui)
 
@@ -173,56 +170,12 @@ def calibrate_workflow(args: argparse.Namespace) -> None:
         finish(store.load(name), store.path(name), args.out)
 
 
-def find_sampler(graph: Graph, source: str) -> str:
-    """The KSampler to calibrate for."""
-    found = [node for node in graph if graph[node]["class_type"] in SAMPLERS]
-    if len(found) != 1:
-        nodes = listing(describe(graph, node) for node in found)
-        raise UserError(
-            f"{source}: one KSampler is needed, whose settings are calibrated for; there are "
-            f"{len(found)} ({nodes}). With other samplers put Calibrate TeaCache into the graph"
-        )
-    return found[0]
-
-
-def calibration_graph(graph: Graph, source: str, args: argparse.Namespace) -> Graph:
-    """The graph with Calibrate TeaCache in the place of its KSampler, and nothing behind it."""
-    sampler = find_sampler(graph, source)
-    graph = uncached(graph)
-    inputs = graph[sampler]["inputs"]
-    missing = [name for name in TAKEN if name not in inputs]
-    if missing:
-        raise UserError(f"node {describe(graph, sampler)}: {', '.join(missing)} is not set")
-    node: dict[str, Any] = {name: copy.deepcopy(inputs[name]) for name in TAKEN}
-    node |= {
+def node_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The inputs of Calibrate TeaCache that the options give."""
+    return {
         "name": args.name or "auto",
         "seed": args.seed,
         "seeds": args.seeds,
         "trials": args.trials,
         "overwrite": args.overwrite,
     }
-    copies: Graph = {}
-    for number, prompt in enumerate(args.prompts or [], 1):
-        link, made = with_prompt(graph, inputs["positive"], prompt, f"prompt {number}:")
-        copies |= made
-        node["positive" if number == 1 else f"positive_{number}"] = link
-    behind = downstream(graph, [sampler])
-    kept = {name: graph[name] for name in graph if name not in behind}
-    return {**kept, **copies, "calibration": {"class_type": NODE, "inputs": node}}
-
-
-def with_prompt(
-    graph: Graph, positive: list[Any], text: str, prefix: str
-) -> tuple[list[Any], Graph]:
-    """A link to the positive conditioning for another prompt, and the nodes that make it."""
-    field, name = prompt_field(graph)
-    changed = downstream(graph, [field]) & upstream(graph, [positive[0]])
-    made: Graph = {}
-    for node in changed:
-        copied = copy.deepcopy(graph[node])
-        for key, value in copied["inputs"].items():
-            if is_link(value) and value[0] in changed:
-                copied["inputs"][key] = [prefix + value[0], value[1]]
-        made[prefix + node] = copied
-    made[prefix + field]["inputs"][name] = text
-    return [prefix + positive[0], positive[1]], made

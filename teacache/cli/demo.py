@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import MAX_THRESHOLD
 from ..hosts.comfyui.headless.boot import PACK, find_comfyui
+from ..workflows.edits import set_inputs, shortened
 from ..workflows.graph import Graph, as_graph, find_node, read_workflow
 from .demo_results import Side, print_table, write_results
 from .options import MAX_SEED, add_host_options, number, say, usable_folder, whole_number
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ..hosts.comfyui.headless.session import Session
 
 WORKFLOW = PACK / "workflows" / "api" / "quickstart.json"
-WARM_UP_STEPS = 3
 REPEATS = 3
 
 
@@ -75,27 +75,23 @@ def run(args: argparse.Namespace) -> int:
 def demo_graph(args: argparse.Namespace) -> Graph:
     """The quick start with the command's options in it."""
     graph = as_graph(read_workflow(WORKFLOW), WORKFLOW.name)
-    options = (
+    exact = None if args.threshold is None else False  # not the recommended threshold
+    inputs = (
         ("Prompt", "text", args.prompt),
         ("Negative prompt", "text", args.negative),
         ("KSampler", "seed", args.seed),
         ("KSampler", "steps", args.steps),
         ("ApplyTeaCache", "rel_l1_thresh", args.threshold),
+        ("ApplyTeaCache", "auto_threshold", exact),
     )
-    for node, name, value in options:
-        if value is not None:
-            graph[find_node(graph, node)]["inputs"][name] = value
-    if args.threshold is not None:  # exactly what was asked for
-        graph[find_node(graph, "ApplyTeaCache")]["inputs"]["auto_threshold"] = False
+    set_inputs(graph, inputs)
     return graph
 
 
 def warm_up(session: Session, graph: Graph) -> None:
     """Loads the models and samples a few steps, so that the timed runs start alike."""
     say("loading the demo model …")
-    short = copy.deepcopy(graph)
-    short[find_node(short, "KSampler")]["inputs"]["steps"] = WARM_UP_STEPS
-    session.run(short)
+    session.run(shortened(graph))
 
 
 def sample(session: Session, name: str, side: Side) -> None:

@@ -15,9 +15,10 @@ from ..config import TeaCacheConfig
 from ..errors import UserError
 from ..hosts.comfyui.headless.boot import find_comfyui
 from ..workflows.assignments import Assignment, apply_assignments, parse_assignments
-from ..workflows.edits import apply_nodes, find_picture, only_picture, set_prompt, set_seed
+from ..workflows.edits import only_picture, set_prompt, set_seed
 from ..workflows.graph import Graph
 from ..workflows.load import load_workflow
+from ..workflows.selection import apply_nodes, find_picture
 from .options import MAX_SEED, add_host_options, refuse_file, say, whole_number
 from .pipeline_options import add_model_option, add_pipeline_options, open_pipeline, request_of
 from .sweep_results import Task, carry_out

@@ -1,96 +1,24 @@
-"""A workflow cut down to one picture, and its variants: other settings, no cache, few steps."""
+"""Changed graphs: cut down to one picture, without the cache, with other settings, calibrating."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from ..comparison.axes import Point
 from ..errors import UserError, listing, nearest
 from .definitions import NodeKind
-from .graph import Graph, describe, downstream, find_node, is_link, upstream
+from .graph import Graph, Link, describe, downstream, find_node, is_link, upstream
+from .selection import APPLY, find_sampler, prompt_field
 
-APPLY = {"ApplyTeaCache": "model", "ApplyTeaCacheDiffusers": "pipeline"}
-"""Classes that put the cache on what comes in by this input."""
-DISPLAYS = ("TeaCacheReport", "TeaCacheCompareImages", "TeaCacheSweep")
-"""Classes whose pictures are about a run, not of it."""
 PICTURE = "sweep_picture"
 UNTOUCHED_THRESHOLD = 0.2
 WARM_UP_STEPS = 3
-NO_PROMPT = ("negative", "model", "vae", "clip")
-"""Inputs by which no positive conditioning comes."""
-Link = list[object]  # [node id, output slot]
-
-
-def apply_nodes(graph: Graph, named: Sequence[str], source: str) -> list[str]:
-    """The nodes to vary: those `named`, else the only Apply TeaCache; `UserError` otherwise."""
-    every = [node for node in graph if graph[node]["class_type"] in APPLY]
-    if not every:
-        raise UserError(
-            f"{source}: no Apply TeaCache in the workflow: put one between the model loader and "
-            "the sampler"
-        )
-    chosen = [find_node(graph, name) for name in named]
-    for node in chosen:
-        if node not in every:
-            raise UserError(
-                f"--node {node}: {describe(graph, node)} is no Apply TeaCache; there is "
-                f"{listing(describe(graph, other) for other in every)}"
-            )
-    if not chosen and len(every) > 1:
-        raise UserError(
-            f"{source}: {len(every)} nodes Apply TeaCache: "
-            f"{listing(describe(graph, node) for node in every)}; choose with --node ID, repeated "
-            "for several"
-        )
-    for node in every:
-        if not is_link(graph[node]["inputs"].get(APPLY[graph[node]["class_type"]])):
-            name = APPLY[graph[node]["class_type"]]
-            raise UserError(f"node {describe(graph, node)}, input {name}: is required and not set")
-    return chosen or every
-
-
-def find_picture(
-    graph: Graph, applied: Sequence[str], kind: Callable[[str], NodeKind], named: str | None
-) -> Link:
-    """The link whose pictures are compared: what is saved or shown of the cached sampling.
-
-    named: a node that saves, shows or gives it. Raises `UserError` when there is no such link, or
-    more than one.
-    """
-    after = downstream(graph, applied)
-    about = [node for node in graph if graph[node]["class_type"] in DISPLAYS]
-    of_runs = after - downstream(graph, about)
-    found: dict[str, Link] = {}
-    for node in graph:
-        at = kind(graph[node]["class_type"])
-        ends = at.shows or set(at.outputs) <= {"VIDEO"} or node in about
-        for name, value in graph[node]["inputs"].items():
-            typed = is_link(value) and at.inputs.get(name) == "IMAGE"
-            if typed and value[0] in of_runs and (ends or named is not None):
-                found.setdefault(node, value)
-    if named is not None:
-        chosen = find_node(graph, named)
-        outputs = kind(graph[chosen]["class_type"]).outputs
-        if chosen in of_runs and "IMAGE" in outputs:
-            return [chosen, outputs.index("IMAGE")]
-        if chosen not in found:
-            raise UserError(
-                f"--picture {named}: node {describe(graph, chosen)} has no picture of the cached "
-                f"sampling; these have: {listing(describe(graph, node) for node in found)}"
-            )
-        return found[chosen]
-    distinct = {str(link): node for node, link in reversed(found.items())}
-    if not distinct:
-        nodes = listing(describe(graph, node) for node in applied)
-        raise UserError(
-            f"no picture is saved or shown of what is sampled with {nodes}: add SaveImage or "
-            "PreviewImage, or name a node that gives it with --picture NODE"
-        )
-    if len(distinct) > 1:
-        nodes = listing(describe(graph, node) for node in reversed(distinct.values()))
-        raise UserError(f"several pictures come out: {nodes}; choose with --picture NODE")
-    return found[next(iter(distinct.values()))]
+CALIBRATE = "TeaCacheCalibrate"
+SAMPLING = ("model", "positive", "negative", "latent_image", "seed", "steps", "cfg",
+            "sampler_name", "scheduler")  # fmt: skip
+"""The inputs of a sampler that Calibrate TeaCache has as well."""
 
 
 def only_picture(graph: Graph, link: Link) -> Graph:
@@ -154,44 +82,6 @@ def set_prompt(graph: Graph, text: str) -> None:
     graph[node]["inputs"][name] = text
 
 
-def prompt_field(graph: Graph) -> tuple[str, str]:
-    """The node and input that hold the prompt; `UserError` if there is not one."""
-    reached = prompting(graph)
-    fields = [
-        (node, name)
-        for node in graph
-        if node in reached
-        for name in ("text", "prompt")
-        if isinstance(graph[node]["inputs"].get(name), str)
-    ]
-    if len(fields) != 1:
-        nodes = listing(describe(graph, node) for node, _ in fields)
-        raise UserError(
-            f"--prompt: the prompt must be one text, not {len(fields)} ({nodes}); use --set "
-            "NODE.INPUT=TEXT"
-        )
-    return fields[0]
-
-
-def prompting(graph: Graph) -> set[str]:
-    """The nodes that positive conditioning comes from; all of them where samplers take texts."""
-    links = {
-        name: [n["inputs"][name][0] for n in graph.values() if is_link(n["inputs"].get(name))]
-        for name in ("positive", "conditioning")
-    }
-    waiting = links["positive"] or links["conditioning"]
-    if not waiting:
-        return set(graph)
-    reached: set[str] = set()
-    while waiting:
-        node = waiting.pop()
-        if node not in reached:
-            reached.add(node)
-            inputs = graph[node]["inputs"].items()
-            waiting += [v[0] for name, v in inputs if is_link(v) and name not in NO_PROMPT]
-    return reached
-
-
 def set_seed(graph: Graph, seed: int) -> None:
     """Puts `seed` into every node that has one; `UserError` if none has."""
     places = [
@@ -204,3 +94,62 @@ def set_seed(graph: Graph, seed: int) -> None:
         raise UserError("--seed: no node of the workflow has an input seed or noise_seed")
     for node, name in places:
         graph[node]["inputs"][name] = seed
+
+
+def set_inputs(graph: Graph, values: Iterable[tuple[str, str, Any]]) -> None:
+    """Sets inputs in `graph`.
+
+    Args:
+        graph: changed in place.
+        values: node (an id, a title or a class), input and value; None leaves an input as it is.
+    """
+    for node, name, value in values:
+        if value is not None:
+            graph[find_node(graph, node)]["inputs"][name] = value
+
+
+def calibration_graph(
+    graph: Graph, source: str, prompts: Sequence[str], settings: Mapping[str, Any]
+) -> Graph:
+    """The graph with Calibrate TeaCache for its KSampler, and without the nodes after it.
+
+    Args:
+        graph: left as it is.
+        source: the workflow's name for messages.
+        prompts: to calibrate with; empty for the workflow's own.
+        settings: inputs of Calibrate TeaCache beside those of the sampler.
+
+    Raises:
+        UserError: there is not one KSampler, it lacks an input, or there is not one prompt.
+    """
+    sampler = find_sampler(graph, source)
+    graph = uncached(graph)
+    inputs = graph[sampler]["inputs"]
+    missing = [name for name in SAMPLING if name not in inputs]
+    if missing:
+        raise UserError(f"node {describe(graph, sampler)}: {', '.join(missing)} is not set")
+    node: dict[str, Any] = {name: copy.deepcopy(inputs[name]) for name in SAMPLING}
+    node |= settings
+    copies: Graph = {}
+    for number, prompt in enumerate(prompts, 1):
+        link, made = with_prompt(graph, inputs["positive"], prompt, f"prompt {number}:")
+        copies |= made
+        node["positive" if number == 1 else f"positive_{number}"] = link
+    behind = downstream(graph, [sampler])
+    kept = {name: graph[name] for name in graph if name not in behind}
+    return {**kept, **copies, "calibration": {"class_type": CALIBRATE, "inputs": node}}
+
+
+def with_prompt(graph: Graph, positive: Link, text: str, prefix: str) -> tuple[Link, Graph]:
+    """A link to the positive conditioning for another prompt, and the nodes that make it."""
+    field, name = prompt_field(graph)
+    changed = downstream(graph, [field]) & upstream(graph, [positive[0]])
+    made: Graph = {}
+    for node in changed:
+        copied = copy.deepcopy(graph[node])
+        for key, value in copied["inputs"].items():
+            if is_link(value) and value[0] in changed:
+                copied["inputs"][key] = [prefix + value[0], value[1]]
+        made[prefix + node] = copied
+    made[prefix + field]["inputs"][name] = text
+    return [prefix + positive[0], positive[1]], made

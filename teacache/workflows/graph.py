@@ -10,6 +10,9 @@ from typing import Any
 from ..errors import UserError, listing, nearest
 
 Graph = dict[str, dict[str, Any]]
+"""{node id: {"class_type": …, "inputs": {name: value or Link}}}"""
+Link = list[Any]
+"""[node id, output slot]"""
 HOW_TO_EXPORT = "export it in the editor: Workflow menu > Export (API)"
 
 

@@ -11,9 +11,10 @@ from calibrations import named
 from paths import ROOT
 from PIL import Image
 
-from teacache.cli.calibrate import calibration_graph
+from teacache.cli.calibrate import node_settings
 from teacache.cli.main import main
 from teacache.profiles.store import ProfileStore
+from teacache.workflows.edits import calibration_graph
 from teacache.workflows.graph import as_graph, read_workflow
 
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
@@ -61,7 +62,9 @@ def test_a_workflow_becomes_its_own_calibration() -> None:
     (sampler,) = [n for n in graph if graph[n]["class_type"] == "KSampler"]
     settings = graph[sampler]["inputs"]
     prompts = ["a fox", "an owl", "a red apple"]
-    made = calibration_graph(graph, "quickstart.json", arguments_of(prompts=prompts, seeds=2))
+    made = calibration_graph(
+        graph, "quickstart.json", prompts, node_settings(arguments_of(seeds=2))
+    )
     node = made["calibration"]
     assert node["class_type"] == "TeaCacheCalibrate" and node["inputs"]["seeds"] == 2
     for name in ("steps", "cfg", "sampler_name", "scheduler"):
@@ -73,7 +76,7 @@ def test_a_workflow_becomes_its_own_calibration() -> None:
         for name in ("positive", "positive_2", "positive_3")
     ]
     assert texts == prompts
-    plain = calibration_graph(graph, "quickstart.json", arguments_of(prompts=None))
+    plain = calibration_graph(graph, "quickstart.json", [], node_settings(arguments_of()))
     assert plain["calibration"]["inputs"]["positive"] == settings["positive"]
 
 

@@ -18,8 +18,6 @@ from teacache.plots.sweep import Layout, sweep_picture
 from teacache.workflows.definitions import NodeKind
 from teacache.workflows.edits import (
     PICTURE,
-    apply_nodes,
-    find_picture,
     only_picture,
     set_prompt,
     set_seed,
@@ -28,6 +26,7 @@ from teacache.workflows.edits import (
     with_settings,
 )
 from teacache.workflows.graph import as_graph
+from teacache.workflows.selection import apply_nodes, find_picture
 
 API = ROOT / "workflows" / "api"
 QUICKSTART = API / "quickstart.json"

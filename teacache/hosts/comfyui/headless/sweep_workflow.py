@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ....comparison import Point, Sample
 from ....errors import UserError
-from ....workflows.edits import PICTURE, Link, only_picture, shortened, uncached, with_settings
-from ....workflows.graph import Graph, describe, downstream
+from ....workflows.edits import PICTURE, only_picture, shortened, uncached, with_settings
+from ....workflows.graph import Graph, Link, describe, downstream
 
 if TYPE_CHECKING:
     from .session import GraphResult, Progress, Session
