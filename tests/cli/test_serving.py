@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
@@ -220,9 +220,23 @@ def test_a_lost_servers_work_goes_to_the_others(
         ("../../etc", "../passwd", "etc/passwd"),
         ("/root", "a.png", "root/a.png"),
         ("..\\c", "x\\a.png", "c/a.png"),
+        ("", "C:evil.png", "C_evil.png"),
+        ("C:", "C:\\evil.png", "evil.png"),
+        ("a/D:b/c", "a.png:stream", "a/c/a.png_stream"),
+        ("", "..", "unnamed"),
+        ("a", "x/..", "a/unnamed"),
+        ("", ".", "unnamed"),
+        ("", "", "unnamed"),
+        ("a", "b/", "a/unnamed"),
+        (".. /. /b", "... ", "b/unnamed"),
+        ("a\x00b/c", "a\n.png", "c/a_.png"),
+        ("", "what? v1.2.png", "what? v1.2.png"),
     ],
 )
 def test_a_servers_names_stay_inside_the_folder(
     subfolder: str, filename: str, expected: str
 ) -> None:
-    assert safe_path(subfolder, filename).as_posix() == expected
+    path = safe_path(subfolder, filename)
+    assert path.as_posix() == expected
+    windows = PureWindowsPath("D:/results") / path
+    assert windows.is_relative_to("D:/results") and ".." not in windows.parts

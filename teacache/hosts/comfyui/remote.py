@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from ...workflows.graph import Graph, describe, title
 from .headless.session import GraphResult, Progress
 
 HISTORY_TRIES = 50
+UNSAFE = re.compile(r"[:\x00-\x1f]")
 FINISHED = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -163,10 +165,17 @@ class RemoteHost:
 
 
 def safe_path(subfolder: str, filename: str) -> PurePosixPath:
-    """The file's place below the results' folder, whatever the server calls it."""
-    parts = PurePosixPath(subfolder.replace("\\", "/")).parts
-    inside = [part for part in parts if part not in ("..", "/", ".") and ":" not in part]
-    return PurePosixPath(*inside, PurePosixPath(filename.replace("\\", "/")).name)
+    """A path below the results' folder for a server's file, on every operating system.
+
+    Only the last component of `filename` is taken. In it colons, which name drives and streams on
+    Windows, and control characters become underscores; an empty name, "." and ".." become
+    "unnamed". Such components of `subfolder` are left out. Dots and spaces at the end of a
+    component, which Windows drops, are removed.
+    """
+    parts = [part.rstrip(" .") for part in subfolder.replace("\\", "/").split("/")]
+    inside = [part for part in parts if part and not UNSAFE.search(part)]
+    name = UNSAFE.sub("_", filename.replace("\\", "/").rpartition("/")[2]).rstrip(" .")
+    return PurePosixPath(*inside, name or "unnamed")
 
 
 def check_outcome(kind: str, data: dict[str, Any], graph: Graph) -> None:
