@@ -24,6 +24,7 @@ def venv_stages(venv: Venv, host: Path | None, tests: bool) -> list[Stage]:
     """PyTorch first, the rest constrained to it; a change in one redoes those after it."""
     torch, base = paths.REQUIREMENTS / "torch.txt", paths.REQUIREMENTS / "base.txt"
     nodeps, test = paths.REQUIREMENTS / "nodeps.txt", paths.REQUIREMENTS / "test.txt"
+    checks = paths.REQUIREMENTS / "checks.txt"
 
     def create(log: Log) -> None:
         if not venv.usable():
@@ -47,6 +48,7 @@ def venv_stages(venv: Venv, host: Path | None, tests: bool) -> list[Stage]:
 
     def install_tests(log: Log) -> None:
         log.must_run(*pip_install(venv), "-r", test, "-c", torch)
+        log.must_run(*pip_install(venv), "--no-deps", "-r", checks)
 
     pins = TORCHVISION_MATCHING + TORCHVISION_BESIDE_CPU + TORCHAUDIO
     first = digest_of(before=platform.machine())
@@ -60,7 +62,7 @@ def venv_stages(venv: Venv, host: Path | None, tests: bool) -> list[Stage]:
         Stage("unbound", "torchvision and others", fourth, install_unbound),
     ]
     if tests:
-        fifth = digest_of(test, before=fourth)
+        fifth = digest_of(test, checks, before=fourth)
         stages.append(Stage("test", "the tests' packages", fifth, install_tests))
     return stages
 

@@ -49,7 +49,12 @@ def own_python(name: str, tests: bool) -> Path:
     found = shutil.which(str(Path(name).expanduser()))
     if not found:
         raise SetupError(f"--python {name} is not a program: give a Python executable", 2)
-    needed = ["torch", "torchvision", "aiohttp", *(["pytest", "ruff", "mypy"] if tests else [])]
+    needed = [
+        "torch",
+        "torchvision",
+        "aiohttp",
+        *(["pytest", "ruff", "mypy", "check_jsonschema"] if tests else []),
+    ]
     code = f"import importlib.util as u; print(*[n for n in {needed} if not u.find_spec(n)])"
     if missing := query(Path(found), code):
         raise SetupError(f"--python {name} lacks {missing}: install these into it", 2)

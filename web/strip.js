@@ -38,6 +38,7 @@ export function makeStrip(texts, onResize) {
   const line = tag("div", "teacache-line", body);
   const advice = tag("div", "teacache-advice", body);
   const tip = tag("div", "teacache-tip");
+  tip.popover = "manual";
 
   /** @type {Run | undefined} */
   let shown;
@@ -74,7 +75,10 @@ export function makeStrip(texts, onResize) {
     }
     tip.replaceChildren(...detailsOf(record, shown.report.threshold, texts).map(paragraph));
     tip.dataset.kind = kindOf(record);
-    document.body.append(tip);
+    if (!tip.isConnected) {
+      element.append(tip);
+      tip.showPopover(); // above everything, and in the window's own coordinates
+    }
     const box = tip.getBoundingClientRect();
     const left = Math.min(event.clientX + 12, window.innerWidth - box.width - 8);
     tip.style.transform = `translate(${left}px, ${Math.max(8, event.clientY - box.height - 12)}px)`;

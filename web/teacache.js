@@ -181,17 +181,17 @@ async function loadTexts() {
   return { ...languages.en?.teacache, ...languages[wanted]?.teacache };
 }
 
-function addStyle() {
-  const link = document.createElement("link");
-  link.rel = "stylesheet";
-  link.href = new URL("./teacache.css", import.meta.url).href;
-  document.head.append(link);
+async function addStyle() {
+  const answer = await fetch(new URL("./teacache.css", import.meta.url));
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(await answer.text());
+  document.adoptedStyleSheets.push(sheet);
 }
 
 const strips = new Strips();
 
 app.registerExtension({
-  name: "TeaCache.Strip",
+  name: "teacachestudio.strip",
   settings: [
     {
       id: SHOW,
@@ -213,7 +213,7 @@ app.registerExtension({
     },
   ],
   async init() {
-    addStyle();
+    await addStyle();
     strips.texts = await loadTexts();
     api.addEventListener("execution_start", ({ detail }) => strips.begin(detail.prompt_id));
     for (const event of /** @type {const} */ (["ready", "start", "step", "end"])) {

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import GELU, Embedding, LayerNorm, Linear, MultiheadAttention, Sequential
 
 from ..files import write_atomically, write_json
 from ..installation import pack_folder
@@ -100,16 +101,14 @@ class TextEncoder(nn.Module):
 
     def __init__(self, tokens: int, width: int, pooled_width: int) -> None:
         super().__init__()
-        self.word = nn.Embedding(tokens, width)
+        self.word = Embedding(tokens, width)
         self.position = nn.Parameter(torch.randn(MAX_TOKENS, width) * 0.02)
-        self.norm1 = nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, width // 64, batch_first=True)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-        self.norm3 = nn.LayerNorm(width)
-        self.pool = nn.Linear(width, pooled_width)
+        self.norm1 = LayerNorm(width)
+        self.attention = MultiheadAttention(width, width // 64, batch_first=True)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Sequential(Linear(width, 4 * width), GELU(), Linear(4 * width, width))
+        self.norm3 = LayerNorm(width)
+        self.pool = Linear(width, pooled_width)
         nn.init.normal_(self.word.weight, std=0.5)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:

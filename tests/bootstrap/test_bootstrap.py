@@ -15,7 +15,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 import run
-from bootstrap import comfyui, paths
+from bootstrap import checks, comfyui, paths
 from bootstrap.console import SetupError
 from bootstrap.editor import editor_directory, free_port
 from bootstrap.installer import Log, condense
@@ -34,7 +34,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "root"
     requirements = root / "requirements"
     requirements.mkdir(parents=True)
-    for name in ("torch", "base", "nodeps", "test"):
+    for name in ("torch", "base", "nodeps", "test", "checks"):
         (requirements / f"{name}.txt").write_text(f"{name}==1\n")
     monkeypatch.setattr(paths, "ROOT", root)
     monkeypatch.setattr(paths, "REQUIREMENTS", requirements)
@@ -185,6 +185,7 @@ def test_stamps_change_with_requirements_and_what_follows(root):
     assert titles(venv, venv_stages(venv, None, True)) == []
     expected = {
         "test": ["test"],
+        "checks": ["test"],
         "nodeps": ["unbound", "test"],
         "base": ["base", "unbound", "test"],
         "torch": ["torch", "base", "unbound", "test"],
@@ -329,6 +330,32 @@ def test_a_failed_check_fails_the_run(tmp_path, monkeypatch):
     assert run.main(["test"]) == 1
     monkeypatch.setattr(run, "run_checks", lambda setup: [])
     assert run.main(["test"]) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the tools are shell scripts")
+def test_checks_run_the_tools_beside_the_python(root, tmp_path, monkeypatch, capsys):
+    for name, code in (("good", 0), ("bad", 3)):
+        tool = tmp_path / "bin" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(f"#!/bin/sh\necho {name} $@ in $PWD\nexit {code}\n")
+        tool.chmod(0o755)
+    (root / "a.yml").write_text("")
+    (root / "b.yml").write_text("")
+    commands = (("good", "x"), ("bad", "-q", "*.yml"), ("no-such-tool", "x"))
+    monkeypatch.setattr(checks, "CHECKS", commands)
+    setup = Setup(tmp_path / "bin" / "python", tmp_path, {})
+    assert checks.run_checks(setup) == ["bad -q *.yml", "no-such-tool x"]
+    shown = capsys.readouterr().out
+    assert f"bad -q {root}/a.yml {root}/b.yml in {root}" in shown
+    assert "no-such-tool is not installed for" in shown
+    assert "good x in" not in shown
+
+
+def test_the_checked_files_exist():
+    patterns = [part for check in checks.CHECKS for part in check if "/" in part or "." in part[1:]]
+    files = [part for part in patterns if not part.startswith("vendor.")]
+    assert ".github/workflows/*.yml" in files
+    assert [part for part in files if not list(ROOT.glob(part))] == []
 
 
 def test_a_failing_installer_is_reported_with_a_remedy(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,12 @@ FLAGS = [
 ARTIFACTS = ROOT / "tests" / "artifacts"
 SEEDS = itertools.count(1000)
 STEPS = 40
+
+
+def find_chromium() -> str | None:
+    """The browser that run.py names in CHROMIUM, else one on the search path."""
+    names = ("chromium", "chromium-browser")
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
 @dataclass

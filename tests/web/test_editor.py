@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comfy_server import ROOT, Server, serving
-from editing import FLAGS, SEEDS, STEPS, Editor, editing, kinds, line_of, quickstart
+from editing import FLAGS, SEEDS, STEPS, Editor, editing, find_chromium, kinds, line_of, quickstart
 from playwright.sync_api import Browser, sync_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = find_chromium()
 MISSING = "no Chromium here; on Debian and Ubuntu: apt-get install chromium"
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 OLD = sorted((ROOT / "tests" / "data" / "workflows_old").glob("*/*.json"))
