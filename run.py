@@ -59,7 +59,7 @@ COMMANDS = {
     "test": (
         test,
         "run the checks and the tests",
-        "Further arguments go to pytest: 'run.py test -x tests/test_policy.py'.",
+        "Further arguments go to pytest: 'run.py test -x tests/engine/test_policy.py'.",
     ),
     "editor": (
         editor,

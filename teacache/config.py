@@ -87,28 +87,33 @@ def _preset(value: object) -> None:
 
 @dataclass(frozen=True)
 class TeaCacheConfig:
-    """What the user asks of the cache. Immutable; refuses unusable values with `ConfigError`.
+    """The user's settings of the cache: immutable, and checked when they are made.
 
-    rel_l1_thresh: accumulated distance below which a step is skipped (arXiv 2411.19108, eq. 6).
-        0 turns the cache off; `None` takes the recommended one.
-    mode: `forecast` extrapolates whole predictions, steered by their own measured error;
-        `faithful` is TeaCache as published.
-    start_percent, end_percent: share of this run's steps, 0 to 1, within which steps may be
-        skipped. The first and last step of a run are always computed.
-    max_skip: most steps skipped in a row; 0 sets no limit, as published.
-    cache_device: where what is kept waits: `device` beside the model, `cpu` in main memory;
-        `auto` is `device`, or `cpu` where ComfyUI runs with --lowvram or --novram.
-    profile: name of a coefficient profile, or `auto` for the family's own.
-    cached: what is kept and stands in on a skip: the `residual` of the block stack, branch by
-        branch, or the whole `prediction` after guidance; `auto` is the mode's own.
-    indicator: how change is measured (`teacache/indicators.py`), or `auto` for the mode's own.
-    predictor: how a value is continued (`teacache/predictors.py`), or `auto` for the mode's own.
-    preset: one knob in the place of the others: a name, or a wanted speed-up such as "2.0x",
-        resolved by what is known of the model (`teacache/presets.py`). `auto` leaves the others in
-        force; where they are untouched too, a calibration of the model is followed.
-    token_stride: only every so many-th token is compared by `profile` and `first_block`.
-    coefficients: of a polynomial of your own in place of the profile's, highest power first, any
-        degree from 1; they select the mode `faithful`. None: the profile's.
+    Args:
+        rel_l1_thresh: accumulated distance below which a step is skipped (arXiv 2411.19108,
+            eq. 6), 0 to 100. 0 turns the cache off; None takes the recommended one.
+        start_percent, end_percent: share of the run's steps, 0 to 1, within which steps may be
+            skipped. The first and last step of a run are always computed.
+        max_skip: most steps skipped in a row; 0 sets no limit, as published.
+        cache_device: where cached tensors are kept: `device` beside the model, `cpu` in main
+            memory; `auto` is `device`, or `cpu` where ComfyUI runs with --lowvram or --novram.
+        profile: name of a coefficient profile, or `auto` for the family's own.
+        mode: `forecast` extrapolates whole predictions, controlled by their own measured error;
+            `faithful` is TeaCache as published.
+        cached: what is cached and predicted on a skip: the `residual` of the block stack, branch by
+            branch, or the whole `prediction` after guidance; `auto` is the mode's own.
+        indicator: how change is measured (`engine/indicators.py`), or `auto` for the mode's own.
+        predictor: how a cached value is continued (`engine/predictors.py`), or `auto` likewise.
+        token_stride: only every `token_stride`-th token is compared by `profile` and
+            `first_block`.
+        preset: one setting in place of the others: a quality level, or a wanted speed-up such as
+            "2.0x", resolved by what is known of the model (`engine/presets.py`). With `auto` the
+            others decide; while they are untouched too, a calibration of the model is followed.
+        coefficients: of a polynomial of your own in place of the profile's, highest power first,
+            of any degree from 1; they select the mode `faithful`. None: the profile's.
+
+    Raises:
+        ConfigError: a value is unusable; the message names it and says what is allowed.
     """
 
     rel_l1_thresh: float | None = 0.2

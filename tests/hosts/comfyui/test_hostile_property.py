@@ -1,6 +1,6 @@
 """Random families, samplers, settings and conds, in sequences of runs of which some break off.
 
-    TEACACHE_LONG=3000 python run.py test --only-tests tests/test_hostile_property.py
+    TEACACHE_LONG=3000 python run.py test --only-tests tests/hosts/comfyui/test_hostile_property.py
 
 tries that many new cases, of all families; without it, the same few cases every time.
 """
