@@ -35,7 +35,9 @@ def test_the_tree_names_every_package() -> None:
 
 def test_the_names_of_the_contracts_exist() -> None:
     source = "\n".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "teacache").rglob("*.py")
+        path.read_text(encoding="utf-8")
+        for folder in ("teacache", "nodes")
+        for path in (ROOT / folder).rglob("*.py")
     )
     for name in set(re.findall(r"`([A-Z]\w+)(?:\.\w+)?`", PAGE)):
         assert re.search(rf"\b(?:class )?{name}\b", source), name
