@@ -1,7 +1,7 @@
-"""The demo model's text encoder and tokeniser, and its exact conversion to a diffusers folder.
+"""The demo model: its files, its text encoder and tokeniser, and its export to diffusers.
 
-The transformer file holds diffusers' own keys, which ComfyUI converts when it loads them; the
-autoencoder file holds ComfyUI's; the text file holds this module's, and the vocabulary.
+The transformer's file has diffusers' keys, which ComfyUI converts as it loads them, the
+autoencoder's has ComfyUI's, and the text encoder's those of `TextEncoder` and the vocabulary.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ VAE_FILE = Path("vae", "teacache_demo_vae.safetensors")
 TEXT_FILE = Path("text_encoders", "teacache_demo_text.safetensors")
 
 MAX_TOKENS = 12
-PAD, START = 0, 1  # the words follow
+PAD, START = 0, 1  # words are numbered from 2
 ARTICLES = {"a", "an", "the"}
 TEXT_METADATA = "teacache_demo_text"
 
-# ComfyUI takes this away before it decodes and puts it on after it encodes.
+# ComfyUI's SD3 latent format: latents are scaled by these between autoencoder and transformer.
 SD3_SCALE, SD3_SHIFT = 1.5305, 0.0609
 
 AUTOENCODER_CONFIG: dict[str, Any] = {
@@ -69,7 +69,7 @@ PIPELINE_INDEX: dict[str, Any] = {
 
 
 class Tokenizer:
-    """Words to numbers. Articles and words that the model never saw are left out."""
+    """Turns words into numbers; articles and words outside the vocabulary are dropped."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
@@ -84,20 +84,20 @@ class Tokenizer:
         return re.findall(r"[a-z0-9]+", re.sub(r"['’]", "", text.lower()))
 
     def numbers(self, text: str) -> list[int]:
-        """The known words' numbers; a plural counts as its singular if only that is known."""
+        """Numbers of the known words; an unknown plural counts as its singular."""
         words = (word for word in self.split(text) if word not in ARTICLES)
         forms = ((w, w.removesuffix("s"), w.removesuffix("es")) for w in words)
         known = (next((f for f in three if f in self.ids), None) for three in forms)
         return [self.ids[word] for word in known if word is not None]
 
     def __call__(self, text: str) -> list[int]:
-        """START, then at most MAX_TOKENS - 1 words, then PAD up to MAX_TOKENS."""
+        """MAX_TOKENS numbers: START, at most MAX_TOKENS - 1 words, and PAD."""
         ids = [START, *self.numbers(text)][:MAX_TOKENS]
         return ids + [PAD] * (MAX_TOKENS - len(ids))
 
 
 class TextEncoder(nn.Module):
-    """Word and position embeddings, one transformer layer, and a pooled vector."""
+    """Word and position embeddings, one transformer layer, and a mean over the tokens."""
 
     def __init__(self, tokens: int, width: int, pooled_width: int) -> None:
         super().__init__()
@@ -112,7 +112,11 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.word.weight, std=0.5)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, MAX_TOKENS) numbers to a vector for each token and a pooled one."""
+        """Encodes token numbers of shape (batch, MAX_TOKENS).
+
+        Returns:
+            Embeddings of shape (batch, MAX_TOKENS, width) and (batch, pooled width).
+        """
         padding = ids == PAD
         x = self.word(ids) + self.position
         y = self.norm1(x)
@@ -124,7 +128,7 @@ class TextEncoder(nn.Module):
 
 
 class DemoText:
-    """The text encoder with its tokeniser: one safetensors file."""
+    """The text encoder with its tokeniser, stored in one safetensors file."""
 
     def __init__(self, encoder: TextEncoder, tokenizer: Tokenizer) -> None:
         self.encoder, self.tokenizer = encoder, tokenizer
@@ -157,7 +161,7 @@ class DemoText:
 
 
 def vae_to_comfyui(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """diffusers' AutoencoderTiny weights under ComfyUI's names, undoing its SD3 scaling."""
+    """Renames diffusers' AutoencoderTiny weights to ComfyUI's, with SD3's scale and shift."""
     renamed = {"vae_scale": torch.tensor(SD3_SCALE), "vae_shift": torch.tensor(SD3_SHIFT)}
     for key, weight in weights.items():
         part, _, index, rest = key.split(".", 3)
@@ -178,7 +182,7 @@ def vae_to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def transformer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """SD3Transformer2DModel's arguments, read off the weights' shapes."""
+    """SD3Transformer2DModel's configuration, derived from the shapes of its weights."""
     hidden, channels, patch, _ = weights["pos_embed.proj.weight"].shape
     layers = 1 + max(int(k.split(".")[1]) for k in weights if k.startswith("transformer_blocks."))
     return {
@@ -199,7 +203,15 @@ def transformer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def export_diffusers(folder: str | Path, models: str | Path = MODELS) -> Path:
-    """Write the three files as a diffusers folder, for `hosts.demo_pipeline.load_diffusers`."""
+    """Writes the demo model as a diffusers folder, for `demo_pipeline.load_diffusers`.
+
+    Args:
+        folder: The folder to write.
+        models: The folder with the model's three files.
+
+    Returns:
+        `folder`.
+    """
     folder, models = Path(folder), Path(models)
     transformer = load_file(str(models / TRANSFORMER_FILE))
     vae = vae_to_diffusers(load_file(str(models / VAE_FILE)))
@@ -220,5 +232,5 @@ def export_diffusers(folder: str | Path, models: str | Path = MODELS) -> Path:
 
 
 def negative(embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Embeddings under the names that the pipeline gives to a negative prompt's."""
+    """Renames a prompt's embeddings to the pipeline's arguments for a negative prompt."""
     return {f"negative_{name}": value for name, value in embeddings.items()}

@@ -358,6 +358,12 @@ def test_the_checked_files_exist():
     assert [part for part in files if not list(ROOT.glob(part))] == []
 
 
+def test_the_browser_tests_take_the_browser_of_run_py(monkeypatch):
+    editing = pytest.importorskip("editing")
+    monkeypatch.setenv("CHROMIUM", "/opt/a browser")
+    assert checks.find_browser() == editing.find_chromium() == "/opt/a browser"
+
+
 def test_a_failing_installer_is_reported_with_a_remedy(tmp_path):
     code = "print('OSError: [Errno 28] No space left on device'); raise SystemExit(1)"
     with (tmp_path / "setup.log").open("wb") as file:

@@ -27,10 +27,13 @@ Texts = str | list[str]
 
 
 def load_diffusers(folder: str | Path) -> tuple[Any, DemoText]:
-    """A StableDiffusion3Pipeline in float32, and what makes its embeddings from a prompt.
+    """Loads a folder made by `export_diffusers`.
 
-    pipe, text = load_diffusers(folder)
-    pipe(**text("red apple"), **negative(text("")), num_inference_steps=30, guidance_scale=3.0)
+        pipe, text = load_diffusers(folder)
+        pipe(**text("red apple"), **negative(text("")), num_inference_steps=30, guidance_scale=3.0)
+
+    Returns:
+        A StableDiffusion3Pipeline in float32, and the text encoder for its prompts.
     """
     pipeline: Any = diffusers.StableDiffusion3Pipeline
     absent = dict.fromkeys(TEXT_PARTS)
@@ -39,7 +42,7 @@ def load_diffusers(folder: str | Path) -> tuple[Any, DemoText]:
 
 
 class _DemoPrompts:
-    """Replaces the encoding of prompts; everything else is the pipeline's own."""
+    """Encodes prompts with the demo model's text encoder; the rest is the pipeline's own."""
 
     demo_text: DemoText
 
@@ -86,7 +89,7 @@ class DemoImagePipeline(_DemoPrompts, diffusers.StableDiffusion3Img2ImgPipeline)
 
 
 def load_demo(dtype: torch.dtype, folder: Path | None = None) -> DemoPipeline:
-    """The demo model as shipped, or from a folder made by `export_diffusers`."""
+    """Loads the demo model as shipped, or from a folder made by `export_diffusers`."""
     pipe = _exported(folder) if folder is not None else _shipped()
     return pipe if dtype is torch.float32 else pipe.to(dtype)
 

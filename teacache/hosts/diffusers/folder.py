@@ -1,4 +1,4 @@
-"""A diffusers pipeline on disk: found and checked before anything of it is loaded."""
+"""Finds and checks a diffusers pipeline on disk before anything of it is loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ REPOSITORY = re.compile(r"[\w-]+(\.[\w-]+)*/[\w-]+(\.[\w-]+)*")
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """A folder that can be loaded: its pipeline class by name, its weights and their variant."""
+    """A folder that can be loaded.
+
+    Attributes:
+        path: The folder.
+        class_name: The pipeline's class in diffusers.
+        components: The folders of its components.
+        weights: Its safetensors files.
+        variant: `fp16` or `bf16` where the weights exist only in that variant.
+        is_demo: Whether its text encoder is the demo model's.
+    """
 
     path: Path
     class_name: str
@@ -38,7 +47,7 @@ class PipelineFolder:
 
 
 def list_folders(roots: list[Path]) -> list[str]:
-    """The pipeline folders below `roots`, by path relative to theirs; at most two levels down."""
+    """Paths of the pipeline folders at most two levels below `roots`, relative to their root."""
     found = {
         index.parent.relative_to(root).as_posix()
         for root in roots
@@ -50,7 +59,15 @@ def list_folders(roots: list[Path]) -> list[str]:
 
 
 def check_folder(folder: Path, source: str) -> PipelineFolder:
-    """What `folder` holds; `UserError` naming `source` if it cannot be loaded, or not safely."""
+    """Checks that a pipeline can be loaded, and from safetensors and known classes only.
+
+    Args:
+        folder: The pipeline's folder.
+        source: The option or input that named it, for messages.
+
+    Raises:
+        UserError: It cannot be loaded, or not safely.
+    """
     if not folder.is_dir():
         raise UserError(f"{source}: no such folder: {folder}")
     index = read_index(folder, source)
@@ -89,14 +106,14 @@ def read_index(folder: Path, source: str) -> dict[str, Any]:
 
 
 def check_origin(folder: Path, entry: list[Any], source: str) -> None:
-    """Refuses a component whose class would come from code beside its weights."""
+    """Refuses a component whose class is defined by code in its own folder."""
     import diffusers.pipelines
 
     library, kind = entry[0], str(entry[1])
     known = library in ("diffusers", "transformers") or hasattr(diffusers.pipelines, library)
     if known and library == "transformers" and kind.startswith("Auto"):
         configs = (folder / name for name in ("config.json", "tokenizer_config.json"))
-        known = not any('"auto_map"' in file.read_text() for file in configs if file.is_file())
+        known = not any(b'"auto_map"' in file.read_bytes() for file in configs if file.is_file())
     if not known:
         raise UserError(
             f"{source}: {folder.name} needs code from the folder ({library}, {kind}), which is "
@@ -105,7 +122,7 @@ def check_origin(folder: Path, entry: list[Any], source: str) -> None:
 
 
 def check_component(folder: Path, source: str) -> list[Path]:
-    """The weights of one component, all safetensors and whole."""
+    """Checks one component's folder; returns its weights, which are complete safetensors."""
     if not folder.is_dir():
         raise UserError(f"{source}: missing folder {folder}")
     files = [file for file in folder.iterdir() if file.is_file()]
@@ -136,7 +153,7 @@ def check_shards(index: Path, source: str) -> None:
 
 
 def check_weights(file: Path, source: str) -> None:
-    """Reads the header: a file cut short is found here and not half-way through loading."""
+    """Reads the header, so that a truncated file is refused before anything is loaded."""
     try:
         with safe_open(str(file), framework="pt"):
             pass
@@ -157,7 +174,13 @@ def variant_of(weights: list[Path]) -> str | None:
 def find_pipeline(name: str, source: str, online: bool = False) -> Path:
     """The folder `name`, or that of the Hugging Face repository `name` in the local cache.
 
-    online: fetch what the cache lacks of the repository; never its pickles.
+    Args:
+        name: A path or a repository, such as `Qwen/Qwen-Image`.
+        source: The option or input that gave the name, for messages.
+        online: Download what the cache lacks of the repository, except pickles.
+
+    Raises:
+        UserError: There is no such folder and the repository is not available.
     """
     folder = Path(name).expanduser()
     if folder.exists() or not REPOSITORY.fullmatch(name):

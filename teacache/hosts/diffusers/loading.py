@@ -26,11 +26,11 @@ PRECISIONS = {
 }
 PLACEMENTS = ("auto", "device", "offload")
 HEADROOM = 1.3
-"""Memory a pipeline takes while it runs, over that of its weights: beyond it, auto offloads."""
+"""Memory of a running pipeline relative to that of its weights; `auto` offloads above it."""
 
 
 def require_diffusers() -> None:
-    """One line on how to install the extra where it is missing."""
+    """Raises `UserError` with the command that installs the extra, where it is missing."""
     for package in ("diffusers", "transformers", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise UserError(INSTALL)
@@ -38,9 +38,13 @@ def require_diffusers() -> None:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What travels between the nodes: a loaded pipeline and what to do with it.
+    """A loaded pipeline with its settings, passed from node to node.
 
-    cache: settings of the cache, None without one. listener: hears the cached run's events.
+    Attributes:
+        pipe: The pipeline.
+        placement: One of `PLACEMENTS`.
+        cache: Settings of the cache; None for no cache.
+        listener: Receives the events of the cached run.
     """
 
     pipe: Any
@@ -69,7 +73,7 @@ def chosen_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 @contextlib.contextmanager
 def network(allowed: bool) -> Iterator[None]:
-    """Hugging Face's libraries kept off the network, unless `allowed`."""
+    """Keeps Hugging Face's libraries off the network, unless `allowed`."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -88,9 +92,17 @@ def load_pipeline(
     device: torch.device | None = None,
     online: bool = False,
 ) -> Any:
-    """A pipeline in main memory, from a folder, a repository in the local cache, or `demo`.
+    """Loads a pipeline into main memory.
 
-    Raises `UserError` naming `source` when there is nothing to load, or nothing safe.
+    Args:
+        name: A folder, a repository in the local cache, or `demo`.
+        source: The option or input that gave the name, for messages.
+        precision: A key of `PRECISIONS`.
+        device: The device it will run on, which decides the precision `auto`.
+        online: Allow downloads.
+
+    Raises:
+        UserError: There is nothing to load, or it cannot be loaded safely.
     """
     require_diffusers()
     dtype = chosen_dtype(precision, device or default_device())
@@ -131,9 +143,13 @@ def _load(folder: PipelineFolder, source: str, dtype: torch.dtype) -> Any:
 
 
 def recognise(pipe: Any, cache: TeaCacheConfig) -> tuple[str, str]:
-    """What the cache makes of `pipe`, and empty; or empty, and why the pipeline is left as it is.
+    """Whether the cache supports a pipeline.
 
-    Raises `ConfigError` for settings that do not suit the model.
+    Returns:
+        What the cache does in it, and why the pipeline stays unchanged; one of the two is empty.
+
+    Raises:
+        ConfigError: The settings do not suit the model.
     """
     from .enable import UnsupportedModel, teacache
 
@@ -146,9 +162,14 @@ def recognise(pipe: Any, cache: TeaCacheConfig) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def placed(pipe: Any, placement: str, device: torch.device, free: float | None) -> Iterator[None]:
-    """`pipe` where it can run: whole on `device`, or its parts there in turn; then back.
+    """Moves a pipeline to a device for the context, then back to main memory.
 
-    free: bytes that `auto` may count on; None asks the device.
+    Args:
+        pipe: The pipeline.
+        placement: `device` moves all of it, `offload` its components in turn, `auto` chooses by
+            the free memory.
+        device: Where it runs.
+        free: Free memory in bytes for `auto`; by default that of the device.
     """
     if device.type == "cpu":
         yield
@@ -172,13 +193,13 @@ def placed(pipe: Any, placement: str, device: torch.device, free: float | None) 
 
 
 def size(pipe: Any) -> int:
-    """Bytes of the pipeline's weights."""
+    """Size of the pipeline's weights in bytes."""
     modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
 
 
 def quiet(verbose: bool) -> None:
-    """Keeps the libraries' notices and bars off the terminal, unless `verbose`."""
+    """Silences the libraries' log messages and progress bars, unless `verbose`."""
     if verbose:
         return
     import warnings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import diffusers
 from teacache.cli.main import main
 from teacache.config import TeaCacheConfig
 from teacache.errors import UserError
+from teacache.hosts.diffusers.folder import check_origin
 from teacache.hosts.diffusers.generation import Request, arguments, for_image, generate, to_tensor
 from teacache.hosts.diffusers.loading import load_pipeline, placed
 
@@ -84,6 +86,19 @@ def test_from_disk_without_network(qwen: Path, monkeypatch: Any) -> None:
     assert torch.equal(off.pictures, plain.pictures)
     negative = generate(pipe, Request("a cat", "a bird", **SMALL))
     assert not torch.equal(negative.pictures, plain.pictures)
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [(b'{"name": "\xc3\xa9"}', False), (b'{"name": "\xff"}', False), (b'{"auto_map": {}}', True)],
+)
+def test_code_of_a_folder_is_refused_in_any_encoding(
+    tmp_path: Path, config: bytes, refused: bool
+) -> None:
+    (tmp_path / "config.json").write_bytes(config)
+    expected = pytest.raises(UserError, match="needs code from the folder")
+    with expected if refused else contextlib.nullcontext():
+        check_origin(tmp_path, ["transformers", "AutoModel"], "--model")
 
 
 def test_image_to_image_of_the_same_model(qwen: Path) -> None:
