@@ -1,4 +1,4 @@
-"""Installers run with their output in a log, condensed to one line of progress."""
+"""Runs installers: their output goes to a log, and one line of progress to the terminal."""
 
 import os
 import platform
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -34,13 +35,21 @@ REMEDIES = (
 
 
 class Log:
-    """Where installers write; what they do is shown condensed, under the stage's title."""
+    """The log of the installers, and the progress line under the title of the current stage."""
 
     def __init__(self, file: IO[bytes], lock: int, venv: Venv) -> None:
         self.file, self.lock, self.venv, self.title = file, lock, venv, ""
 
-    def run(self, *command: str | Path) -> bool:
-        """Runs a program, showing its progress; True if it succeeded."""
+    def run(self, *command: str | Path, env: Mapping[str, str] = os.environ) -> bool:
+        """Runs a program, showing its progress.
+
+        Args:
+            command: The program and its arguments.
+            env: Its environment.
+
+        Returns:
+            Whether it succeeded.
+        """
         seen, doing = self.file.seek(0, os.SEEK_END), "starting"
         windows = sys.platform == "win32"
         process = subprocess.Popen(
@@ -48,9 +57,9 @@ class Log:
             stdin=subprocess.DEVNULL,
             stdout=self.file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PIP_USER": "0", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
+            env={**env, "PIP_USER": "0", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
             start_new_session=not windows,
-            # An installer that outlives a killed run.py keeps the lock until it ends.
+            # Inherited: the lock is held until the installer has ended, even if run.py is killed.
             pass_fds=() if windows else (self.lock,),
         )
         try:
@@ -74,7 +83,7 @@ class Log:
             raise self.failure()
 
     def failure(self) -> SetupError:
-        """What went wrong, from the end of the log, with what to do."""
+        """The error for a failed installer: the end of its log, and a remedy."""
         text = Path(self.file.name).read_text(encoding="utf-8", errors="replace")
         tail = "\n    ".join(line[:180] for line in text.splitlines()[-8:])
         remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, tail)), "")
@@ -85,7 +94,7 @@ class Log:
 
 
 def condense(line: str) -> str:
-    """The interesting part of one line of pip's output, or nothing."""
+    """What a line of an installer's output says about its progress; empty if nothing."""
     if match := re.match(r"\s*(Collecting|Downloading|Using cached|Processing) (\S+)(.*)", line):
         verb, subject, rest = match.groups()
         name = subject.rsplit("/", 1)[-1].split("-", 1)[0]
@@ -93,4 +102,6 @@ def condense(line: str) -> str:
         return f"{verb.lower()} {name}" + (f" {size.group()}" if size else "")
     if line.startswith("Installing collected packages:"):
         return f"installing {line.count(',') + 1}"
+    if match := re.match(r"(Resolved|Prepared|Installed) (\d+) packages?", line):  # uv
+        return f"{match.group(1).lower()} {match.group(2)}"
     return ""

@@ -1,8 +1,9 @@
-"""The stages that make a virtual environment and install the packages into it."""
+"""The stages that make a virtual environment and install the packages into it, with uv or pip."""
 
 import hashlib
 import platform
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bootstrap.console import SetupError
 from bootstrap.installer import Log
 from bootstrap.processes import query, succeeds
 from bootstrap.stages import Stage
+from bootstrap.uv import uv_environment
 from bootstrap.venv import Venv
 
 TORCHVISION_MATCHING = "0.28.0"
@@ -29,26 +31,26 @@ def venv_stages(venv: Venv, host: Path | None, tests: bool) -> list[Stage]:
     def create(log: Log) -> None:
         if not venv.usable():
             venv.clear()
-            log.must_run(sys.executable, "-m", "venv", venv.directory)
+            make_environment(venv, log)
 
     def install_torch(log: Log) -> None:
-        log.must_run(*pip_install(venv), "-r", torch, "-c", base)
+        install(venv, log, "-r", torch, "-c", base)
 
     def install_base(log: Log) -> None:
         source = base
         if host:
             source = venv.directory / "requirements.txt"
             source.write_text(host_requirements(host.read_text(encoding="utf-8")))
-        log.must_run(*pip_install(venv), "-r", source, "-c", torch)
+        install(venv, log, "-r", source, "-c", torch)
 
     def install_unbound(log: Log) -> None:
-        log.must_run(*pip_install(venv), "--no-deps", "-r", nodeps)
+        install(venv, log, "--no-deps", "-r", nodeps)
         install_torchvision(venv, log)
         install_torchaudio(venv, log)
 
     def install_tests(log: Log) -> None:
-        log.must_run(*pip_install(venv), "-r", test, "-c", torch)
-        log.must_run(*pip_install(venv), "--no-deps", "-r", checks)
+        install(venv, log, "-r", test, "-c", torch)
+        install(venv, log, "--no-deps", "-r", checks)
 
     pins = TORCHVISION_MATCHING + TORCHVISION_BESIDE_CPU + TORCHAUDIO
     first = digest_of(before=platform.machine())
@@ -68,7 +70,7 @@ def venv_stages(venv: Venv, host: Path | None, tests: bool) -> list[Stage]:
 
 
 def digest_of(*files: Path, before: str) -> str:
-    """Changes with any of the files and with the stage before."""
+    """A digest of files and of the stage before: a stage is redone when one of these changes."""
     total = hashlib.sha256(before.encode())
     for file in files:
         total.update(file.read_bytes().replace(b"\r\n", b"\n"))
@@ -86,13 +88,35 @@ def host_requirements(text: str) -> str:
     return "\n".join([*lines, "requests", ""])
 
 
-def pip_install(venv: Venv) -> list[str]:
-    options = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    return [str(venv.python), "-m", "pip", "install", *options]
+def make_environment(venv: Venv, log: Log) -> None:
+    """Makes a virtual environment with pip in it, which ComfyUI's download needs."""
+    if uv := shutil.which("uv"):
+        # The folder has the log in it already.
+        options = ("--seed", "--allow-existing", "--no-project", "--python", sys.executable)
+        env = uv_environment(sys.executable)
+        if log.run(uv, "venv", *options, venv.directory, env=env) and venv.usable():
+            return
+        venv.clear()
+    log.must_run(sys.executable, "-m", "venv", venv.directory)
+
+
+def install(venv: Venv, log: Log, *requirements: str | Path) -> None:
+    if not try_install(venv, log, *requirements):
+        raise log.failure()
+
+
+def try_install(venv: Venv, log: Log, *requirements: str | Path) -> bool:
+    """Installs packages with uv where there is one; with pip where there is none, or it fails."""
+    if uv := shutil.which("uv"):
+        command = (uv, "pip", "install", "--python", venv.python, *requirements)
+        if log.run(*command, env=uv_environment(venv.python)):
+            return True
+    options = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
+    return log.run(venv.python, "-m", "pip", "install", *options, *requirements)
 
 
 def torchvision_candidates(gpu: bool, system: str) -> list[str]:
-    """Registries offer Linux a torchvision for CUDA only; elsewhere it fits the PyTorch there."""
+    """Versions to try in turn: for Linux, registries have torchvision built for CUDA only."""
     if gpu or system != "linux":
         return [TORCHVISION_MATCHING]
     return [TORCHVISION_BESIDE_CPU, TORCHVISION_MATCHING]
@@ -101,7 +125,7 @@ def torchvision_candidates(gpu: bool, system: str) -> list[str]:
 def install_torchvision(venv: Venv, log: Log) -> None:
     gpu = query(venv.python, "import torch; print(torch.version.cuda or torch.version.hip or '')")
     for version in torchvision_candidates(bool(gpu), sys.platform):
-        log.run(*pip_install(venv), "--no-deps", f"torchvision=={version}")
+        try_install(venv, log, "--no-deps", f"torchvision=={version}")
         if succeeds([str(venv.python), "-c", "import torchvision"]):
             return
     raise SetupError(
@@ -111,9 +135,9 @@ def install_torchvision(venv: Venv, log: Log) -> None:
 
 
 def install_torchaudio(venv: Venv, log: Log) -> None:
-    """Optional: without it ComfyUI leaves out its audio nodes, with two tracebacks at the start."""
-    installed = log.run(*pip_install(venv), "--no-deps", f"torchaudio=={TORCHAUDIO}")
-    if installed and not succeeds([str(venv.python), "-c", "import torchaudio"]):
+    """Installs torchaudio if possible: without it ComfyUI logs errors and lacks audio nodes."""
+    imported = [str(venv.python), "-c", "import torchaudio"]
+    if try_install(venv, log, "--no-deps", f"torchaudio=={TORCHAUDIO}") and not succeeds(imported):
         # Beside a CPU build of PyTorch its Python part works once the CUDA libraries are gone.
         for library in (venv.site_packages() / "torchaudio" / "lib").glob("*.so"):
             library.unlink()

@@ -1,4 +1,4 @@
-"""A virtual environment: what is done in it, and what a kill has left half done."""
+"""A virtual environment: the stages done in it, and repair after an interrupted installation."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from bootstrap.processes import succeeds
 
 
 class Venv:
-    """A virtual environment and the stamps of the stages that it has behind it."""
+    """A virtual environment and the stamps of its completed stages."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -23,9 +23,10 @@ class Venv:
         return {str(stage): str(stamp) for stage, stamp in json.loads(stamps).items()}
 
     def stamp(self, digest: str) -> str:
-        """The digest, and the Python that the environment was made with."""
+        """The digest with the version of the environment's Python."""
         settings = self.directory / "pyvenv.cfg"
-        found = re.search(r"version = (\S+)", settings.read_text() if settings.is_file() else "")
+        text = settings.read_text() if settings.is_file() else ""
+        found = re.search(r"version(?:_info)? = (\S+)", text)
         return f"{digest} {found.group(1) if found else ''}"
 
     def done(self, stage: str, digest: str) -> bool:
@@ -41,15 +42,18 @@ class Venv:
         return found[0] if found else self.directory / "Lib" / "site-packages"
 
     def repair(self) -> None:
-        """Forgets packages whose installation was cut off: pip writes RECORD last."""
+        """Forgets packages whose installation was interrupted.
+
+        pip writes RECORD last. uv copies RECORD with the package and then writes INSTALLER.
+        """
         for info in self.site_packages().glob("*.dist-info"):
-            if not (info / "RECORD").is_file():
+            if not all((info / name).is_file() for name in ("INSTALLER", "RECORD")):
                 shutil.rmtree(info)
         for left in self.site_packages().glob("~*"):
             remove(left)
 
     def usable(self) -> bool:
-        # The activation scripts are the last thing that venv writes.
+        # venv writes the activation scripts last.
         whole = any(self.python.parent.glob("[Aa]ctivate*"))
         return (
             whole
