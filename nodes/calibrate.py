@@ -16,7 +16,7 @@ from ..teacache.comparison.runner import clock
 from ..teacache.errors import ConfigError
 from ..teacache.hosts.comfyui.bench import Case, ComfyBench, Settings
 from ..teacache.hosts.comfyui.conditions import profile_store
-from ..teacache.plots.calibration import calibration_picture
+from ..teacache.plots.calibration import calibration_plot
 from .sampler_widgets import MAX_SEED, sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
 
@@ -149,7 +149,7 @@ class CalibrateTeaCache(io.ComfyNode):
             )
         text = calibration_table(calibration)
         shown.tell(f"profile {calibration.name} is saved")
-        picture = to_image(calibration_picture(calibration.to_json()))
+        picture = to_image(calibration_plot(calibration.to_json()))
         preview = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(model, picture, text, ui=preview)
 

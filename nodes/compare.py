@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..teacache.comparison.metrics import WINDOW, lpips, psnr, ssim
-from ..teacache.plots import comparison
+from ..teacache.plots.comparison import comparison
 from ..teacache.plots.pixels import to_pil
 from .schema import CATEGORY, schema, to_image
 

@@ -7,7 +7,7 @@ import json
 from comfy_api.latest import io
 
 from ..teacache.hosts.comfyui.patch import cached_model
-from ..teacache.plots import timeline
+from ..teacache.plots.timeline import timeline
 from .schema import CATEGORY, schema, to_image
 
 

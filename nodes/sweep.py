@@ -15,7 +15,7 @@ from ..teacache.comparison.results import notes, results, table
 from ..teacache.errors import ConfigError
 from ..teacache.hosts.comfyui.sweep_model import TIMED, ModelHost, Preview, SamplerInputs
 from ..teacache.plots.pixels import to_pil
-from ..teacache.plots.sweep import sweep_picture
+from ..teacache.plots.sweep import sweep_plot
 from .sampler_widgets import sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
 
@@ -150,7 +150,7 @@ class SweepTeaCache(io.ComfyNode):
         thumbnails = [
             None if side.thumbnail is None else to_pil(side.thumbnail) for side in sweep.everyone
         ]
-        grid = to_image(sweep_picture(report, thumbnails))
+        grid = to_image(sweep_plot(report, thumbnails))
         text = "\n".join([table(report), "", *notes(report)])
         shown.done(len(kept) - 1)
         pictures = torch.cat([kept[side] for side in sweep.everyone if side in kept])

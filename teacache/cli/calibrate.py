@@ -133,10 +133,10 @@ def bar() -> Iterator[Progress]:
 
 def finish(calibration: Calibration, path: Path, out: Path) -> None:
     from ..calibration.results import calibration_table
-    from ..plots.calibration import calibration_picture
+    from ..plots.calibration import calibration_plot
 
     picture = out / f"{calibration.name}.png"
-    write_atomically(picture, calibration_picture(calibration.to_json()).save)
+    write_atomically(picture, calibration_plot(calibration.to_json()).save)
     print(calibration_table(calibration))
     print(f"\n{path}\n{picture}")
 

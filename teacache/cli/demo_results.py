@@ -59,8 +59,9 @@ def write_results(out: Path, uncached: Side, cached: Side) -> dict[str, Any]:
     from PIL import Image
 
     from ..comparison.metrics import compare
-    from ..plots import comparison, timeline
+    from ..plots.comparison import comparison
     from ..plots.pixels import to_tensor_image
+    from ..plots.timeline import timeline
 
     def load(path: Path) -> torch.Tensor:
         with Image.open(path) as picture:

@@ -47,8 +47,9 @@ def write_results(
     reference: the run without the cache, where one was made to compare.
     """
     from ..comparison.metrics import similarity
-    from ..plots import comparison, timeline
+    from ..plots.comparison import comparison
     from ..plots.pixels import to_pil
+    from ..plots.timeline import timeline
 
     files = {**named("image", result.pictures)}
     report = about | {

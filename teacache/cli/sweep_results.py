@@ -98,12 +98,12 @@ def carry_out(task: Task) -> None:
 def write_results(out: Path, sweep: Sweep, report: dict[str, Any], files: Files) -> None:
     """Writes sweep.png and report.json."""
     from ..plots.pixels import to_pil
-    from ..plots.sweep import sweep_picture
+    from ..plots.sweep import sweep_plot
 
     thumbnails = [
         None if side.thumbnail is None else to_pil(side.thumbnail) for side in sweep.everyone
     ]
-    write_atomically(out / "sweep.png", sweep_picture(report, thumbnails).save)
+    write_atomically(out / "sweep.png", sweep_plot(report, thumbnails).save)
     for side, data in zip(sweep.everyone, [report["reference"], *report["points"]], strict=True):
         data["files"] = files.names.get(side, [])
     write_json(out / "report.json", report)

@@ -1,6 +1,1 @@
-"""Pictures of what a cache did; drawn with Pillow alone."""
-
-from .comparison import comparison
-from .timeline import timeline
-
-__all__ = ["comparison", "timeline"]
+"""Plots of runs, calibrations, comparisons and sweeps, drawn with Pillow alone."""

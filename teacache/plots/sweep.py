@@ -1,4 +1,4 @@
-"""A sweep at a glance: every picture with its figures, and a chart of quality against speed."""
+"""A sweep's results: every image with its metrics, and a chart of quality against speed-up."""
 
 from __future__ import annotations
 
@@ -10,23 +10,32 @@ from typing import Any
 from PIL import Image
 
 from ..comparison.results import noise
-from .canvas import GRID, INK, MUTED, PANEL, Canvas, Point, Scale, shorten, text_width, wrap
+from .canvas import GRID, MUTED, PANEL, TEXT, Canvas, Point, Scale, shorten, text_width, wrap
 
-GAP, EDGE, CAPTION = 16, 20, 48
-SMALLEST, LARGEST = 224, 384  # longer side of a cell's picture
-WIDEST = 5  # cells in a row, where there is one axis
-CHART_HEIGHT, CHART_WIDTH = 280, 640
-BAND, DOT = 22, 4.2
+GAP, MARGIN, CAPTION = 16, 20, 48
+MIN_CELL, MAX_CELL = 224, 384  # limits of the longer side of a cell's image
+MAX_COLUMNS = 5  # of the grid of a sweep with one axis
+CHART_HEIGHT, CHART_MIN_WIDTH, CHART_MAX_WIDTH = 280, 640, 900
+IDENTICAL_BAND, DOT = 22, 4.2
 LEFT, RIGHT, TOP, BOTTOM = 74, 26, 44, 46
 SERIES = ("#3d6fb4", "#3fae7f", "#c77d0a", "#8b68bd", "#d1495b", "#2a9db0", "#7a6a58", "#66727f")
 Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where cell 0, the reference, and cells 1 …, the points, stand.
+    """The grid of images: cell 0 shows the reference, cells 1 and up the sweep's points.
 
-    With two axes, x runs along and y down, and the reference stands left of the first row.
+    With two axes, a column stands for a value of x, a row for a value of y, and the reference is
+    left of the first row.
+
+    Attributes:
+        columns: Number of columns, the reference's included.
+        rows: Number of rows.
+        two_axes: Whether the sweep has a y axis.
+        width: Width of a cell's image, in pixels.
+        height: Height of a cell's image, in pixels.
     """
 
     columns: int
@@ -37,116 +46,134 @@ class Layout:
 
     @classmethod
     def of(cls, report: dict[str, Any], size: tuple[int, int]) -> Layout:
-        """size: of one picture, in pixels; cells are enlarged by whole factors, or reduced."""
-        across = len(report["x"]["values"]) + 1
+        """The layout for a sweep.
+
+        Args:
+            report: As `comparison.results.results` returns it.
+            size: Width and height of one image; enlarged by an integer factor or reduced to fit
+                a cell.
+        """
+        columns = len(report["x"]["values"]) + 1
         rows = 1 if report["y"] is None else len(report["y"]["values"])
         if report["y"] is None:
-            rows = math.ceil(across / WIDEST)
-            across = math.ceil(across / rows)
+            rows = math.ceil(columns / MAX_COLUMNS)
+            columns = math.ceil(columns / rows)
         longest = max(size)
-        scale = math.ceil(SMALLEST / longest) if longest < SMALLEST else min(1, LARGEST / longest)
-        width, height = (max(1, round(side * scale)) for side in size)
-        return cls(across, rows, report["y"] is not None, width, height)
+        scale = math.ceil(MIN_CELL / longest) if longest < MIN_CELL else min(1, MAX_CELL / longest)
+        width, height = (max(1, round(length * scale)) for length in size)
+        return cls(columns, rows, report["y"] is not None, width, height)
 
     def corner(self, cell: int) -> tuple[int, int]:
-        """Left and top of a cell's picture."""
+        """Left and top of a cell's image, in pixels."""
         column, row = cell % self.columns, cell // self.columns
         if self.two_axes and cell > 0:
             row, column = divmod(cell - 1, self.columns - 1)
             column += 1
         return (
-            EDGE + column * (self.width + GAP),
-            EDGE + CAPTION + row * (self.height + CAPTION + GAP),
+            MARGIN + column * (self.width + GAP),
+            MARGIN + CAPTION + row * (self.height + CAPTION + GAP),
         )
 
     @property
     def right(self) -> int:
-        return 2 * EDGE + self.columns * (self.width + GAP) - GAP
+        """Width of the grid with its margins, in pixels."""
+        return 2 * MARGIN + self.columns * (self.width + GAP) - GAP
 
     @property
     def bottom(self) -> int:
-        return EDGE + self.rows * (self.height + CAPTION + GAP)
+        """Height of the grid with its top margin, in pixels."""
+        return MARGIN + self.rows * (self.height + CAPTION + GAP)
 
 
-def sweep_picture(report: dict[str, Any], pictures: Sequence[Image.Image | None]) -> Image.Image:
-    """The grid and the chart of a sweep's report (`teacache.sweep.results`), RGB.
+def sweep_plot(report: dict[str, Any], images: Sequence[Image.Image | None]) -> Image.Image:
+    """Plots a sweep: the grid of images, and below it quality against speed-up.
 
-    pictures: of the reference and of every point, in the report's order; None where there is none.
+    Args:
+        report: As `comparison.results.results` returns it.
+        images: Those of the reference and of every point, in the report's order, all of one size;
+            None where nothing was sampled.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        ValueError: The number of images is not that of the report.
     """
-    sides = [report["reference"], *report["points"]]
-    if len(pictures) != len(sides):
-        raise ValueError(f"there must be {len(sides)} pictures, not {len(pictures)}")
-    size = next(picture.size for picture in pictures if picture is not None)
+    variants = [report["reference"], *report["points"]]
+    if len(images) != len(variants):
+        raise ValueError(f"there must be {len(variants)} pictures, not {len(images)}")
+    size = next(image.size for image in images if image is not None)
     layout = Layout.of(report, size)
     charted = [point for point in report["points"] if point["status"] == "done"]
-    width = max(layout.right, CHART_WIDTH if charted else 0)
-    canvas = Canvas(width, layout.bottom + (CHART_HEIGHT if charted else EDGE))
-    for cell, side in enumerate(sides):
-        draw_caption(canvas, layout, cell, side)
+    width = max(layout.right, CHART_MIN_WIDTH if charted else 0)
+    canvas = Canvas(width, layout.bottom + (CHART_HEIGHT if charted else MARGIN))
+    for cell, variant in enumerate(variants):
+        _draw_cell(canvas, layout, cell, variant)
     if charted:
-        draw_chart(canvas, layout.bottom, report, charted)
-    finished = canvas.finish()
-    for cell, picture in enumerate(pictures):
-        if picture is not None:
-            enlarged = layout.width >= picture.width
-            how = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-            small = picture.convert("RGB").resize((layout.width, layout.height), how)
-            finished.paste(small, layout.corner(cell))
-    return finished
+        _draw_chart(canvas, layout.bottom, report, charted)
+    plot = canvas.render()
+    for cell, image in enumerate(images):
+        if image is not None:
+            enlarged = layout.width >= image.width
+            resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+            resized = image.convert("RGB").resize((layout.width, layout.height), resampling)
+            plot.paste(resized, layout.corner(cell))
+    return plot
 
 
-def draw_caption(canvas: Canvas, layout: Layout, cell: int, side: dict[str, Any]) -> None:
+def _draw_cell(canvas: Canvas, layout: Layout, cell: int, variant: dict[str, Any]) -> None:
+    """A cell's frame, its label and caption, and the error where nothing was sampled."""
     x, y = layout.corner(cell)
     width, height = layout.width, layout.height
-    canvas.box(x - 1, y - 1, x + width + 1, y + height + 1, GRID)
-    canvas.box(x, y, x + width, y + height, PANEL)
-    canvas.text(x, y - 27, shorten(side["label"], 15, width), 15, INK)
-    canvas.text(x, y - 9, shorten(caption(side), 13, width), 13, MUTED)
-    if side["status"] != "done":
-        lines = wrap(side["error"] or "not sampled", 13, width - 20)
+    canvas.rectangle(x - 1, y - 1, x + width + 1, y + height + 1, GRID)
+    canvas.rectangle(x, y, x + width, y + height, PANEL)
+    canvas.text(x, y - 27, shorten(variant["label"], 15, width), 15, TEXT)
+    canvas.text(x, y - 9, shorten(_caption(variant), 13, width), 13, MUTED)
+    if variant["status"] != "done":
+        lines = wrap(variant["error"] or "not sampled", 13, width - 20)
         for number, line in enumerate(lines[: (height - 20) // 18]):
             canvas.text(x + 10, y + 24 + 18 * number, shorten(line, 13, width - 20), 13, MUTED)
 
 
-def caption(side: dict[str, Any]) -> str:
-    """`2.31x · 45.2 dB · 20 of 50 computed`; the time alone for the reference."""
-    if side["status"] != "done":
-        return "cannot run" if side["error"] else ""
-    if "speedup" not in side:
-        return f"{side['seconds']:.2f} s"
-    parts = [f"{side['speedup']:.2f}x", noise(side)]
-    if side["evaluations"]:
-        parts.append(f"{side['computed']} of {side['evaluations']} computed")
+def _caption(variant: dict[str, Any]) -> str:
+    """`2.31x · 45.2 dB · 20 of 50 computed`; only the time for the reference."""
+    if variant["status"] != "done":
+        return "cannot run" if variant["error"] else ""
+    if "speedup" not in variant:
+        return f"{variant['seconds']:.2f} s"
+    parts = [f"{variant['speedup']:.2f}x", noise(variant)]
+    if variant["evaluations"]:
+        parts.append(f"{variant['computed']} of {variant['evaluations']} computed")
     return " · ".join(parts)
 
 
-def draw_chart(
+def _draw_chart(
     canvas: Canvas, top: int, report: dict[str, Any], points: list[dict[str, Any]]
 ) -> None:
-    """PSNR against speed-up: a dot for each point, a line for each value of y if x is a number.
+    """PSNR against speed-up: a dot for each point, a line for each value of y if x is numeric.
 
-    Pictures identical to the reference, whose PSNR is infinite, stand in a band of their own.
+    Points whose images are identical to the reference, with infinite PSNR, have a band above.
     """
-    left, right = EDGE + LEFT, min(canvas.width - RIGHT, EDGE + LEFT + 900)
+    left, right = MARGIN + LEFT, min(canvas.width - RIGHT, MARGIN + LEFT + CHART_MAX_WIDTH)
     upper, lower = top + TOP, top + CHART_HEIGHT - BOTTOM
-    noises = [point["psnr"] for point in points if not point["identical"]]
-    band = BAND if len(noises) < len(points) else 0
-    speeds = [1.0, *(point["speedup"] for point in points)]
-    across = Scale(*padded(min(speeds), max(speeds)), left, right)
-    low, high = padded(min(noises), max(noises)) if noises else (0.0, 1.0)
-    up = Scale(low, high, lower, upper + band)
+    psnrs = [point["psnr"] for point in points if not point["identical"]]
+    band = IDENTICAL_BAND if len(psnrs) < len(points) else 0
+    speedups = [1.0, *(point["speedup"] for point in points)]
+    x_scale = Scale(*_padded(min(speedups), max(speedups)), left, right)
+    low, high = _padded(min(psnrs), max(psnrs)) if psnrs else (0.0, 1.0)
+    y_scale = Scale(low, high, lower, upper + band)
 
-    def place(point: dict[str, Any]) -> Point:
-        height = upper + band / 2 if point["identical"] else up(point["psnr"])
-        return across(point["speedup"]), height
+    def position(point: dict[str, Any]) -> Point:
+        y = upper + band / 2 if point["identical"] else y_scale(point["psnr"])
+        return x_scale(point["speedup"]), y
 
-    canvas.box(left, upper, right, lower, PANEL)
-    for value in across.marks():
-        canvas.line([(across(value), upper), (across(value), lower)], GRID)
-        canvas.text(across(value), lower + 17, f"{value:g}x", 12, MUTED, "ms")
-    for value in up.marks() if noises else ():
-        canvas.line([(left, up(value)), (right, up(value))], GRID)
-        canvas.text(left - 10, up(value), f"{value:g}", 12, MUTED, "rm")
+    canvas.rectangle(left, upper, right, lower, PANEL)
+    for value in x_scale.ticks():
+        canvas.line([(x_scale(value), upper), (x_scale(value), lower)], GRID)
+        canvas.text(x_scale(value), lower + 17, f"{value:g}x", 12, MUTED, "ms")
+    for value in y_scale.ticks() if psnrs else ():
+        canvas.line([(left, y_scale(value)), (right, y_scale(value))], GRID)
+        canvas.text(left - 10, y_scale(value), f"{value:g}", 12, MUTED, "rm")
     if band:
         canvas.line([(left, upper + band), (right, upper + band)], GRID)
         canvas.text(left - 10, upper + band / 2, "identical", 12, MUTED, "rm")
@@ -154,55 +181,59 @@ def draw_chart(
     canvas.text((left + right) / 2, lower + 36, "speed-up", 12, MUTED, "ms")
 
     setting = report["x"]["setting"]
-    ordered = all(isinstance(point["settings"][setting], (int, float)) for point in points)
+    numeric = all(isinstance(point["settings"][setting], (int, float)) for point in points)
     names = [""] if report["y"] is None else report["y"]["values"]
     for row in range(len(names)):
-        places = [place(point) for point in points if point["row"] == row]
-        if ordered and len(places) > 1:
-            canvas.line(places, SERIES[row % len(SERIES)], 1.6)
-        for spot in places:
-            canvas.dot(*spot, DOT, SERIES[row % len(SERIES)])
-    draw_series_names(canvas, right, upper - 8, names)
-    taken = [around(place(point)) for point in points]
+        dots = [position(point) for point in points if point["row"] == row]
+        if numeric and len(dots) > 1:
+            canvas.line(dots, SERIES[row % len(SERIES)], 1.6)
+        for dot in dots:
+            canvas.dot(*dot, DOT, SERIES[row % len(SERIES)])
+    _draw_legend(canvas, right, upper - 8, names)
+    occupied = [_dot_box(position(point)) for point in points]
     for point in points:
-        text = report["x"]["values"][point["column"]]
-        write_beside(canvas, place(point), text, taken, (left, upper, right, lower))
+        label = report["x"]["values"][point["column"]]
+        _label_dot(canvas, position(point), label, occupied, (left, upper, right, lower))
 
 
-def draw_series_names(canvas: Canvas, right: float, y: float, names: list[str]) -> None:
-    """The values of y and their colours, ending at `right`; nothing for a single axis."""
+def _draw_legend(canvas: Canvas, right: float, y: float, names: list[str]) -> None:
+    """The values of y with their colours, ending at `right`; nothing for a single axis."""
     for row in reversed(range(len(names))):
         if names[row]:
-            canvas.text(right, y, names[row], 12, INK, "rs")
+            canvas.text(right, y, names[row], 12, TEXT, "rs")
             right -= text_width(names[row], 12) + 10
             canvas.dot(right, y - 4, DOT, SERIES[row % len(SERIES)])
             right -= 20
 
 
-def around(place: Point) -> Box:
-    return place[0] - DOT, place[1] - DOT, place[0] + DOT, place[1] + DOT
+def _dot_box(dot: Point) -> Box:
+    return dot[0] - DOT, dot[1] - DOT, dot[0] + DOT, dot[1] + DOT
 
 
-def padded(low: float, high: float) -> tuple[float, float]:
-    """A range a little wider than from `low` to `high`, never empty."""
-    room = 0.1 * max(high - low, 0.02 * abs(high), 1e-3)
-    return low - room, high + room
+def _padded(low: float, high: float) -> tuple[float, float]:
+    """The range from `low` to `high` with padding at both ends, never empty."""
+    padding = 0.1 * max(high - low, 0.02 * abs(high), 1e-3)
+    return low - padding, high + padding
 
 
-def write_beside(canvas: Canvas, place: Point, text: str, taken: list[Box], bounds: Box) -> None:
-    """`text` next to a dot where nothing stands yet; left out where there is no room."""
-    x, y = place
-    width = text_width(text, 12)
+def _label_dot(canvas: Canvas, dot: Point, label: str, occupied: list[Box], bounds: Box) -> None:
+    """Writes `label` next to `dot`, and adds its box to `occupied`.
+
+    Of several positions the first is taken that lies in `bounds` and overlaps no box of
+    `occupied`; without one, nothing is written.
+    """
+    x, y = dot
+    width = text_width(label, 12)
     for dx, dy, anchor in ((9, 0, 0.0), (0, -13, 0.5), (0, 14, 0.5), (-9, 0, 1.0), (9, -13, 0.0)):
         start = x + dx - width * anchor
         box = (start, y + dy - 7, start + width, y + dy + 7)
         inside = box[0] >= bounds[0] and box[1] >= bounds[1]
         inside = inside and box[2] <= bounds[2] and box[3] <= bounds[3]
-        if inside and not any(overlap(box, other) for other in taken):
-            canvas.text(start, y + dy, text, 12, INK, "lm")
-            taken.append(box)
+        if inside and not any(_overlap(box, other) for other in occupied):
+            canvas.text(start, y + dy, label, 12, TEXT, "lm")
+            occupied.append(box)
             return
 
 
-def overlap(a: Box, b: Box) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -14,7 +14,7 @@ from teacache.comparison.results import notes, results, table
 from teacache.config import TeaCacheConfig
 from teacache.errors import ExecutionError, UserError
 from teacache.plots.pixels import to_pil
-from teacache.plots.sweep import Layout, sweep_picture
+from teacache.plots.sweep import Layout, sweep_plot
 from teacache.workflows.definitions import NodeKind
 from teacache.workflows.edits import (
     PICTURE,
@@ -311,7 +311,7 @@ def test_every_cell_shows_its_picture(columns, rows):
         None if side.error else Image.new("RGB", (SIZE, SIZE), color)
         for side, color in zip(sweep.everyone, colors, strict=True)
     ]
-    image = sweep_picture(report, pictures)
+    image = sweep_plot(report, pictures)
     layout = Layout.of(report, (SIZE, SIZE))
     corners = [layout.corner(cell) for cell in range(len(pictures))]
     assert len(set(corners)) == len(corners)
@@ -325,10 +325,10 @@ def test_every_cell_shows_its_picture(columns, rows):
 def test_large_pictures_are_reduced_and_counted():
     _, report, _, _ = swept(FakeHost(), "1,2")
     big = [Image.new("RGB", (2000, 1000), "red")] * 3
-    image = sweep_picture(report, big)
+    image = sweep_plot(report, big)
     assert image.width < 1400
     with pytest.raises(ValueError, match="there must be 3 pictures, not 2"):
-        sweep_picture(report, big[:2])
+        sweep_plot(report, big[:2])
 
 
 def test_pixels_survive_both_ways():

@@ -1,4 +1,4 @@
-"""Pictures, sampled where their parts must be."""
+"""Plots, by the colours of their pixels."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from teacache.plots import comparison, timeline
-from teacache.plots import timeline as timeline_function
 from teacache.plots.canvas import ticks, wrap
+from teacache.plots.comparison import comparison
 from teacache.plots.timeline import (
     CELLS_HEIGHT,
     CELLS_TOP,
+    CHANGED,
     COMPUTED,
     FORCED,
     SKIPPED,
-    TROUBLE,
     Columns,
     color_of,
+    timeline,
 )
 from teacache.report import SKIPPING, Reason, RunReport, StepRecord
 
@@ -59,7 +59,7 @@ def hexed(image, x, y):
 def test_every_cell_has_the_colour_of_its_decision():
     decisions = [Reason.FIRST, *[Reason.UNDER_THRESHOLD, Reason.OVER_THRESHOLD] * 10]
     decisions += [Reason.MISMATCH, Reason.LAST]
-    expected = [FORCED, *[SKIPPED, COMPUTED] * 10, TROUBLE, FORCED]
+    expected = [FORCED, *[SKIPPED, COMPUTED] * 10, CHANGED, FORCED]
     image = timeline(report(decisions), width=900)
     columns = Columns(900, len(decisions))
     assert [hexed(image, columns.middle(i), CENTRE) for i in range(len(decisions))] == expected
@@ -69,7 +69,7 @@ def test_every_cell_has_the_colour_of_its_decision():
 
 def test_every_reason_has_its_colour():
     computed = [reason for reason in Reason if reason not in SKIPPING]
-    red = {r for r in computed if color_of({"kind": r.kind.value}) == TROUBLE}
+    red = {r for r in computed if color_of({"kind": r.kind.value}) == CHANGED}
     assert red == {Reason.NEW_BRANCH, Reason.MISMATCH, Reason.UNCACHED}
 
 
@@ -78,8 +78,8 @@ def test_a_plan_has_no_threshold_and_tells_its_evidence():
     planned = timeline({**data, "method": "planned"})
     orange = np.abs(np.asarray(planned).astype(int) - (0xC7, 0x7D, 0x0A)).sum(axis=-1) < 60
     assert not orange.any()
-    told = timeline({**data, "evidence": "preset 2.0x: a generic plan."})
-    assert told.height == timeline(data).height + 20
+    with_evidence = timeline({**data, "evidence": "preset 2.0x: a generic plan."})
+    assert with_evidence.height == timeline(data).height + 20
 
 
 def test_number_of_cells_along_the_strip():
@@ -105,7 +105,7 @@ def test_threshold_line_lies_at_its_value():
 @pytest.mark.parametrize("threshold", [0.0, 0.2])
 @pytest.mark.parametrize("distance", [None, 0.0, 0.1, math.inf, math.nan])
 def test_extremes(count, threshold, distance):
-    image = timeline_function(report([Reason.OVER_THRESHOLD] * count, threshold, None, distance))
+    image = timeline(report([Reason.OVER_THRESHOLD] * count, threshold, None, distance))
     assert image.mode == "RGB" and image.width == 960
 
 
