@@ -28,7 +28,7 @@ from teacache.config import TeaCacheConfig
 from teacache.hosts.comfyui.headless.boot import PACK
 from teacache.profiles.calibrated import Calibration
 from teacache.profiles.plans import steps_for
-from teacache.profiles.store import PARTIAL, ProfileStore
+from teacache.profiles.store import PARTIAL_SUFFIX, ProfileStore
 
 HELP = (
     "EasyCache changes its input in place, which spoils the picture in float32 (there is no copy "
@@ -80,7 +80,7 @@ class Planned:
 
             if bed.name not in self._calibrations:
                 self._calibrations[bed.name] = calibrated(bed)
-            plan = self._calibrations[bed.name].plan(steps_for(bed.steps, speedup))
+            plan = self._calibrations[bed.name].nearest_plan(steps_for(bed.steps, speedup))
             yield apply_teacache(bed.patcher, TeaCacheConfig(), override=RunOverride(plan))[0]
 
         return switch
@@ -101,7 +101,7 @@ def calibrated(bed: Testbed) -> Calibration:
     ]
     settings = Settings(bed.steps, bed.guidance, "euler", "simple")
     bench = ComfyBench(bed.patcher, settings, torch.zeros(1, *bed.latent), cases)
-    journal = Journal(PROFILES / f"{name}{PARTIAL}", bench.key)
+    journal = Journal(PROFILES / f"{name}{PARTIAL_SUFFIX}", bench.key)
     with torch.inference_mode():
         calibration = Calibrator(bench, name, journal).run()
     store.save(calibration)

@@ -223,7 +223,7 @@ class CacheSettings:
                 preset=preset,
             )
             if profile not in ("auto", *known_profiles()):
-                cls.store().named(profile)
+                cls.store().load_for_setting(profile)
         except ConfigError as error:
             return str(error)
         return True

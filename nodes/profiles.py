@@ -93,7 +93,7 @@ def carry_out(store: ProfileStore, action: str, profile: str, new_name: str) -> 
     if action == "list":
         lines = [
             f"{each.name} · {each.profile.family} · {each.conditions.sampler}, {each.steps} steps"
-            for each in store.usable()
+            for each in store.load_all()
         ]
         return "\n".join(lines) or "no profiles yet: make one with Calibrate TeaCache"
     if action == "show":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ConfigError(ValueError):
@@ -22,11 +22,23 @@ class ExecutionError(Exception):
         self.details = details
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest of `known`, or nothing when none is close."""
+def nearest(name: str, known: Iterable[str], limit: int = 1) -> str:
+    """`; did you mean 'x'?` for the closest of `known`, or nothing when none is close.
+
+    Args:
+        limit: number of names that are suggested at most, the closest first.
+    """
     folded = {item.lower(): item for item in known}
-    found = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
-    return f"; did you mean {folded[found[0]]!r}?" if found else ""
+    close = difflib.get_close_matches(name.lower(), folded, n=limit, cutoff=0.5)
+    return suggestion([folded[match] for match in close])
+
+
+def suggestion(names: Sequence[str]) -> str:
+    """`; did you mean 'x', 'y' or 'z'?`, or nothing when there are no names."""
+    if not names:
+        return ""
+    *others, last = map(repr, names)
+    return f"; did you mean {', '.join(others)} or {last}?" if others else f"; did you mean {last}?"
 
 
 def listing(names: Iterable[str], limit: int = 8) -> str:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from ..profiles.calibrated import SCATTER, Calibration, Outcome
+from ..profiles.calibrated import MAX_SCATTER_POINTS, Calibration, PlanResult
 from ..profiles.conditions import Conditions
 from ..profiles.plans import Plan, generic_plan, steps_for
 from ..profiles.profile import Profile, Threshold
-from ..profiles.store import PARTIAL, ProfileStore
+from ..profiles.store import PARTIAL_SUFFIX, ProfileStore
 from .fit import Fit, fit_polynomial, thresholds_for
 from .journal import Journal
 from .override import RunOverride
@@ -99,7 +99,7 @@ class Calibrator:
         errors = self._weighted(gap_errors(trajectories, euler), recordings)
         planned = {peak: best_plans(errors, bench.steps, peak) for peak in PEAKS}
         plans, curve = dict(planned[PEAKS[0]]), {}
-        counts = sorted({*(steps_for(bench.steps, s) for s in SPEEDUPS), default.computed})
+        counts = sorted({*(steps_for(bench.steps, s) for s in SPEEDUPS), default.computed_steps})
         for count in counts:
             if count in plans and count < bench.steps:
                 starts = [planned[peak][count] for peak in PEAKS]
@@ -107,21 +107,21 @@ class Calibrator:
                 plans[count], curve[count] = self._refined(starts, errors, recordings)
         points = [point for recording in recordings for point in recording.points]
         fit = fit_polynomial(points)
-        shown = points[:: max(1, -(-len(points) // SCATTER))]
+        shown = points[:: max(1, -(-len(points) // MAX_SCATTER_POINTS))]
         return Calibration(
             profile=self._profile(fit, recordings),
-            refused=fit.refused,
-            points=fit.points,
+            fit_rejection=fit.refused,
+            fit_points=fit.points,
             conditions=conditions,
             plans=plans,
-            curve=tuple(curve[count] for count in sorted(curve)),
-            default=default,
-            made={
+            plan_results=tuple(curve[count] for count in sorted(curve)),
+            default_result=default,
+            provenance={
                 **bench.about,
                 "cases": list(bench.cases),
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
-            ratios=_mean_ratios(recordings, bench.steps),
+            residual_ratios=_mean_ratios(recordings, bench.steps),
             scatter=tuple((point.indicator, point.residual) for point in shown),
         )
 
@@ -175,11 +175,11 @@ class Calibrator:
         measured = [self._errors(plan, recordings, "sensitivity")[0] for plan in probes]
         return weighted(errors, probes, measured)
 
-    def _outcome(self, plan: Plan | None, recordings: Sequence[Recording]) -> Outcome:
+    def _outcome(self, plan: Plan | None, recordings: Sequence[Recording]) -> PlanResult:
         """Tries a plan, or the default, on every case."""
         what = "default" if plan is None else f"{len(plan)} of {self.bench.steps} steps"
         errors, computed = self._errors(plan, recordings, what)
-        return Outcome(round(float(np.mean(computed))), float(np.mean(errors)), max(errors))
+        return PlanResult(round(float(np.mean(computed))), float(np.mean(errors)), max(errors))
 
     def _errors(
         self, plan: Plan | None, recordings: Sequence[Recording], what: str
@@ -202,7 +202,7 @@ class Calibrator:
 
     def _refined(
         self, starts: Sequence[Plan], errors: Errors, recordings: Sequence[Recording]
-    ) -> tuple[Plan, Outcome]:
+    ) -> tuple[Plan, PlanResult]:
         """The best of some plans and of their neighbours by what they really give, in few tries."""
         best, outcome = starts[0], self._outcome(starts[0], recordings)
         known = {best}
@@ -214,7 +214,10 @@ class Calibrator:
                 break
             known.add(plan)
             tried = self._outcome(plan, recordings)
-            if (tried.worst, tried.mean) < (outcome.worst, outcome.mean):
+            if (tried.worst_error, tried.mean_error) < (
+                outcome.worst_error,
+                outcome.mean_error,
+            ):
                 best, outcome = plan, tried
         return best, outcome
 
@@ -287,7 +290,7 @@ def calibrate_and_save(
     """
     chosen = store.free_name(bench.family, bench.digest) if name is None else name
     store.new_path(chosen, overwrite)
-    journal = Journal(store.folder / f"{chosen}{PARTIAL}", {**bench.key, "trials": trials})
+    journal = Journal(store.folder / f"{chosen}{PARTIAL_SUFFIX}", {**bench.key, "trials": trials})
     if journal.resumed:
         on_resume()
     calibration = Calibrator(bench, chosen, journal, on_progress, trials).run()

@@ -14,6 +14,7 @@ import torch
 from ..journal import Record, append_records, header_of, read_records, write_records
 from ..profiles.conditions import Conditions
 from ..profiles.plans import Plan
+from ..profiles.schema import JsonObject
 from .recorder import Point, Recording
 from .schedule_search import Trajectory
 
@@ -58,14 +59,12 @@ class Journal:
             plan = None if record["plan"] is None else tuple(record["plan"])
             self._outcomes[record["case"], plan] = record["error"], record["computed"]
             return
-        made = record["conditions"]
-        sigmas = tuple(made["sigmas"])
-        conditions = Conditions(**{**made, "sigmas": sigmas, "latent": tuple(made["latent"])})
+        conditions = Conditions.from_json(JsonObject(record["conditions"], "conditions"))
         self._conditions = conditions, record["euler"]
-        size = len(sigmas) - 1
+        size = conditions.steps
         gram = np.array(record["gram"], dtype=np.float64).reshape(size, size)
         self._recordings[record["case"]] = Recording(
-            Trajectory(sigmas, gram),
+            Trajectory(conditions.sigmas, gram),
             tuple(Point(*values) for values in record["points"]),
             _tensor(record["final"]),
         )
@@ -84,7 +83,7 @@ class Journal:
             {
                 "kind": "recording",
                 "case": case,
-                "conditions": asdict(conditions),
+                "conditions": conditions.to_json(),
                 "euler": euler,
                 "gram": recording.trajectory.gram.flatten().tolist(),
                 "points": [list(asdict(point).values()) for point in recording.points],

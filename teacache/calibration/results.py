@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..profiles.calibrated import Calibration, Outcome
+from ..profiles.calibrated import Calibration, PlanResult
 
 
 def calibration_table(calibration: Calibration) -> str:
     """What was found, for a node or the command: plain text."""
-    made, profile = calibration.made, calibration.profile
+    made, profile = calibration.provenance, calibration.profile
     runs = len(made.get("cases", []))
     lines = [
         f"Profile {calibration.name} · {profile.family} · {made.get('model', '')} · "
@@ -15,8 +15,8 @@ def calibration_table(calibration: Calibration) -> str:
         f"{calibration.steps} steps · {runs} runs",
         "",
         "speed-up  computed  error of the latent, mean  worst run",
-        *(_row(calibration, tried, "") for tried in reversed(calibration.curve)),
-        _row(calibration, calibration.default, "  default, before"),
+        *(_row(calibration, tried, "") for tried in reversed(calibration.plan_results)),
+        _row(calibration, calibration.default_result, "  default, before"),
         "",
         fit_line(calibration),
     ]
@@ -25,11 +25,11 @@ def calibration_table(calibration: Calibration) -> str:
 
 def fit_line(calibration: Calibration) -> str:
     """How good the coefficients are, or why there are none."""
-    profile, points = calibration.profile, calibration.points
-    if calibration.refused:
+    profile, points = calibration.profile, calibration.fit_points
+    if calibration.fit_rejection:
         return (
-            f"No coefficients: {calibration.refused} ({points} points). The faithful mode keeps "
-            "the family's; plans need none, nor do indicator=rate and first_block."
+            f"No coefficients: {calibration.fit_rejection} ({points} points). The faithful mode "
+            "keeps the family's; plans need none, nor do indicator=rate and first_block."
         )
     assert profile.r2 is not None and profile.x_range is not None
     low, high = profile.x_range
@@ -39,9 +39,9 @@ def fit_line(calibration: Calibration) -> str:
     )
 
 
-def _row(calibration: Calibration, tried: Outcome, label: str) -> str:
-    speedup, steps = calibration.speedup(tried.computed), calibration.steps
+def _row(calibration: Calibration, tried: PlanResult, label: str) -> str:
+    speedup, steps = calibration.speedup(tried.computed_steps), calibration.steps
     return (
-        f"{speedup:7.2f}x  {f'{tried.computed} of {steps}':>8}  {100 * tried.mean:24.3g} %  "
-        f"{100 * tried.worst:7.3g} %{label}"
+        f"{speedup:7.2f}x  {f'{tried.computed_steps} of {steps}':>8}  "
+        f"{100 * tried.mean_error:24.3g} %  {100 * tried.worst_error:7.3g} %{label}"
     )

@@ -67,12 +67,12 @@ def profile_store(args: argparse.Namespace) -> ProfileStore:
 
 
 def list_all(store: ProfileStore, args: argparse.Namespace) -> None:
-    known = store.usable()
+    known = store.load_all()
     if not known:
         print("no profiles yet: make one with 'calibrate'")
     for each in known:
-        made = each.made
-        fit = "plans only" if each.refused else f"R² {each.profile.r2:.2f}"
+        made = each.provenance
+        fit = "plans only" if each.fit_rejection else f"R² {each.profile.r2:.2f}"
         print(
             f"{each.name}  {each.profile.family}  {made.get('model', '')}  "
             f"{each.conditions.sampler}, {each.steps} steps  {fit}  {made.get('date', '')}"
@@ -95,7 +95,7 @@ def export(store: ProfileStore, args: argparse.Namespace) -> None:
 
 
 def import_file(store: ProfileStore, args: argparse.Namespace) -> None:
-    print(store.path(store.add(Path(args.file)).name))
+    print(store.path(store.import_file(Path(args.file)).name))
 
 
 def delete(store: ProfileStore, args: argparse.Namespace) -> None:

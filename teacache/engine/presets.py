@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from ..config import TeaCacheConfig, wanted_speedup
 from ..families.spec import Family
 from ..profiles.calibrated import Calibration
-from ..profiles.conditions import Conditions, differences, why_not_sound
-from ..profiles.plans import Plan, adapted_plan, generic_plan, steps_for, within_limits
+from ..profiles.conditions import Conditions, differences, incompatibility
+from ..profiles.plans import Plan, adapt_plan, apply_limits, generic_plan, steps_for
 from ..profiles.profile import Profile
 from .strategy import (
     RunSettings,
@@ -92,10 +92,12 @@ def _by_config(config: TeaCacheConfig, context: RunContext) -> RunSettings:
     calibration, profile = context.calibration, context.profile
     notes: tuple[str, ...] = ()
     if calibration is not None and config.coefficients is None:
-        if calibration.profile.coefficients and not calibration.refused:
+        if calibration.profile.coefficients and not calibration.fit_rejection:
             profile = calibration.profile
         elif context.named:
-            notes = (f"Profile {calibration.name} holds no coefficients: {calibration.refused}.",)
+            notes = (
+                f"Profile {calibration.name} holds no coefficients: {calibration.fit_rejection}.",
+            )
     settings = settings_from_config(config, profile, context.sampler, context.packed)
     return replace(settings, notes=(*settings.notes, *notes))
 
@@ -106,16 +108,20 @@ def _calibrated_default(config: TeaCacheConfig, context: RunContext) -> RunSetti
     calibration = context.calibration
     assert calibration is not None
     default = settings_from_config(config, context.profile, context.sampler, context.packed)
-    refused = why_not_sound(calibration.conditions, context.conditions)
+    refused = incompatibility(calibration.conditions, context.conditions)
     if refused:
         note = f"Profile {calibration.name} is not used: {refused}."
         return replace(default, notes=(*default.notes, note))
-    before = calibration.default
-    tried = calibration.outcome(before.computed)
-    if tried is None or tried.worst > before.worst or tried.mean > before.mean:
+    before = calibration.default_result
+    tried = calibration.nearest_result(before.computed_steps)
+    if (
+        tried is None
+        or tried.worst_error > before.worst_error
+        or tried.mean_error > before.mean_error
+    ):
         evidence = f"profile {calibration.name}: no plan was better than the forecast when tried"
         return replace(default, evidence=f"{evidence}.")
-    speedup = calibration.speedup(before.computed)
+    speedup = calibration.speedup(before.computed_steps)
     settings, evidence = _by_calibration(config, context, calibration, speedup)
     return replace(settings, evidence=f"{evidence}.")
 
@@ -124,7 +130,7 @@ def _by_plan_or_forecast(config: TeaCacheConfig, context: RunContext) -> tuple[R
     speedup, calibration = wanted_speedup(config.preset), context.calibration
     aside = ""
     if calibration is not None:
-        refused = why_not_sound(calibration.conditions, context.conditions)
+        refused = incompatibility(calibration.conditions, context.conditions)
         if not refused:
             wanted = speedup or _fastest_below(calibration, LEVEL_ERRORS[config.preset])
             return _by_calibration(config, context, calibration, wanted)
@@ -148,13 +154,13 @@ def _by_calibration(
 ) -> tuple[RunSettings, str]:
     made, run = calibration.conditions, context.conditions
     count = steps_for(run.steps, speedup)
-    own = calibration.plan(steps_for(made.steps, speedup))
-    plan = adapted_plan(own, made.sigmas, run.sigmas, count)
-    tried = calibration.outcome(len(own))
+    own = calibration.nearest_plan(steps_for(made.steps, speedup))
+    plan = adapt_plan(own, made.sigmas, run.sigmas, count)
+    tried = calibration.nearest_result(len(own))
     evidence = f"profile {calibration.name}: {len(plan)} of {run.steps} steps planned"
     if tried is not None:
-        evidence += f"; error {100 * tried.worst:.2g} % at worst with"
-        evidence += f" {tried.computed} of {made.steps} when tried"
+        evidence += f"; error {100 * tried.worst_error:.2g} % at worst with"
+        evidence += f" {tried.computed_steps} of {made.steps} when tried"
     changed = differences(made, run)
     if changed:
         evidence += f"; adapted: this run has {', '.join(changed)}"
@@ -162,14 +168,16 @@ def _by_calibration(
 
 
 def _by_plan(config: TeaCacheConfig, context: RunContext, plan: Plan) -> RunSettings:
-    limited = within_limits(plan, context.conditions.steps, config)
+    limited = apply_limits(plan, context.conditions.steps, config)
     return planned_settings(config, context.profile, limited)
 
 
 def _fastest_below(calibration: Calibration, error: float) -> float:
     """The largest speed-up whose plan stayed below `error`; the smallest one where none did."""
-    good = [tried.computed for tried in calibration.curve if tried.worst <= error]
-    every = [tried.computed for tried in calibration.curve] or [calibration.steps]
+    good = [
+        tried.computed_steps for tried in calibration.plan_results if tried.worst_error <= error
+    ]
+    every = [tried.computed_steps for tried in calibration.plan_results] or [calibration.steps]
     return calibration.speedup(min(good) if good else max(every))
 
 

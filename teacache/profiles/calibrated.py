@@ -1,4 +1,4 @@
-"""A calibration as it is kept: a profile of the user's own, its plans, and where they come from."""
+"""Calibrations: the user's own profiles, with plans and measured errors, and their JSON files."""
 
 from __future__ import annotations
 
@@ -8,43 +8,63 @@ from typing import Any
 
 from .conditions import Conditions
 from .plans import Plan
-from .profile import PROFILE_VERSION, Profile, profile_in
-from .schema import Fields, finite
+from .profile import PROFILE_VERSION, Profile, read_profile
+from .schema import JsonObject, is_finite_number
 
 KIND = "calibration"
-SCATTER = 400
+MAX_SCATTER_POINTS = 400
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a plan gave when it was tried: relative L2 error of the sampled latent against the
-    uncached one, mean and worst over the calibration's runs."""
+class PlanResult:
+    """The measured error of one plan, or of the default mode.
 
-    computed: int
-    mean: float
-    worst: float
+    An error is the relative L2 distance of the sampled latent from the uncached run's.
+
+    Args:
+        computed_steps: steps that were computed.
+        mean_error, worst_error: over the runs of the calibration.
+    """
+
+    computed_steps: int
+    mean_error: float
+    worst_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "computed": self.computed_steps,
+            "mean": self.mean_error,
+            "worst": self.worst_error,
+        }
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was learned of one model under one set of conditions.
+    """The result of calibrating one model under one set of conditions.
 
-    profile: the fitted coefficients, none where the fit was refused (`refused` says why).
-    plans: by number of computed steps. curve: the plans that were tried, fewest steps first.
-    default: what the default mode gave before. made: model's and scheduler's name, prompts, seeds,
-    versions and date. ratios: mean |residual| over the one before, by step (MagCache).
-    scatter: (indicator, residual) of at most `SCATTER` of the fit's points.
+    Args:
+        profile: the fitted coefficients; none if the fit was rejected.
+        fit_rejection: why the fit was rejected; empty if it was not.
+        fit_points: number of points that the polynomial was fitted to.
+        conditions: what the calibration was made with.
+        plans: a plan for each number of computed steps.
+        plan_results: of the plans that were measured, fewest computed steps first.
+        default_result: of the default mode, without a calibration.
+        provenance: names of the model and the scheduler, prompts, seeds, versions and date.
+        residual_ratios: for each step from the second, the norm of the stack's residual over that
+            of the step before (MagCache).
+        scatter: (indicator, residual) of at most `MAX_SCATTER_POINTS` of the fit's points.
     """
 
     profile: Profile
-    refused: str
-    points: int
+    fit_rejection: str
+    fit_points: int
     conditions: Conditions
     plans: dict[int, Plan]
-    curve: tuple[Outcome, ...]
-    default: Outcome
-    made: dict[str, Any] = field(default_factory=dict)
-    ratios: tuple[float, ...] = ()
+    plan_results: tuple[PlanResult, ...]
+    default_result: PlanResult
+    provenance: dict[str, Any] = field(default_factory=dict)
+    residual_ratios: tuple[float, ...] = ()
     scatter: tuple[tuple[float, float], ...] = ()
 
     @property
@@ -55,19 +75,24 @@ class Calibration:
     def steps(self) -> int:
         return self.conditions.steps
 
-    def speedup(self, computed: int) -> float:
-        """Of a run that computes so many of the steps, where a skip costs nothing."""
-        return self.steps / computed
+    def speedup(self, computed_steps: int) -> float:
+        """Speed-up of a run with that many computed steps, if skipped steps cost nothing."""
+        return self.steps / computed_steps
 
-    def outcome(self, computed: int) -> Outcome | None:
-        """What the plan that was tried nearest to so many computed steps gave."""
-        return min(self.curve, key=lambda o: abs(o.computed - computed), default=None)
+    def nearest_result(self, computed_steps: int) -> PlanResult | None:
+        """The result with the nearest number of computed steps; None if no plan was measured."""
+        return min(
+            self.plan_results,
+            key=lambda result: abs(result.computed_steps - computed_steps),
+            default=None,
+        )
 
-    def plan(self, computed: int) -> Plan:
-        """The plan with so many computed steps, or the nearest there is."""
-        return self.plans[min(self.plans, key=lambda count: (abs(count - computed), -count))]
+    def nearest_plan(self, computed_steps: int) -> Plan:
+        """The plan with the nearest number of computed steps; of two, the one with more."""
+        return self.plans[min(self.plans, key=lambda count: (abs(count - computed_steps), -count))]
 
     def to_json(self) -> dict[str, Any]:
+        """The contents of the profile's file; `parse_calibration` is the inverse."""
         profile = self.profile
         return {
             "version": PROFILE_VERSION,
@@ -83,74 +108,62 @@ class Calibration:
             "calibrated_on": profile.calibrated_on,
             "r2": profile.r2,
             "x_range": None if profile.x_range is None else list(profile.x_range),
-            "points": self.points,
-            "refused": self.refused,
-            "conditions": {
-                **asdict(self.conditions),
-                "sigmas": list(self.conditions.sigmas),
-                "latent": list(self.conditions.latent),
-            },
+            "points": self.fit_points,
+            "refused": self.fit_rejection,
+            "conditions": self.conditions.to_json(),
             "plans": [list(plan) for _, plan in sorted(self.plans.items())],
-            "curve": [asdict(outcome) for outcome in self.curve],
-            "default": asdict(self.default),
-            "ratios": list(self.ratios),
+            "curve": [result.to_json() for result in self.plan_results],
+            "default": self.default_result.to_json(),
+            "ratios": list(self.residual_ratios),
             "scatter": [list(pair) for pair in self.scatter],
-            "made": self.made,
+            "made": self.provenance,
         }
 
 
-def parse_calibration(text: str, where: str) -> Calibration:
-    """The calibration that `text` holds; ConfigError, in one line that begins with `where`."""
-    fields = Fields.of_text(text, where)
-    if fields.get("kind", None) != KIND:
-        raise fields.refuse(f"kind must be {KIND!r}, not {fields.get('kind', None)!r}")
-    profile = profile_in(fields)
-    conditions = _conditions(fields.part("conditions"), profile.family)
-    plans = {len(plan): plan for plan in _plans(fields, conditions.steps)}
-    curve = fields["curve"]
-    if not isinstance(curve, list):
-        raise fields.refuse("curve must be a list")
-    made = fields.get("made", {})
-    if not isinstance(made, dict):
-        raise fields.refuse("made must be an object")
+def parse_calibration(text: str, source: str) -> Calibration:
+    """Read a calibration's file.
+
+    Args:
+        text: the contents of the file.
+        source: name of the file, which error messages begin with.
+
+    Raises:
+        ConfigError: `text` is not a usable calibration.
+    """
+    data = JsonObject.parse(text, source)
+    if data.get("kind", None) != KIND:
+        raise data.error(f"kind must be {KIND!r}, not {data.get('kind', None)!r}")
+    profile = read_profile(data)
+    conditions = Conditions.from_json(data.child("conditions"))
+    if conditions.family != profile.family:
+        raise data.error(f"conditions: family must be that of the profile, {profile.family!r}")
+    plans = {len(plan): plan for plan in _read_plans(data, conditions.steps)}
+    results = data["curve"]
+    if not isinstance(results, list):
+        raise data.error("curve must be a list")
+    provenance = data.get("made", {})
+    if not isinstance(provenance, dict):
+        raise data.error("made must be an object")
     return Calibration(
         profile=profile,
-        refused=str(fields.get("refused", "")),
-        points=fields.whole("points", 0, 10**9),
+        fit_rejection=str(data.get("refused", "")),
+        fit_points=data.integer("points", 0, 10**9),
         conditions=conditions,
         plans=plans,
-        curve=tuple(_outcome(Fields(item, f"{where}: curve"), conditions) for item in curve),
-        default=_outcome(fields.part("default"), conditions),
-        made=made,
-        ratios=tuple(fields.numbers("ratios")),
-        scatter=_scatter(fields),
+        plan_results=tuple(
+            _read_result(JsonObject(item, f"{source}: curve"), conditions.steps) for item in results
+        ),
+        default_result=_read_result(data.child("default"), conditions.steps),
+        provenance=provenance,
+        residual_ratios=tuple(data.numbers("ratios")),
+        scatter=_read_scatter(data),
     )
 
 
-def _conditions(fields: Fields, family: str) -> Conditions:
-    sigmas = fields.numbers("sigmas", 0.0)
-    if len(sigmas) < 2:
-        raise fields.refuse("sigmas must be two noise levels or more")
-    if fields.text("family") != family:
-        raise fields.refuse(f"family must be that of the profile, {family!r}")
-    latent = fields.numbers("latent", 1)
-    guidance = fields.get("guidance", None)
-    return Conditions(
-        family=family,
-        model=fields.text("model"),
-        patches=str(fields.get("patches", "")),
-        sampler=fields.text("sampler"),
-        sigmas=tuple(sigmas),
-        latent=tuple(int(size) for size in latent),
-        guidance=None if guidance is None else fields.number("guidance", -math.inf, math.inf),
-    )
-
-
-def _plans(fields: Fields, steps: int) -> list[Plan]:
-    plans = fields["plans"]
+def _read_plans(data: JsonObject, steps: int) -> list[Plan]:
+    plans = data["plans"]
     if not isinstance(plans, list) or not plans:
-        raise fields.refuse("plans must be a list of one plan or more")
-    found = []
+        raise data.error("plans must be a list of one plan or more")
     for plan in plans:
         if (
             not isinstance(plan, list)
@@ -159,25 +172,25 @@ def _plans(fields: Fields, steps: int) -> list[Plan]:
             or plan[:1] != [0]
             or plan[-1] != steps - 1
         ):
-            raise fields.refuse(
+            raise data.error(
                 f"a plan must be rising steps from 0 to {steps - 1}, both included, not {plan!r}"
             )
-        found.append(tuple(plan))
-    return found
+    return [tuple(plan) for plan in plans]
 
 
-def _scatter(fields: Fields) -> tuple[tuple[float, float], ...]:
-    pairs = fields.get("scatter", [])
+def _read_scatter(data: JsonObject) -> tuple[tuple[float, float], ...]:
+    pairs = data.get("scatter", [])
     if not isinstance(pairs, list) or not all(
-        isinstance(pair, list) and len(pair) == 2 and all(map(finite, pair)) for pair in pairs
+        isinstance(pair, list) and len(pair) == 2 and all(map(is_finite_number, pair))
+        for pair in pairs
     ):
-        raise fields.refuse("scatter must be a list of pairs of finite numbers")
+        raise data.error("scatter must be a list of pairs of finite numbers")
     return tuple((float(x), float(y)) for x, y in pairs)
 
 
-def _outcome(fields: Fields, conditions: Conditions) -> Outcome:
-    return Outcome(
-        fields.whole("computed", 1, conditions.steps),
-        fields.number("mean", 0.0, math.inf),
-        fields.number("worst", 0.0, math.inf),
+def _read_result(data: JsonObject, steps: int) -> PlanResult:
+    return PlanResult(
+        data.integer("computed", 1, steps),
+        data.number("mean", 0.0, math.inf),
+        data.number("worst", 0.0, math.inf),
     )

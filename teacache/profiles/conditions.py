@@ -1,32 +1,43 @@
-"""What a sampling run is made with: the key under which a calibration is found again."""
+"""The conditions of a sampling run: what decides whether a calibration applies to it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-UNKNOWN = "unknown"
-"""Stands for the digest of weights that were not looked at."""
-SAME_LEVELS = 0.02
-"""Largest difference of two noise levels that count as one, of the highest level."""
-SAME_SIZE = 2.0
-"""Latents whose number of values differs by less than this factor are of one class."""
-SAME_GUIDANCE = 1.5
-FEWER_STEPS = 0.5
-"""A plan is not carried over to less than this share of its own steps."""
+from .schema import JsonObject
+
+UNKNOWN_DIGEST = "unknown"
+"""In place of a digest that was not computed, or could not be."""
+SIGMA_TOLERANCE = 0.02
+"""Largest difference between equal noise levels, as a fraction of the highest level."""
+MAX_SIZE_RATIO = 2.0
+"""Latents whose numbers of values differ by at most this factor count as the same size."""
+MAX_GUIDANCE_RATIO = 1.5
+"""Guidance scales that differ by at most this factor count as equal."""
+MIN_STEPS_RATIO = 0.5
+"""A plan is not adapted to runs with fewer steps than this fraction of its own."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """family: its id. model: digest of the weights; patches: of what is patched into them, empty
-    for none. sampler: the host's name. sigmas: noise levels, one more than steps. latent: shape
-    for one picture. guidance: scale, None where the host tells none.
+    """What a calibration was made with, or what a run samples with.
+
+    Args:
+        family: id of the model family.
+        weights_digest: of the transformer's own weights (`teacache.digest`).
+        patches_digest: of LoRAs and other weight patches; empty if there are none.
+        sampler: the host's name for it.
+        sigmas: noise levels, `steps + 1` values from the highest to the lowest.
+        latent: shape of one latent, without the batch.
+        guidance: guidance scale; None if the host does not report it.
     """
 
     family: str
-    model: str
-    patches: str
+    weights_digest: str
+    patches_digest: str
     sampler: str
     sigmas: tuple[float, ...]
     latent: tuple[int, ...]
@@ -38,57 +49,105 @@ class Conditions:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What a calibration is found by."""
-        return self.family, self.model, self.patches
+        """Family, weights and patches: the key that calibrations are looked up by."""
+        return self.family, self.weights_digest, self.patches_digest
+
+    def to_json(self) -> dict[str, Any]:
+        """For profile files and calibration journals; `from_json` is the inverse."""
+        return {
+            "family": self.family,
+            "model": self.weights_digest,
+            "patches": self.patches_digest,
+            "sampler": self.sampler,
+            "sigmas": list(self.sigmas),
+            "latent": list(self.latent),
+            "guidance": self.guidance,
+        }
+
+    @classmethod
+    def from_json(cls, data: JsonObject) -> Conditions:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: a field is missing or unusable.
+        """
+        sigmas = data.numbers("sigmas", 0.0)
+        if len(sigmas) < 2:
+            raise data.error("sigmas must be two noise levels or more")
+        guidance = data.get("guidance", None)
+        return cls(
+            family=data.text("family"),
+            weights_digest=data.text("model"),
+            patches_digest=str(data.get("patches", "")),
+            sampler=data.text("sampler"),
+            sigmas=tuple(sigmas),
+            latent=tuple(int(size) for size in data.numbers("latent", 1)),
+            guidance=None if guidance is None else data.number("guidance", -math.inf, math.inf),
+        )
 
 
-def same_levels(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two schedules are one."""
-    return len(one) == len(other) and all(
-        abs(a - b) <= SAME_LEVELS * max(one) for a, b in zip(one, other, strict=True)
+def same_sigmas(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two schedules have the same noise levels, within `SIGMA_TOLERANCE`."""
+    return len(a) == len(b) and all(
+        abs(x - y) <= SIGMA_TOLERANCE * max(a) for x, y in zip(a, b, strict=True)
     )
 
 
-def differences(made: Conditions, run: Conditions) -> list[str]:
-    """In what a run differs from what a calibration was made with; phrases for the user."""
-    found = []
-    if made.model != run.model:
-        found.append("other weights")
-    if made.patches != run.patches:
-        found.append("other LoRAs or patches" if run.patches else "no LoRAs or patches any more")
-    if made.sampler != run.sampler:
-        found.append(f"sampler {run.sampler} instead of {made.sampler}")
-    if made.steps != run.steps:
-        found.append(f"{run.steps} steps instead of {made.steps}")
-    elif not same_levels(made.sigmas, run.sigmas):
-        found.append("other noise levels")
-    if not _within(math.prod(made.latent), math.prod(run.latent), SAME_SIZE):
-        found.append(f"latent {_size(run.latent)} instead of {_size(made.latent)}")
+def differences(calibrated: Conditions, run: Conditions) -> list[str]:
+    """How a run differs from the conditions of a calibration, as phrases for the user.
+
+    Args:
+        calibrated: the conditions of the calibration.
+        run: the conditions of the run.
+    """
+    phrases = []
+    if calibrated.weights_digest != run.weights_digest:
+        phrases.append("other weights")
+    if calibrated.patches_digest != run.patches_digest:
+        phrases.append(
+            "other LoRAs or patches" if run.patches_digest else "no LoRAs or patches any more"
+        )
+    if calibrated.sampler != run.sampler:
+        phrases.append(f"sampler {run.sampler} instead of {calibrated.sampler}")
+    if calibrated.steps != run.steps:
+        phrases.append(f"{run.steps} steps instead of {calibrated.steps}")
+    elif not same_sigmas(calibrated.sigmas, run.sigmas):
+        phrases.append("other noise levels")
+    if not _ratio_within(math.prod(calibrated.latent), math.prod(run.latent), MAX_SIZE_RATIO):
+        phrases.append(
+            f"latent {_shape_text(run.latent)} instead of {_shape_text(calibrated.latent)}"
+        )
     if (
-        made.guidance is not None
+        calibrated.guidance is not None
         and run.guidance is not None
-        and not _within(made.guidance, run.guidance, SAME_GUIDANCE)
+        and not _ratio_within(calibrated.guidance, run.guidance, MAX_GUIDANCE_RATIO)
     ):
-        found.append(f"guidance {run.guidance:g} instead of {made.guidance:g}")
-    return found
+        phrases.append(f"guidance {run.guidance:g} instead of {calibrated.guidance:g}")
+    return phrases
 
 
-def why_not_sound(made: Conditions, run: Conditions) -> str:
-    """Why a plan cannot be carried over to a run; empty where it can."""
-    if made.family != run.family:
-        return f"it is made for {made.family}"
-    if run.steps < FEWER_STEPS * made.steps:
-        return f"its {made.steps} steps tell nothing about {run.steps}"
-    low, high = min(made.sigmas), max(made.sigmas)
+def incompatibility(calibrated: Conditions, run: Conditions) -> str:
+    """Why the plans of a calibration cannot be adapted to a run; empty if they can.
+
+    Args:
+        calibrated: the conditions of the calibration.
+        run: the conditions of the run.
+    """
+    if calibrated.family != run.family:
+        return f"it is made for {calibrated.family}"
+    if run.steps < MIN_STEPS_RATIO * calibrated.steps:
+        return f"its {calibrated.steps} steps tell nothing about {run.steps}"
+    low, high = min(calibrated.sigmas), max(calibrated.sigmas)
     if max(run.sigmas) > high * 1.05 or min(run.sigmas) < low - 0.05 * high:
         return "the run leaves its range of noise levels"
     return ""
 
 
-def _within(one: float, other: float, factor: float) -> bool:
-    low, high = sorted((max(one, 1e-9), max(other, 1e-9)))
-    return high <= factor * low
+def _ratio_within(a: float, b: float, limit: float) -> bool:
+    """Whether the larger of two values is at most `limit` times the smaller."""
+    low, high = sorted((max(a, 1e-9), max(b, 1e-9)))
+    return high <= limit * low
 
 
-def _size(shape: Sequence[int]) -> str:
+def _shape_text(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Plans: which steps of a run are computed. Adapting them, and a plan where none was calibrated."""
+"""Plans: which steps of a run are computed; the others are skipped."""
 
 from __future__ import annotations
 
@@ -8,67 +8,92 @@ from itertools import pairwise
 
 from ..config import TeaCacheConfig
 from ..schedule import Schedule
-from .conditions import same_levels
+from .conditions import same_sigmas
 
 Plan = tuple[int, ...]
+"""Indices of the computed steps, ascending; the first and the last step are always computed."""
 
 
 def steps_for(steps: int, speedup: float) -> int:
-    """How many of `steps` are computed for a wanted speed-up; the first and the last one are."""
+    """Number of computed steps that gives a run of `steps` the wanted speed-up.
+
+    Returns:
+        `steps / speedup`, rounded; at least 2, for the first and the last step.
+    """
     return min(max(round(steps / speedup), min(2, steps)), steps)
 
 
 def generic_plan(sigmas: Sequence[float], count: int) -> Plan:
-    """`count` computed steps, evenly spread by relative step size, for an unknown model."""
-    schedule, travelled = Schedule(sigmas), [0.0]
-    for start, end in pairwise(sigmas[:-1]):
-        travelled.append(travelled[-1] + schedule.relative_step_size(start, end))
-    return _nearest(travelled, count)
+    """A plan for a model without a calibration: evenly spaced by relative step size.
 
-
-def adapted_plan(plan: Plan, made: Sequence[float], run: Sequence[float], count: int) -> Plan:
-    """`plan` for the noise levels `made`, carried over to a run's, with `count` computed steps.
-
-    The computed steps lie as dense over the noise levels as in the plan.
+    Args:
+        sigmas: noise levels of the run.
+        count: number of computed steps.
     """
-    if same_levels(made, run) and count == len(plan):
+    schedule, distances = Schedule(sigmas), [0.0]
+    for start, end in pairwise(sigmas[:-1]):
+        distances.append(distances[-1] + schedule.relative_step_size(start, end))
+    return _evenly_spaced(distances, count)
+
+
+def adapt_plan(
+    plan: Plan, plan_sigmas: Sequence[float], run_sigmas: Sequence[float], count: int
+) -> Plan:
+    """Adapt a plan to the noise levels of another run.
+
+    Args:
+        plan: the plan.
+        plan_sigmas: noise levels of the run that it was made for.
+        run_sigmas: noise levels of the run that it is adapted to.
+        count: number of computed steps in that run.
+
+    Returns:
+        A plan whose computed steps are distributed over the noise levels as those of `plan`.
+    """
+    if same_sigmas(plan_sigmas, run_sigmas) and count == len(plan):
         return plan
-    levels = [-made[step] for step in plan]
-    return _nearest([_place(levels, -sigma) for sigma in run[:-1]], count)
+    computed = [-plan_sigmas[step] for step in plan]
+    return _evenly_spaced([_fractional_index(computed, -sigma) for sigma in run_sigmas[:-1]], count)
 
 
-def _place(levels: Sequence[float], level: float) -> float:
-    """Where `level` lies among rising `levels`, in their numbers; goes on beyond the ends."""
-    if len(levels) < 2:
-        return level
-    after = min(max(bisect_right(levels, level), 1), len(levels) - 1)
-    low, high = levels[after - 1], levels[after]
-    return after - 1 + (level - low) / (high - low)
+def _fractional_index(values: Sequence[float], value: float) -> float:
+    """Index of `value` among ascending `values`, linear between them and beyond both ends."""
+    if len(values) < 2:
+        return value
+    after = min(max(bisect_right(values, value), 1), len(values) - 1)
+    low, high = values[after - 1], values[after]
+    return after - 1 + (value - low) / (high - low)
 
 
-def _nearest(places: Sequence[float], count: int) -> Plan:
-    """`count` steps whose `places` (rising) are nearest to evenly spaced ones, ends included."""
-    last = len(places) - 1
+def _evenly_spaced(positions: Sequence[float], count: int) -> Plan:
+    """`count` steps, first and last included, whose ascending `positions` are about equidistant."""
+    last = len(positions) - 1
     count = min(max(count, min(2, last + 1)), last + 1)
     chosen: list[int] = []
     for number in range(count):
-        wanted = places[0] + (places[-1] - places[0]) * (number / max(count - 1, 1))
+        target = positions[0] + (positions[-1] - positions[0]) * (number / max(count - 1, 1))
         first = chosen[-1] + 1 if chosen else 0
-        room = range(first, last - (count - 1 - number) + 1)
-        chosen.append(min(room, key=lambda step: abs(places[step] - wanted)))
+        candidates = range(first, last - (count - 1 - number) + 1)
+        chosen.append(min(candidates, key=lambda step: abs(positions[step] - target)))
     return tuple(chosen)
 
 
-def within_limits(plan: Plan, steps: int, config: TeaCacheConfig) -> Plan:
-    """`plan`, with what the user's range of steps and limit of skips in a row demand computed."""
-    found: list[int] = []
+def apply_limits(plan: Plan, steps: int, config: TeaCacheConfig) -> Plan:
+    """Add the steps that the user's settings require to be computed.
+
+    Args:
+        plan: the plan.
+        steps: number of steps of the run.
+        config: of which `start_percent`, `end_percent` and `max_skip` are used.
+    """
+    computed: list[int] = []
     skipped = 0
     for step in range(steps):
         outside = step < config.start_percent * steps or step >= config.end_percent * steps
         capped = bool(config.max_skip) and skipped >= config.max_skip
         if step in plan or outside or capped:
-            found.append(step)
+            computed.append(step)
             skipped = 0
         else:
             skipped += 1
-    return tuple(found)
+    return tuple(computed)

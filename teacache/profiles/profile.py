@@ -1,4 +1,4 @@
-"""Coefficient profiles: the polynomials that rescale an indicator's change, with their source."""
+"""Coefficient profiles: polynomials that rescale the change of an indicator, and their source."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ from dataclasses import dataclass, replace
 from importlib import resources
 
 from ..config import FORCE_COMPUTE, MAX_THRESHOLD, READINGS, checked_coefficients
-from ..errors import ConfigError, nearest
-from .schema import Fields, finite
+from ..errors import ConfigError, nearest, suggestion
+from .schema import JsonObject, is_finite_number
 
 PROFILE_VERSION = 1
-OWN_COEFFICIENTS = "coefficients of your own"
+MAX_SUGGESTIONS = 3
+"""Profiles that an error for an unknown name suggests at most."""
+USER_COEFFICIENTS = "coefficients of your own"
+"""Name of a profile whose coefficients are those in the user's settings."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A published threshold and the effect its source states for it (None where it states none)."""
+    """A published threshold.
+
+    Args:
+        value: the threshold (`rel_l1_thresh`).
+        effect: the effect that its source states, such as "1.5x"; None if it states none.
+    """
 
     value: float
     effect: str | None = None
@@ -25,22 +33,22 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Profile:
-    """How the change of one model's indicator is turned into a distance, and where that comes from.
+    """How the change of a model's indicator is rescaled to the distance that TeaCache accumulates.
 
     Args:
         name: unique among all profiles.
-        family: id of the family that it is made for.
-        indicator: what is compared (`config.READINGS`).
+        family: id of the model family.
+        indicator: the tensor that is compared between steps, one of `config.READINGS`.
         coefficients: of a polynomial of any degree from 1, highest power first as in
-            `numpy.poly1d`; empty means that the indicator's own change is the distance.
-        thresholds: published ones.
+            `numpy.poly1d`; empty if the change is the distance.
+        thresholds: the published ones.
         default_threshold: the recommended one.
-        calibrated: whether somebody fitted the coefficients to the model.
+        calibrated: whether the coefficients were fitted to the model.
         source: repository and file that the coefficients come from.
         calibrated_on: the model that they were fitted to.
-        r2: coefficient of determination of the fit, where it is known.
-        x_range: lowest and highest change that the fit saw, where it is known.
-        start_percent, end_percent: range of steps that the source recommends.
+        r2: coefficient of determination of the fit; None if it is not known.
+        x_range: smallest and largest change in the data of the fit; None if it is not known.
+        start_percent, end_percent: range of steps that the source recommends, 0 to 1.
         warmup_steps: steps at the start that the source always computes.
     """
 
@@ -60,10 +68,10 @@ class Profile:
     warmup_steps: int = 0
 
     def with_coefficients(self, coefficients: tuple[float, ...]) -> Profile:
-        """This profile with the user's own polynomial."""
+        """A copy of this profile with the user's own polynomial."""
         return replace(
             self,
-            name=OWN_COEFFICIENTS,
+            name=USER_COEFFICIENTS,
             coefficients=coefficients,
             thresholds=(),
             calibrated=True,
@@ -74,12 +82,14 @@ class Profile:
         )
 
     def distance(self, change: float) -> float:
-        """The distance that a relative L1 `change` of the indicator stands for.
+        """The distance for a relative L1 change of the indicator: |polynomial(change)|.
 
-        |polynomial(change)|: where the fit is positive this is the published rule; a negative
-        value lies outside the calibrated range, where the absolute value grows again, so that
-        the step is computed in the end instead of being skipped for ever. A change above a known
-        calibrated range, or one that is not finite, gives `FORCE_COMPUTE`.
+        The published rule is the polynomial without the absolute value. The two differ only where
+        the polynomial is negative, outside the range of the fit: there the published sum would
+        shrink, and steps be skipped without end.
+
+        Returns:
+            `FORCE_COMPUTE` for a change that is not finite or is above `x_range`.
         """
         if not math.isfinite(change) or (self.x_range and change > self.x_range[1]):
             return FORCE_COMPUTE
@@ -91,98 +101,130 @@ class Profile:
         return min(abs(value), FORCE_COMPUTE)
 
 
-def _coefficients(fields: Fields) -> tuple[float, ...]:
-    values = fields["coefficients"]
+def _read_coefficients(data: JsonObject) -> tuple[float, ...]:
+    values = data["coefficients"]
     if values == []:
         return ()
     try:
         return checked_coefficients(values)
     except ConfigError as error:
-        raise fields.refuse(str(error)) from None
+        raise data.error(str(error)) from None
 
 
-def _thresholds(fields: Fields) -> tuple[Threshold, ...]:
-    values = fields["thresholds"]
+def _read_thresholds(data: JsonObject) -> tuple[Threshold, ...]:
+    values = data["thresholds"]
     if not isinstance(values, list) or not all(
-        isinstance(value, dict) and finite(value.get("value")) for value in values
+        isinstance(value, dict) and is_finite_number(value.get("value")) for value in values
     ):
-        raise fields.refuse('thresholds must be a list of {"value": number, "effect": text}')
+        raise data.error('thresholds must be a list of {"value": number, "effect": text}')
     return tuple(Threshold(float(t["value"]), t.get("effect")) for t in values)
 
 
-def _x_range(fields: Fields) -> tuple[float, float] | None:
-    values = fields.get("x_range", None)
+def _read_x_range(data: JsonObject) -> tuple[float, float] | None:
+    values = data.get("x_range", None)
     if values is None:
         return None
     if (
         not isinstance(values, list)
         or len(values) != 2
-        or not all(map(finite, values))
+        or not all(map(is_finite_number, values))
         or not values[0] < values[1]
     ):
-        raise fields.refuse(f"x_range must be two rising numbers, not {values!r}")
+        raise data.error(f"x_range must be two rising numbers, not {values!r}")
     return float(values[0]), float(values[1])
 
 
-def parse_profile(text: str, where: str) -> Profile:
-    """The profile that `text` holds; ConfigError, in one line that begins with `where`, if none."""
-    return profile_in(Fields.of_text(text, where))
+def parse_profile(text: str, source: str) -> Profile:
+    """Read a profile's file.
+
+    Args:
+        text: the contents of the file.
+        source: name of the file, which error messages begin with.
+
+    Raises:
+        ConfigError: `text` is not a usable profile.
+    """
+    return read_profile(JsonObject.parse(text, source))
 
 
-def profile_in(fields: Fields) -> Profile:
-    """The profile in a file's fields, whatever else they hold."""
-    if fields.get("version", None) != PROFILE_VERSION:
-        found = fields.get("version", None)
-        raise fields.refuse(f"version must be {PROFILE_VERSION}, not {found!r}")
-    indicator = fields.text("indicator")
+def read_profile(data: JsonObject) -> Profile:
+    """The profile in the fields of a file; other fields are ignored.
+
+    Raises:
+        ConfigError: a field is missing or unusable.
+    """
+    version = data.get("version", None)
+    if version != PROFILE_VERSION:
+        raise data.error(f"version must be {PROFILE_VERSION}, not {version!r}")
+    indicator = data.text("indicator")
     if indicator not in READINGS:
-        raise fields.refuse(f"indicator must be one of {', '.join(READINGS)}")
-    start = fields.number("start_percent", 0.0, 1.0, 0.0)
-    end = fields.number("end_percent", 0.0, 1.0, 1.0)
+        raise data.error(f"indicator must be one of {', '.join(READINGS)}")
+    start = data.number("start_percent", 0.0, 1.0, 0.0)
+    end = data.number("end_percent", 0.0, 1.0, 1.0)
     if start >= end:
-        raise fields.refuse(f"start_percent must be below end_percent, not {start:g} and {end:g}")
-    r2 = fields.get("r2", None)
+        raise data.error(f"start_percent must be below end_percent, not {start:g} and {end:g}")
+    r2 = data.get("r2", None)
     return Profile(
-        name=fields.text("name"),
-        family=fields.text("family"),
+        name=data.text("name"),
+        family=data.text("family"),
         indicator=indicator,
-        coefficients=_coefficients(fields),
-        thresholds=_thresholds(fields),
-        default_threshold=fields.number("default_threshold", 0.0, MAX_THRESHOLD),
-        calibrated=fields["calibrated"] is True,
-        source=fields.text("source"),
-        calibrated_on=str(fields.get("calibrated_on", "")),
-        r2=None if r2 is None else fields.number("r2", -math.inf, 1.0),
-        x_range=_x_range(fields),
+        coefficients=_read_coefficients(data),
+        thresholds=_read_thresholds(data),
+        default_threshold=data.number("default_threshold", 0.0, MAX_THRESHOLD),
+        calibrated=data["calibrated"] is True,
+        source=data.text("source"),
+        calibrated_on=str(data.get("calibrated_on", "")),
+        r2=None if r2 is None else data.number("r2", -math.inf, 1.0),
+        x_range=_read_x_range(data),
         start_percent=start,
         end_percent=end,
-        warmup_steps=int(fields.number("warmup_steps", 0, 1000, 0)),
+        warmup_steps=int(data.number("warmup_steps", 0, 1000, 0)),
     )
 
 
 def load_profiles() -> dict[str, Profile]:
     """The profiles shipped with the package, by name."""
-    found: dict[str, Profile] = {}
+    profiles: dict[str, Profile] = {}
     for entry in sorted(
         resources.files(__package__).joinpath("data").iterdir(), key=lambda item: item.name
     ):
         if entry.name.endswith(".json"):
             profile = parse_profile(entry.read_text(encoding="utf-8"), entry.name)
-            found[profile.name] = profile
-    return found
+            profiles[profile.name] = profile
+    return profiles
 
 
-def unknown_profile(name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a profile that does not exist, naming the nearest one."""
-    every = sorted(known)
-    hint = nearest(name, every) or "."
-    return ConfigError(f"unknown profile {name!r}{hint} Known: auto, {', '.join(every)}")
+def unknown_profile_error(name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a profile that does not exist.
+
+    Args:
+        name: as the user gave it.
+        known: all shipped and own profiles, of which the nearest are suggested.
+    """
+    names = list(known)
+    hint = nearest(name, names, MAX_SUGGESTIONS)
+    if name and not hint:
+        hint = suggestion([each for each in names if each.startswith(name)][:MAX_SUGGESTIONS])
+    hint = hint or "."
+    return ConfigError(
+        f"unknown profile {name!r}{hint} 'teacache families' lists the shipped profiles, "
+        "'teacache profiles list' your own"
+    )
 
 
 def get_profile(name: str, family: str, profiles: dict[str, Profile]) -> Profile:
-    """The profile `name`, refused with ConfigError when unknown or made for another family."""
+    """The profile `name`.
+
+    Args:
+        name: of the profile.
+        family: id of the model's family.
+        profiles: all known ones, by name.
+
+    Raises:
+        ConfigError: the profile is unknown or made for another family.
+    """
     if name not in profiles:
-        raise unknown_profile(name, profiles)
+        raise unknown_profile_error(name, profiles)
     profile = profiles[name]
     if profile.family != family:
         raise ConfigError(

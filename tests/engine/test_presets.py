@@ -14,9 +14,9 @@ from teacache.config import TeaCacheConfig
 from teacache.engine.presets import RunContext, resolve_settings
 from teacache.engine.strategy import FAITHFUL, FORECAST, PLANNED, SamplerTraits
 from teacache.errors import ConfigError
-from teacache.profiles.calibrated import Outcome
-from teacache.profiles.conditions import differences, why_not_sound
-from teacache.profiles.plans import adapted_plan, generic_plan, steps_for, within_limits
+from teacache.profiles.calibrated import PlanResult
+from teacache.profiles.conditions import differences, incompatibility
+from teacache.profiles.plans import adapt_plan, apply_limits, generic_plan, steps_for
 from teacache.profiles.profile import Threshold, load_profiles
 
 EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
@@ -48,7 +48,7 @@ def test_a_level_is_the_fastest_plan_below_its_error() -> None:
         p: len(resolve_settings(config(p), own).plan or ()) for p in ("quality", "balanced", "fast")
     }
     assert counts == {"quality": 33, "balanced": 25, "fast": 17}
-    poor = calibration(curve=(Outcome(25, 0.5, 0.9), Outcome(33, 0.4, 0.8)))
+    poor = calibration(plan_results=(PlanResult(25, 0.5, 0.9), PlanResult(33, 0.4, 0.8)))
     assert len(resolve_settings(config("quality"), known(calibration=poor)).plan or ()) == 33
     assert (
         "error 80 % at worst with 33"
@@ -75,7 +75,7 @@ def test_an_untouched_cache_follows_a_calibration_and_a_set_threshold_does_not()
 
 
 def test_a_plan_that_was_worse_than_the_default_is_not_followed() -> None:
-    worse = calibration(default=Outcome(17, 0.001, 0.002))
+    worse = calibration(default_result=PlanResult(17, 0.001, 0.002))
     chosen = resolve_settings(config(), known(calibration=worse))
     assert chosen.strategy == FORECAST and "no plan was better" in chosen.evidence
 
@@ -84,7 +84,7 @@ def test_the_faithful_mode_takes_fitted_coefficients_and_leaves_refused_ones() -
     chosen = resolve_settings(config("faithful"), known(calibration=calibration()))
     assert chosen.profile.name == "mine" and chosen.threshold == 0.3
     bare = replace(calibration().profile, coefficients=(), calibrated=False)
-    refused = calibration(refused="R² 0.10 is below 0.5", profile=bare)
+    refused = calibration(fit_rejection="R² 0.10 is below 0.5", profile=bare)
     chosen = resolve_settings(config("faithful"), known(calibration=refused, named=True))
     assert chosen.profile.name == "sd3-uncalibrated"
     assert "R² 0.10 is below 0.5" in " ".join(chosen.notes)
@@ -116,8 +116,8 @@ def test_what_a_preset_overrides_is_told() -> None:
         ({"sigmas": schedule(30)}, "30 steps instead of 50"),
         ({"sigmas": schedule(50, 1.0)}, "other noise levels"),
         ({"sampler": "dpmpp_2m"}, "sampler dpmpp_2m instead of euler"),
-        ({"model": "other"}, "other weights"),
-        ({"patches": "lora"}, "other LoRAs or patches"),
+        ({"weights_digest": "other"}, "other weights"),
+        ({"patches_digest": "lora"}, "other LoRAs or patches"),
         ({"latent": (16, 64, 64)}, "latent 16 × 64 × 64"),
         ({"guidance": 7.0}, "guidance 7 instead of 3"),
     ],
@@ -142,7 +142,7 @@ def test_another_run_is_adapted_to_and_told(changed: dict[str, Any], told: str) 
 )
 def test_what_is_not_sound_is_refused_and_told(changed: dict[str, Any], told: str) -> None:
     run = replace(conditions(), **changed)
-    assert told in why_not_sound(conditions(), run)
+    assert told in incompatibility(conditions(), run)
     chosen = resolve_settings(config("2.0x"), known(conditions=run, calibration=calibration()))
     assert "is not used" in chosen.evidence and told in chosen.evidence
     untouched = resolve_settings(config(), known(conditions=run, calibration=calibration()))
@@ -168,7 +168,7 @@ def test_an_adapted_plan_is_as_dense_over_the_noise_levels(
 ) -> None:
     plan = generic_plan(schedule(made), steps_for(made, speedup))
     count = steps_for(run, speedup)
-    adapted = adapted_plan(plan, schedule(made), schedule(run), count)
+    adapted = adapt_plan(plan, schedule(made), schedule(run), count)
     assert len(adapted) == count and adapted[0] == 0 and adapted[-1] == run - 1
     if run >= made:  # the share computed in the noisier half of the steps is nearly the plan's
         dense = sum(step < made / 2 for step in plan) / len(plan)
@@ -178,23 +178,23 @@ def test_an_adapted_plan_is_as_dense_over_the_noise_levels(
 
 def test_the_same_levels_take_the_plan_as_it_is() -> None:
     plan = (0, 3, 4, 9, 19)
-    assert adapted_plan(plan, schedule(20), schedule(20), 5) == plan
+    assert adapt_plan(plan, schedule(20), schedule(20), 5) == plan
 
 
 def test_a_part_of_the_noise_levels_takes_its_part_of_the_plan() -> None:
     """Image-to-image from the middle: dense where the whole run's plan is dense."""
     sigmas = schedule(40)
     plan = (*range(0, 20, 4), *range(20, 40))
-    adapted = adapted_plan(plan, sigmas, sigmas[10:], 15)
+    adapted = adapt_plan(plan, sigmas, sigmas[10:], 15)
     early, late = (sum(low <= s < low + 15 for s in adapted) for low in (0, 15))
     assert adapted[0] == 0 and adapted[-1] == 29 and late > early
 
 
 def test_the_users_range_and_limit_hold_in_a_plan() -> None:
     plan = (0, 10, 19)
-    ranged = within_limits(plan, 20, TeaCacheConfig(start_percent=0.2, end_percent=0.8))
+    ranged = apply_limits(plan, 20, TeaCacheConfig(start_percent=0.2, end_percent=0.8))
     assert ranged == (*range(4), 10, *range(16, 20))
-    capped = within_limits(plan, 20, TeaCacheConfig(max_skip=3))
+    capped = apply_limits(plan, 20, TeaCacheConfig(max_skip=3))
     assert capped == (0, 4, 8, 10, 14, 18, 19)
 
 

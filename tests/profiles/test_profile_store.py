@@ -22,30 +22,32 @@ def store(tmp_path: Path) -> ProfileStore:
 
 
 def test_what_is_saved_comes_back_the_same(store: ProfileStore) -> None:
-    own = named("mine", made={"date": "2026-01-01", "cases": ["a"]}, ratios=(1.0, 0.98))
+    own = named(
+        "mine", provenance={"date": "2026-01-01", "cases": ["a"]}, residual_ratios=(1.0, 0.98)
+    )
     store.save(own)
     assert store.load("mine") == own and store.names() == ["mine"]
 
 
 def test_the_profile_of_the_model_is_found_the_nearest_one_first(store: ProfileStore) -> None:
     assert store.find(conditions()) is None
-    store.save(named("other", conditions=conditions(model="xyz")))
+    store.save(named("other", conditions=conditions(weights_digest="xyz")))
     assert store.find(conditions()) is None
-    store.save(named("thirty", conditions=conditions(30), plans={2: (0, 29)}, curve=()))
+    store.save(named("thirty", conditions=conditions(30), plans={2: (0, 29)}, plan_results=()))
     assert (found := store.find(conditions())) is not None and found.name == "thirty"
     store.save(named("fifty"))
     assert (found := store.find(conditions())) is not None and found.name == "fifty"
-    assert store.find(conditions(patches="lora")) is None
+    assert store.find(conditions(patches_digest="lora")) is None
 
 
 def test_a_name_is_not_taken_twice_and_never_from_a_shipped_profile(store: ProfileStore) -> None:
     store.save(named("mine"))
     before = store.path("mine").read_bytes()
     with pytest.raises(ConfigError, match="'mine' exists: choose another name, or overwrite it"):
-        store.save(named("mine", points=1))
+        store.save(named("mine", fit_points=1))
     assert store.path("mine").read_bytes() == before
-    store.save(named("mine", points=1), overwrite=True)
-    assert store.load("mine").points == 1
+    store.save(named("mine", fit_points=1), overwrite=True)
+    assert store.load("mine").fit_points == 1
     for name in ("flux1-dev", "auto"):
         with pytest.raises(ConfigError, match="a shipped profile has it"):
             store.save(named(name))
@@ -70,8 +72,8 @@ def test_rename_export_import_and_delete(store: ProfileStore, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="exists: choose another file"):
         store.export("yours", copy)
     with pytest.raises(ConfigError, match="'yours' exists"):
-        store.add(copy)
-    store.add(copy, "third")
+        store.import_file(copy)
+    store.import_file(copy, "third")
     assert store.load("third").name == "third" and store.names() == ["third", "yours"]
     store.delete("yours")
     assert store.names() == ["third"]
@@ -85,7 +87,7 @@ def test_an_unusable_file_is_passed_over_and_named_when_asked_for(
 ) -> None:
     store.save(named("good"))
     store.path("bad").write_text('{"version": 1, "kind": "calib', encoding="utf-8")
-    assert [known.name for known in store.usable()] == ["good"]
+    assert [known.name for known in store.load_all()] == ["good"]
     assert "bad.json: not JSON" in caplog.text
     with pytest.raises(ConfigError, match=r"bad\.json: not JSON"):
         store.load("bad")
@@ -132,6 +134,18 @@ def test_a_profile_of_another_family_is_refused(store: ProfileStore) -> None:
         named_calibration("mine", "flux1", store)
     with pytest.raises(ConfigError, match="unknown profile 'mime'; did you mean 'mine'"):
         named_calibration("mime", "sd3", store)
+
+
+def test_an_unknown_profile_names_three_at_most_and_how_to_list_them(store: ProfileStore) -> None:
+    for number in range(8):
+        store.save(named(f"portrait {number}"))
+    for load in (store.load, store.delete, store.load_for_setting):
+        with pytest.raises(ConfigError, match=r"unknown profile 'portrait'; did you mean ") as near:
+            load("portrait")
+        assert str(near.value).count("'portrait ") == 3
+        with pytest.raises(ConfigError, match=r"unknown profile 'zzz'\. ") as far:
+            load("zzz")
+        assert all("'teacache profiles list'" in str(error.value) for error in (near, far))
 
 
 def test_the_folder_outside_comfyui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

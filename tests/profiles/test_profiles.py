@@ -241,3 +241,18 @@ def test_a_profile_of_another_family_is_refused_with_both_names() -> None:
 def test_an_unknown_profile_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'flux1-dev'"):
         get_profile("flux-dev", "flux1", SHIPPED)
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "wan", "zzz", ""])
+def test_an_unknown_profile_names_three_at_most_and_how_to_list_them(name: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        get_profile(name, "flux1", SHIPPED)
+    message = str(refused.value)
+    assert message.startswith(f"unknown profile {name!r}") and "\n" not in message
+    assert sum(f"'{known}'" in message for known in SHIPPED) <= 3 and len(message) < 250
+    assert "'teacache families'" in message and "'teacache profiles list'" in message
+
+
+def test_the_beginning_of_a_profiles_name_is_near() -> None:
+    with pytest.raises(ConfigError, match=r"'wan'; did you mean 'wan.*', 'wan.*' or 'wan.*'[?] "):
+        get_profile("wan", "wan21", SHIPPED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from teacache.profiles.calibrated import Calibration, Outcome
+from teacache.profiles.calibrated import Calibration, PlanResult
 from teacache.profiles.conditions import Conditions
 from teacache.profiles.plans import generic_plan
 from teacache.profiles.profile import load_profiles
@@ -35,10 +35,10 @@ def calibration(**changed: Any) -> Calibration:
     counts = range(10, 51)
     plans = {count: generic_plan(made.sigmas, count) for count in counts}
     curve = tuple(
-        Outcome(count, error, 2 * error)
+        PlanResult(count, error, 2 * error)
         for count, error in ((12, 0.06), (17, 0.02), (25, 0.01), (33, 0.004))
     )
-    own = Calibration(profile, "", 200, made, plans, curve, Outcome(17, 0.05, 0.07))
+    own = Calibration(profile, "", 200, made, plans, curve, PlanResult(17, 0.05, 0.07))
     return replace(own, **changed)
 
 

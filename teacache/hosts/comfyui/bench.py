@@ -79,10 +79,10 @@ class ComfyBench:
         conditions = conditions_of(
             model, family, solver.name, [settings.cfg], self._latent, settings.cfg
         )
-        self.digest = conditions.model
+        self.digest = conditions.weights_digest
         self.key = {
-            "model": conditions.model,
-            "patches": conditions.patches,
+            "model": conditions.weights_digest,
+            "patches": conditions.patches_digest,
             "latent": list(conditions.latent),
             "settings": list(vars(settings).values()),
             "cases": self.cases,

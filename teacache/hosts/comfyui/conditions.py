@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from ...digest import digest_of_patches, digest_of_weights
 from ...families.spec import Family, unwrap_compiled
 from ...families.streams import FamilyMismatch, reading_model
-from ...profiles.conditions import UNKNOWN, Conditions
+from ...profiles.conditions import UNKNOWN_DIGEST, Conditions
 from ...profiles.store import ProfileStore
 
 PREFIX = "diffusion_model."
@@ -38,8 +38,8 @@ def conditions_of(
         latent = latent.unbind()[0]
     return Conditions(
         family=family.id,
-        model=_digest(model) if identify else UNKNOWN,
-        patches=digest_of_patches(model.patches) if identify else UNKNOWN,
+        weights_digest=_digest(model) if identify else UNKNOWN_DIGEST,
+        patches_digest=digest_of_patches(model.patches) if identify else UNKNOWN_DIGEST,
         sampler=sampler,
         sigmas=tuple(sigmas),
         latent=tuple(latent.shape[1:]),
@@ -57,7 +57,7 @@ def _digest(model: ModelPatcher) -> str:
         with reading_model():
             return digest_of_weights(_weights(model))
     except FamilyMismatch:
-        return UNKNOWN
+        return UNKNOWN_DIGEST
 
 
 def _weights(model: ModelPatcher) -> Iterator[tuple[str, torch.Tensor]]:

@@ -27,7 +27,7 @@ from ...engine.strategy import SamplerTraits, requested_strategy, threshold_of
 from ...errors import ConfigError
 from ...families.registry import find_family
 from ...families.spec import Family, RunScope, unwrap_compiled
-from ...profiles.conditions import UNKNOWN, Conditions
+from ...profiles.conditions import UNKNOWN_DIGEST, Conditions
 from ...profiles.store import ProfileStore, default_folder
 from ...report import RunReport
 from ..common import CacheHandle, Recognition, recognise, why_unsupported
@@ -93,8 +93,8 @@ class CachedPipeline(CacheHandle):
                 parameters = unwrap_compiled(transformer).named_parameters()
                 return Conditions(
                     family=self.family.id,
-                    model=digest_of_weights(parameters) if identify else UNKNOWN,
-                    patches="",  # LoRAs are parameters of their own here
+                    weights_digest=digest_of_weights(parameters) if identify else UNKNOWN_DIGEST,
+                    patches_digest="",  # LoRAs are parameters of their own here
                     sampler=sampler.name,
                     sigmas=tuple(sigmas.sigmas),
                     latent=latent[1:],

@@ -111,7 +111,7 @@ async def test_quickstart(server: Server) -> None:
     [
         ({"rel_l1_thresh": -1.0}, "rel_l1_thresh"),
         ({"rel_l1_thresh": "much"}, "rel_l1_thresh"),
-        ({"profile": "flux-dev"}, "unknown profile 'flux-dev'; did you mean 'flux1-dev'?"),
+        ({"profile": "flux-dev"}, "unknown profile 'flux-dev'; did you mean 'flux1-dev'"),
         ({"cache_device": "gpu"}, "cache_device must be one of auto, device, cpu, not 'gpu'"),
         (
             {"start_percent": 0.8, "end_percent": 0.2},
