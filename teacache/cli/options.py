@@ -14,13 +14,17 @@ from ..errors import UserError
 MAX_SEED = 2**64 - 1
 
 
-def add_host_options(parser: argparse.ArgumentParser, out: str) -> None:
+def add_comfyui_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--comfyui",
         type=Path,
         metavar="DIR",
         help="ComfyUI to run in (default: $COMFYUI_DIR, else the one in or around this pack)",
     )
+
+
+def add_host_options(parser: argparse.ArgumentParser, out: str) -> None:
+    add_comfyui_option(parser)
     parser.add_argument(
         "--out",
         type=Path,
