@@ -1,6 +1,6 @@
-"""Workflow files as the editor saves them, turned into API graphs by the node definitions.
+"""Workflow files saved by the editor, converted to API graphs with the node definitions.
 
-What cannot be converted soundly is refused with a line that says how to export.
+A file that cannot be converted exactly is refused; the message says how to export it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEEDS = ("seed", "noise_seed")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a link comes from: a node's output, or the value of a primitive node."""
+    """The origin of a link: a node's output, or the value of a primitive node."""
 
     node: str = ""
     slot: int = 0
@@ -30,23 +30,32 @@ class Source:
 
 @dataclass(frozen=True)
 class Widget:
-    """A value that the editor keeps for a node; `name` is None for one that no input takes."""
+    """A value that the editor saves for a node; `name` is None if it belongs to no input."""
 
     name: str | None
     default: Any = None
 
 
 def to_graph(data: dict[str, Any], definitions: Definitions, source: str) -> Graph:
-    """The API graph of `data`, a file saved by the editor.
+    """The API graph of a file saved by the editor.
 
-    definitions: {class: {"input": INPUT_TYPES()}} of every node class. Muted nodes are left
-    out, bypassed ones passed through, as the editor does. Raises `UserError` for subgraphs,
-    classes that are not in `definitions`, and widgets that cannot be matched.
+    Muted nodes are left out and bypassed ones are passed through, as in the editor.
+
+    Args:
+        data: the file's JSON.
+        definitions: of every node class.
+        source: the file's name for messages.
+
+    Raises:
+        UserError: the file uses subgraphs or a class that is not in `definitions`, is damaged, or
+            holds values that do not match the widgets.
     """
     return Converter(data, definitions, source).graph()
 
 
 class Converter:
+    """Converts one file; the arguments are those of `to_graph`."""
+
     def __init__(self, data: dict[str, Any], definitions: Definitions, source: str) -> None:
         self.definitions, self.source = definitions, source
         if data.get("definitions", {}).get("subgraphs"):
@@ -119,7 +128,7 @@ class Converter:
 
     @staticmethod
     def bypass(node: dict[str, Any], slot: int) -> int | None:
-        """The link that a bypassed node hands on at output `slot`: its own slot, else by type."""
+        """The input link that replaces a bypassed node's output: same slot, else same type."""
         kind = node["outputs"][slot]["type"]
         inputs = node.get("inputs") or []
         same = [entry for entry in inputs if entry["type"] == kind]
@@ -129,7 +138,7 @@ class Converter:
         return link
 
     def widget_values(self, node: dict[str, Any]) -> dict[str, Any]:
-        """The values the node's widgets hold, by input."""
+        """The values of the node's widgets, by input."""
         saved = node.get("widgets_values") or []
         widgets = self.widgets(node)
         if isinstance(saved, dict):
@@ -155,7 +164,7 @@ class Converter:
                 "Other packs are loaded with --custom-nodes"
             )
         inputs = self.definitions[kind]["input"]
-        found: list[Widget] = []
+        widgets: list[Widget] = []
         for group in ("required", "optional"):
             upload = False
             for name, spec in inputs.get(group, {}).items():
@@ -166,20 +175,20 @@ class Converter:
                     raise self.refusal(f"node {node['id']} ({kind}) has inputs that grow")
                 if input_type not in WIDGET_TYPES or options.get("forceInput"):
                     continue
-                found.append(Widget(name, default_of(spec[0], options)))
+                widgets.append(Widget(name, default_of(spec[0], options)))
                 control = options.get("control_after_generate", None)
                 if control and input_type == "COMBO":
                     raise self.refusal(f"node {node['id']} ({kind}) changes {name} by itself")
                 if control or (control is None and input_type == "INT" and name in SEEDS):
-                    found.append(Widget(None))
+                    widgets.append(Widget(None))
                 upload = upload or bool(options.get("image_upload"))
             if upload:
-                found.append(Widget(None))
-        return found
+                widgets.append(Widget(None))
+        return widgets
 
 
 def default_of(kind: Any, options: dict[str, Any]) -> Any:
-    """The value the editor gives a new widget."""
+    """The value of a new widget in the editor."""
     choices = kind if isinstance(kind, (list, tuple)) else options.get("options")
     if "default" in options:
         return options["default"]

@@ -22,14 +22,14 @@ SAMPLING = ("model", "positive", "negative", "latent_image", "seed", "steps", "c
 
 
 def only_picture(graph: Graph, link: Link) -> Graph:
-    """What `link` needs, and a node `PICTURE` that writes its pictures."""
+    """The nodes that `link` needs, and a node `PICTURE` that writes its pictures."""
     needed = upstream(graph, [str(link[0])])
     cut = {node: copy.deepcopy(graph[node]) for node in graph if node in needed}
     return cut | {PICTURE: {"class_type": "PreviewImage", "inputs": {"images": link}}}
 
 
 def uncached(graph: Graph) -> Graph:
-    """Every Apply TeaCache taken out: what came in by its input goes where its output went."""
+    """The graph without Apply TeaCache: the links to it lead to its input's origin instead."""
     graph = copy.deepcopy(graph)
     for node in [node for node in graph if graph[node]["class_type"] in APPLY]:
         source = graph[node]["inputs"][APPLY[graph[node]["class_type"]]]
@@ -44,7 +44,13 @@ def uncached(graph: Graph) -> Graph:
 def with_settings(
     graph: Graph, nodes: Sequence[str], point: Point, kind: Callable[[str], NodeKind]
 ) -> Graph:
-    """The settings of `point` on these Apply TeaCache nodes, a threshold exactly as it is."""
+    """The graph with the settings of `point` on the Apply TeaCache nodes `nodes`.
+
+    A threshold turns auto_threshold off, so that it holds exactly; None turns it on.
+
+    Raises:
+        UserError: a node has no widget for a setting.
+    """
     graph = copy.deepcopy(graph)
     for node in nodes:
         inputs = graph[node]["inputs"]
@@ -64,7 +70,7 @@ def with_settings(
 
 
 def shortened(graph: Graph) -> Graph:
-    """The same in a few steps, where no node counts them from elsewhere."""
+    """The graph with few steps; unchanged if a node splits the steps between samplers."""
     graph = copy.deepcopy(graph)
     every = [node["inputs"] for node in graph.values()]
     if any("start_at_step" in inputs or "step" in inputs for inputs in every):
@@ -77,22 +83,22 @@ def shortened(graph: Graph) -> Graph:
 
 
 def set_prompt(graph: Graph, text: str) -> None:
-    """Puts `text` where the positive conditioning comes from; `UserError` if that is not one."""
+    """Sets the prompt in `graph`; `UserError` unless exactly one input holds it."""
     node, name = prompt_field(graph)
     graph[node]["inputs"][name] = text
 
 
 def set_seed(graph: Graph, seed: int) -> None:
-    """Puts `seed` into every node that has one; `UserError` if none has."""
-    places = [
+    """Sets every seed in `graph`; `UserError` if no node has one."""
+    inputs = [
         (node, name)
         for node in graph
         for name in ("seed", "noise_seed")
         if isinstance(graph[node]["inputs"].get(name), int)
     ]
-    if not places:
+    if not inputs:
         raise UserError("--seed: no node of the workflow has an input seed or noise_seed")
-    for node, name in places:
+    for node, name in inputs:
         graph[node]["inputs"][name] = seed
 
 
@@ -141,7 +147,17 @@ def calibration_graph(
 
 
 def with_prompt(graph: Graph, positive: Link, text: str, prefix: str) -> tuple[Link, Graph]:
-    """A link to the positive conditioning for another prompt, and the nodes that make it."""
+    """Copies the nodes that make the positive conditioning, with another prompt.
+
+    Args:
+        graph: left as it is.
+        positive: the link to the positive conditioning.
+        text: the prompt.
+        prefix: of the ids of the copies.
+
+    Returns:
+        The link to the conditioning of `text`, and the copied nodes.
+    """
     field, name = prompt_field(graph)
     changed = downstream(graph, [field]) & upstream(graph, [positive[0]])
     made: Graph = {}

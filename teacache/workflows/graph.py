@@ -92,19 +92,19 @@ def check_links(graph: Graph, source: str) -> None:
 
 
 def upstream(graph: Graph, node_ids: Iterable[str]) -> set[str]:
-    """These nodes and all that they need."""
-    found: set[str] = set()
+    """These nodes and all that they depend on."""
+    needed: set[str] = set()
     waiting = list(node_ids)
     while waiting:
         node = waiting.pop()
-        if node not in found:
-            found.add(node)
+        if node not in needed:
+            needed.add(node)
             waiting += [value[0] for value in graph[node]["inputs"].values() if is_link(value)]
-    return found
+    return needed
 
 
 def downstream(graph: Graph, node_ids: Iterable[str]) -> set[str]:
-    """These nodes and all that need them."""
+    """These nodes and all that depend on them."""
     named = set(node_ids)
     return {node for node in graph if upstream(graph, [node]) & named}
 
@@ -117,7 +117,7 @@ def title(graph: Graph, node_id: str) -> str:
 
 
 def describe(graph: Graph, node_id: str) -> str:
-    """The node as messages name it: id, class, and title where it differs."""
+    """The node for messages: id, class, and the title where it differs."""
     kind = graph[node_id]["class_type"]
     name = title(graph, node_id)
     return f"{node_id} ({kind})" if name == kind else f"{node_id} ({kind}, {name!r})"
@@ -129,15 +129,15 @@ def find_node(graph: Graph, name: str) -> str:
         return name
     for field in ("title", "class_type"):
         if field == "title":
-            found = [node for node in graph if title(graph, node) == name]
+            matches = [node for node in graph if title(graph, node) == name]
         else:
-            found = [node for node in graph if graph[node]["class_type"] == name]
-        if len(found) > 1:
+            matches = [node for node in graph if graph[node]["class_type"] == name]
+        if len(matches) > 1:
             raise UserError(
-                f"{name!r} names {len(found)} nodes ({listing(found)}): use an id instead"
+                f"{name!r} names {len(matches)} nodes ({listing(matches)}): use an id instead"
             )
-        if found:
-            return found[0]
+        if matches:
+            return matches[0]
     names = [title(graph, node) for node in graph]
     known = {*graph, *names, *(node["class_type"] for node in graph.values())}
     hint = nearest(name, known) or f". Nodes: {listing(names, 20)}"

@@ -12,24 +12,25 @@ from .graph import Graph, as_graph, is_editor_format, read_workflow
 
 Prepared = TypeVar("Prepared")
 Completion = Callable[[Callable[[], Definitions]], Prepared]
-"""Takes what gives the node definitions, which it calls for a file saved by the editor only."""
+"""From a function that returns the node definitions, called only for files of the editor."""
 
 
 def load_workflow(path: Path, prepare: Callable[[Graph, str], Prepared]) -> Completion[Prepared]:
     """Reads a workflow file and has `prepare` check its graph and derive from it what is needed.
 
-    A graph in API format is prepared here, before ComfyUI is loaded. A file saved by the editor
-    becomes a graph, and is prepared, once the function that is returned gets the definitions.
+    A graph in API format is prepared here, before ComfyUI is loaded. A file saved by the editor is
+    converted and prepared by the returned function, when the node definitions are at hand.
 
     Args:
         path: the file.
-        prepare: called once with the graph and the file's name, which stands in messages.
+        prepare: called once with the graph and the file's name for messages.
 
     Returns:
-        A function from the node definitions to what `prepare` returned.
+        A function that returns what `prepare` returned, and that raises `UserError` for a file of
+        the editor that cannot be converted or is refused.
 
     Raises:
-        UserError: the file is no workflow, or `prepare` refuses its graph; so does the function.
+        UserError: the file is no workflow, or `prepare` refuses its graph.
     """
     data, source = read_workflow(path), path.name
     if is_editor_format(data):

@@ -9,17 +9,27 @@ from .definitions import NodeKind
 from .graph import Graph, Link, describe, downstream, find_node, is_link
 
 APPLY = {"ApplyTeaCache": "model", "ApplyTeaCacheDiffusers": "pipeline"}
-"""Classes that put the cache on what comes in by this input."""
+"""{class: the input that the class adds the cache to}."""
 DISPLAYS = ("TeaCacheReport", "TeaCacheCompareImages", "TeaCacheSweep")
-"""Classes whose pictures are about a run, not of it."""
+"""Classes whose pictures show the course of a run, and are not sampled by it."""
 SAMPLERS = ("KSampler",)
 """Classes that can be calibrated for."""
 NO_PROMPT = ("negative", "model", "vae", "clip")
-"""Inputs by which no positive conditioning comes."""
+"""Inputs that carry no positive conditioning."""
 
 
 def apply_nodes(graph: Graph, named: Sequence[str], source: str) -> list[str]:
-    """The nodes to vary: those `named`, else the only Apply TeaCache; `UserError` otherwise."""
+    """The Apply TeaCache nodes to vary.
+
+    Args:
+        graph: the workflow.
+        named: ids, titles or classes; empty for the only such node.
+        source: the workflow's name for messages.
+
+    Raises:
+        UserError: there is no such node, a named one is of another class, none is named of
+            several, or one has nothing to add the cache to.
+    """
     every = [node for node in graph if graph[node]["class_type"] in APPLY]
     if not every:
         raise UserError(
@@ -47,48 +57,54 @@ def apply_nodes(graph: Graph, named: Sequence[str], source: str) -> list[str]:
 
 
 def find_sampler(graph: Graph, source: str) -> str:
-    """The KSampler to calibrate for."""
-    found = [node for node in graph if graph[node]["class_type"] in SAMPLERS]
-    if len(found) != 1:
-        nodes = listing(describe(graph, node) for node in found)
+    """The KSampler to calibrate for; `UserError` unless there is exactly one."""
+    samplers = [node for node in graph if graph[node]["class_type"] in SAMPLERS]
+    if len(samplers) != 1:
+        nodes = listing(describe(graph, node) for node in samplers)
         raise UserError(
             f"{source}: one KSampler is needed, whose settings are calibrated for; there are "
-            f"{len(found)} ({nodes}). With other samplers put Calibrate TeaCache into the graph"
+            f"{len(samplers)} ({nodes}). With other samplers put Calibrate TeaCache into the graph"
         )
-    return found[0]
+    return samplers[0]
 
 
 def find_picture(
     graph: Graph, applied: Sequence[str], kind: Callable[[str], NodeKind], named: str | None
 ) -> Link:
-    """The link whose pictures are compared: what is saved or shown of the cached sampling.
+    """The link to the pictures to compare: those of cached sampling that are saved or shown.
 
-    named: a node that saves, shows or gives it. Raises `UserError` when there is no such link, or
-    more than one.
+    Args:
+        graph: the workflow.
+        applied: the Apply TeaCache nodes.
+        kind: the inputs and outputs of a node class.
+        named: a node that saves, shows or outputs the pictures; None if only one does.
+
+    Raises:
+        UserError: there is no such link, or more than one.
     """
     after = downstream(graph, applied)
     about = [node for node in graph if graph[node]["class_type"] in DISPLAYS]
     of_runs = after - downstream(graph, about)
-    found: dict[str, Link] = {}
+    links: dict[str, Link] = {}
     for node in graph:
         at = kind(graph[node]["class_type"])
         ends = at.shows or set(at.outputs) <= {"VIDEO"} or node in about
         for name, value in graph[node]["inputs"].items():
             typed = is_link(value) and at.inputs.get(name) == "IMAGE"
             if typed and value[0] in of_runs and (ends or named is not None):
-                found.setdefault(node, value)
+                links.setdefault(node, value)
     if named is not None:
         chosen = find_node(graph, named)
         outputs = kind(graph[chosen]["class_type"]).outputs
         if chosen in of_runs and "IMAGE" in outputs:
             return [chosen, outputs.index("IMAGE")]
-        if chosen not in found:
+        if chosen not in links:
             raise UserError(
                 f"--picture {named}: node {describe(graph, chosen)} has no picture of the cached "
-                f"sampling; these have: {listing(describe(graph, node) for node in found)}"
+                f"sampling; these have: {listing(describe(graph, node) for node in links)}"
             )
-        return found[chosen]
-    distinct = {str(link): node for node, link in reversed(found.items())}
+        return links[chosen]
+    distinct = {str(link): node for node, link in reversed(links.items())}
     if not distinct:
         nodes = listing(describe(graph, node) for node in applied)
         raise UserError(
@@ -98,11 +114,11 @@ def find_picture(
     if len(distinct) > 1:
         nodes = listing(describe(graph, node) for node in reversed(distinct.values()))
         raise UserError(f"several pictures come out: {nodes}; choose with --picture NODE")
-    return found[next(iter(distinct.values()))]
+    return links[next(iter(distinct.values()))]
 
 
 def prompt_field(graph: Graph) -> tuple[str, str]:
-    """The node and input that hold the prompt; `UserError` if there is not one."""
+    """The node and the input with the prompt; `UserError` unless there is exactly one."""
     reached = prompting(graph)
     fields = [
         (node, name)
@@ -121,7 +137,7 @@ def prompt_field(graph: Graph) -> tuple[str, str]:
 
 
 def prompting(graph: Graph) -> set[str]:
-    """The nodes that positive conditioning comes from; all of them where samplers take texts."""
+    """The nodes upstream of the positive conditioning; all nodes if samplers take texts."""
     links = {
         name: [n["inputs"][name][0] for n in graph.values() if is_link(n["inputs"].get(name))]
         for name in ("positive", "conditioning")

@@ -138,7 +138,10 @@ def test_where_comfyui_is_looked_for(tmp_path, monkeypatch):
     assert headless.find_comfyui(None) == inside
     monkeypatch.setattr(headless, "PACK", tmp_path)
     monkeypatch.setattr(headless, "__file__", str(tmp_path.joinpath("a", *BOOT)))
-    with pytest.raises(UserError, match="--comfyui DIR"):
+    with pytest.raises(UserError, match=r"--comfyui DIR, or run 'python run\.py demo' once"):
+        headless.find_comfyui(None)
+    monkeypatch.setattr(headless, "is_checkout", lambda: False)
+    with pytest.raises(UserError, match="--comfyui DIR, or set COMFYUI_DIR"):
         headless.find_comfyui(None)
 
 

@@ -1,4 +1,4 @@
-"""Running ComfyUI servers as hosts: graphs go over HTTP, progress comes over the websocket."""
+"""ComfyUI servers as hosts: graphs are sent by HTTP, progress is received by websocket."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import aiohttp
 
 from ...errors import ExecutionError, UserError
 from ...files import write_atomically
+from ...workflows.definitions import Definitions
 from ...workflows.graph import Graph, describe, title
 from .headless.session import GraphResult, Progress
 
@@ -26,12 +27,18 @@ FINISHED = ("execution_success", "execution_error", "execution_interrupted")
 
 
 class ServerLost(Exception):
-    """A server stopped answering; what it was doing can be done elsewhere."""
+    """A server stopped answering; another server can run its graph."""
 
 
 @dataclass
 class RemoteHost:
-    """One server, for one client. Use as an async context manager."""
+    """A server, used as an async context manager.
+
+    Attributes:
+        url: of the server.
+        client: the id of this client.
+        running: the id of the prompt that is queued or running, if any.
+    """
 
     url: str
     client: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -52,13 +59,13 @@ class RemoteHost:
     async def __aexit__(self, *raised: Any) -> None:
         await self.session.close()
 
-    async def definitions(self) -> dict[str, dict[str, Any]]:
-        """All node classes of the server, as the editor gets them."""
-        found: dict[str, dict[str, Any]] = await self._json("GET", "object_info")
-        return found
+    async def definitions(self) -> Definitions:
+        """The inputs of every node class of the server."""
+        definitions: Definitions = await self._json("GET", "object_info")
+        return definitions
 
     async def upload(self, file: Path) -> str:
-        """Puts a picture into the server's input folder; its name there."""
+        """Uploads a picture to the server's input folder; returns its name there."""
         form = aiohttp.FormData(quote_fields=False)
         form.add_field("image", file.read_bytes(), filename=file.name)
         form.add_field("overwrite", "true")
@@ -68,10 +75,12 @@ class RemoteHost:
     async def run(
         self, graph: Graph, out: Path, on_progress: Callable[[Progress], None] | None = None
     ) -> GraphResult:
-        """Executes `graph` on the server and fetches its files into `out`.
+        """Executes `graph` on the server and downloads its files to `out`.
 
-        Raises `UserError` for a graph that the server refuses, `ExecutionError` for one that fails,
-        `ServerLost` when the connection breaks.
+        Raises:
+            UserError: the server refuses the graph.
+            ExecutionError: a node fails.
+            ServerLost: the connection breaks.
         """
         result, started = GraphResult(), time.perf_counter()
         try:
@@ -90,7 +99,7 @@ class RemoteHost:
         return result
 
     async def stop(self) -> None:
-        """Takes back what is queued or running for this client."""
+        """Cancels what is queued or running for this client."""
         if self.running is not None:
             await self._json("POST", "queue", json={"delete": [self.running]})
             await self._json("POST", "interrupt", json={"prompt_id": self.running})
@@ -118,7 +127,7 @@ class RemoteHost:
         result: GraphResult,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
-        """Listens until the prompt has ended."""
+        """Receives events until the prompt has ended."""
         async for message in socket:
             if message.type is not aiohttp.WSMsgType.TEXT:
                 continue
@@ -137,18 +146,18 @@ class RemoteHost:
         raise ServerLost(f"{self.url}: the connection was closed")
 
     async def _history(self, prompt_id: str) -> dict[str, Any]:
-        """The prompt's entry, which the server writes just after it tells the end."""
+        """The prompt's entry, which the server writes shortly after the last event."""
         for _ in range(HISTORY_TRIES):
             entries = await self._json("GET", f"history/{prompt_id}")
             if prompt_id in entries:
-                found: dict[str, Any] = entries[prompt_id]
-                return found
+                entry: dict[str, Any] = entries[prompt_id]
+                return entry
             await asyncio.sleep(0.1)
         raise ServerLost(f"{self.url}: kept no history of the prompt")
 
     async def _fetch(self, entry: dict[str, Any], out: Path) -> dict[str, list[Path]]:
-        """The files of every node: results to `out`, previews to `out`/preview."""
-        found: dict[str, list[Path]] = {}
+        """Downloads the files of every node: results to `out`, previews to `out`/preview."""
+        files: dict[str, list[Path]] = {}
         for node, output in entry["outputs"].items():
             for item in (item for value in output.values() for item in value):
                 if not isinstance(item, dict) or item.get("type") not in ("output", "temp"):
@@ -160,8 +169,8 @@ class RemoteHost:
                 folder = out if item["type"] == "output" else out / "preview"
                 path = folder / safe_path(item["subfolder"], item["filename"])
                 write_atomically(path, partial(Path.write_bytes, data=content))
-                found.setdefault(node, []).append(path)
-        return found
+                files.setdefault(node, []).append(path)
+        return files
 
 
 def safe_path(subfolder: str, filename: str) -> PurePosixPath:
@@ -179,6 +188,7 @@ def safe_path(subfolder: str, filename: str) -> PurePosixPath:
 
 
 def check_outcome(kind: str, data: dict[str, Any], graph: Graph) -> None:
+    """`ExecutionError` unless the last event is that of a success."""
     if kind == "execution_interrupted":
         raise ExecutionError("interrupted on the server")
     if kind == "execution_error":
@@ -190,11 +200,11 @@ def check_outcome(kind: str, data: dict[str, Any], graph: Graph) -> None:
 
 
 def refusal(graph: Graph, text: str) -> str:
-    """The first thing wrong with a graph, from the server's answer to it."""
+    """The first error in the server's answer to a graph that it refuses."""
     try:
         answer = json.loads(text)
-        for node, found in answer.get("node_errors", {}).items():
-            first = found["errors"][0]
+        for node, entry in answer.get("node_errors", {}).items():
+            first = entry["errors"][0]
             name = describe(graph, node) if node in graph else node
             return f"node {name}: {first['message']}: {first['details']}"
         error = answer["error"]

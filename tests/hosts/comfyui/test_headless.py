@@ -164,7 +164,15 @@ except KeyboardInterrupt:
 results.append(runs(seed=1))
 session.keep_only(graph, ["1", "3", "8"])
 results.append(runs(seed=1))
-print(json.dumps([told, results]))
+
+graph["7"]["inputs"]["seed"] = "5"
+valid = session.validate(graph)
+session.comfy.execution.validate_prompt = None  # it is not called again
+pictures = [str(session.execute(valid).files["10"][0]) for _ in range(2)]
+session.keep_only(graph, [])
+pictures.append(str(session.execute(valid).files["10"][0]))
+seeds = [graph["7"]["inputs"]["seed"], valid.graph["7"]["inputs"]["seed"]]
+print(json.dumps([told, results, pictures, seeds]))
 """
 
 BAD = [
@@ -251,6 +259,12 @@ def test_keep_only_forgets_the_rest(session):
     last = session[1][-1]
     assert set(last["nodes"]) == {"2", "4", "5", "6", "7", "9", "10"}
     assert pixels(last["file"]) == pixels(session[1][0]["file"])
+
+
+def test_a_validated_graph_is_executed_again_and_again(session):
+    _, _, pictures, seeds = session
+    assert seeds == ["5", 5], "values are converted in a copy"
+    assert len({pixels(picture) for picture in pictures}) == 1
 
 
 def test_demo_with_the_cache_off_is_bit_identical(comfy_dir, tmp_path):

@@ -1,4 +1,4 @@
-"""ComfyUI booted inside this process, without a server: for the command and for services."""
+"""ComfyUI loaded in this process, without its server."""
 
 from __future__ import annotations
 
@@ -26,9 +26,14 @@ Event = Callable[[str, Any], None]
 
 
 def find_comfyui(given: Path | None) -> Path:
-    """The ComfyUI to use: `given`, $COMFYUI_DIR, .comfyui beside the pack, or the pack's own host.
+    """The ComfyUI to use.
 
-    Raises `UserError` when it is none, or older than this pack supports.
+    Args:
+        given: its folder; if None, $COMFYUI_DIR, .comfyui in the pack, or the ComfyUI that the
+            pack is installed in (by a link as well), whichever exists first.
+
+    Raises:
+        UserError: there is no ComfyUI, or it is older than this pack supports.
     """
     if given is not None:
         return checked_comfyui(given.expanduser(), "--comfyui")
@@ -50,16 +55,16 @@ def checked_comfyui(folder: Path, source: str) -> Path:
         raise UserError(f"{source}: no such folder: {folder}")
     if not (version_file.is_file() and (folder / "execution.py").is_file()):
         raise UserError(f"{source}: {folder} holds no ComfyUI (comfyui_version.py, execution.py)")
-    found = re.search(r"(\d+)\.(\d+)\.(\d+)", version_file.read_text(encoding="utf-8"))
-    if found and tuple(map(int, found.groups())) < OLDEST:
+    version = re.search(r"(\d+)\.(\d+)\.(\d+)", version_file.read_text(encoding="utf-8"))
+    if version and tuple(map(int, version.groups())) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        raise UserError(f"{source}: ComfyUI {found.group()} is too old; {oldest} is needed")
+        raise UserError(f"{source}: ComfyUI {version.group()} is too old; {oldest} is needed")
     return folder.resolve()
 
 
 @dataclass
 class Comfy:
-    """The modules of the booted ComfyUI that running a graph needs."""
+    """The modules of the loaded ComfyUI that running a graph needs."""
 
     execution: Any
     nodes: Any
@@ -69,7 +74,7 @@ class Comfy:
 
 
 class HeadlessServer:
-    """What the executor and nodes ask of ComfyUI's server; events go to `listener`."""
+    """The part of ComfyUI's server that the executor and nodes use; `listener` gets the events."""
 
     client_id: str | None = None
     last_node_id: str | None = None
@@ -85,7 +90,7 @@ class HeadlessServer:
             self.listener(event, data)
 
     def send_progress_text(self, text: Any, node_id: str, sid: str | None = None) -> None:
-        """Text that a node shows in the editor; there is none here."""
+        """Ignores text for the editor."""
 
 
 def has_accelerator(torch: ModuleType) -> bool:
@@ -114,7 +119,7 @@ def is_ours(source: Path) -> bool:
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Turns a failing import of ComfyUI into a `UserError` that says what is missing."""
+    """Raises `UserError` for a failing import of ComfyUI; the message names what is missing."""
     try:
         yield
     except ImportError as error:
@@ -127,10 +132,18 @@ def loading(what: str) -> Iterator[None]:
 def boot(
     comfyui: Path, output: Path, *, verbose: bool = False, custom_nodes: bool = False
 ) -> Comfy:
-    """Loads ComfyUI from `comfyui` with its own nodes and this pack; once per process.
+    """Loads ComfyUI with its own nodes and this pack; once per process.
 
-    output: folder for saved pictures; previews go to `output`/preview. custom_nodes: load the
-    other packs of that ComfyUI as well. On a machine without an accelerator it runs on the CPU.
+    On a machine without an accelerator it runs on the CPU.
+
+    Args:
+        comfyui: its folder.
+        output: the folder for saved pictures; previews are saved in its `preview`.
+        verbose: show ComfyUI's log.
+        custom_nodes: load the other packs of that ComfyUI as well.
+
+    Raises:
+        UserError: ComfyUI or this pack cannot be loaded.
     """
     quiet(verbose)
     sys.path.insert(0, str(comfyui))
@@ -195,7 +208,7 @@ class LastWarning(logging.Handler):
 
 
 def progress_hook(comfy: Comfy) -> Callable[..., None]:
-    """What ComfyUI's server does on a node's progress: heed interrupts, pass the value on."""
+    """The server's handler of a node's progress: it checks for interrupts and sends the value."""
     context = importlib.import_module("comfy_execution.utils").get_executing_context
     progress = importlib.import_module("comfy_execution.progress")
 

@@ -38,10 +38,13 @@ class Progress:
 class GraphResult:
     """What came of one execution.
 
-    seconds: wall time of the whole graph. node_seconds: time in each node that ran (a node whose
-    result was cached did not). files: saved pictures and other files by node. reports: one
-    RunReport as JSON per sampling run that a cache watched, with the ids of the node that put the
-    cache there and of the one that sampled. notes: messages of the Apply TeaCache nodes.
+    Attributes:
+        seconds: wall time of the whole graph.
+        node_seconds: time in each node that ran; a node whose result was cached did not.
+        files: saved pictures and other files by node.
+        reports: one RunReport as JSON for each sampling run with a cache, with the ids of the node
+            that applied the cache and of the one that sampled.
+        notes: messages of the Apply TeaCache nodes.
     """
 
     seconds: float = 0.0
@@ -52,7 +55,7 @@ class GraphResult:
 
 
 class NodeClock:
-    """Adds up the time between one node's start and the next one's."""
+    """Measures the time between one node's start and the next one's."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -70,7 +73,13 @@ class NodeClock:
 class Session:
     """A booted ComfyUI that runs graph after graph; loaded models stay between graphs.
 
-    One per process, since ComfyUI keeps global state. `run` must be called from one thread.
+    One per process, since ComfyUI's state is global. Only one thread may run graphs.
+
+    Args:
+        comfyui: the folder of ComfyUI.
+        output: the folder for saved pictures; previews are saved in its `preview`.
+        verbose: show ComfyUI's log.
+        custom_nodes: load the other packs of that ComfyUI as well.
     """
 
     def __init__(
@@ -91,17 +100,17 @@ class Session:
         return input_types(classes[class_type].INPUT_TYPES()) if class_type in classes else None
 
     def kind(self, class_type: str) -> NodeKind:
-        """What goes into a node of this class and comes out; empty for an unknown class."""
+        """The inputs and outputs of a node class; empty for an unknown class."""
         inputs = self.input_types(class_type)
         if inputs is None:
             return NodeKind({}, ())
-        found = self.comfy.nodes.NODE_CLASS_MAPPINGS[class_type]
-        outputs = tuple(map(str, found.RETURN_TYPES))
-        shows = hasattr(found, "OUTPUT_NODE") and bool(found.OUTPUT_NODE)
+        node_class = self.comfy.nodes.NODE_CLASS_MAPPINGS[class_type]
+        outputs = tuple(map(str, node_class.RETURN_TYPES))
+        shows = hasattr(node_class, "OUTPUT_NODE") and bool(node_class.OUTPUT_NODE)
         return NodeKind(inputs, outputs, shows)
 
     def definitions(self) -> Definitions:
-        """All node classes as the editor gets them from the server: inputs by kind, in order."""
+        """The inputs of every node class, in the order of the editor."""
         classes = self.comfy.nodes.NODE_CLASS_MAPPINGS
         return {name: {"input": kind.INPUT_TYPES()} for name, kind in classes.items()}
 
@@ -129,7 +138,7 @@ class Session:
             ExecutionError: a node fails.
             KeyboardInterrupt: the run was interrupted.
         """
-        graph = valid.graph
+        graph = copy.deepcopy(valid.graph)  # the executor writes into it
         clock, result = NodeClock(), GraphResult()
 
         def listen(event: str, data: Any) -> None:
@@ -139,8 +148,8 @@ class Session:
                 node = data["node"]
                 on_progress(Progress(node, title(graph, node), data["value"], data["max"]))
             elif event == "teacache.end":
-                found = {"node": data["node"], "sampled_by": clock.current, **data["report"]}
-                result.reports.append(found)
+                report = {"node": data["node"], "sampled_by": clock.current, **data["report"]}
+                result.reports.append(report)
             elif event == "teacache.ready":
                 result.notes += data["notes"]
 
@@ -154,7 +163,7 @@ class Session:
         return result
 
     def keep_only(self, graph: Graph, node_ids: list[str]) -> None:
-        """Drops every cached result but those of `node_ids`, which must need no other nodes."""
+        """Drops all cached results but those of `node_ids`, which must depend on no other nodes."""
         kept = {node: copy.deepcopy(graph[node]) for node in node_ids}
         self._execute(kept, node_ids, None)
         self._raise_failure(kept)
@@ -191,25 +200,26 @@ class Session:
         )
 
     def _files(self) -> dict[str, list[Path]]:
-        places = {
+        folders = {
             "output": Path(self.comfy.folder_paths.get_output_directory()),
             "temp": Path(self.comfy.folder_paths.get_temp_directory()),
         }
-        found: dict[str, list[Path]] = {}
+        files: dict[str, list[Path]] = {}
         for node, output in self.executor.history_result["outputs"].items():
             entries = [item for value in output.values() for item in value]
             for item in entries:
-                if isinstance(item, dict) and "filename" in item and item["type"] in places:
-                    path = places[item["type"]] / item["subfolder"] / item["filename"]
-                    found.setdefault(node, []).append(path)
-        return found
+                if isinstance(item, dict) and "filename" in item and item["type"] in folders:
+                    path = folders[item["type"]] / item["subfolder"] / item["filename"]
+                    files.setdefault(node, []).append(path)
+        return files
 
 
 @contextlib.contextmanager
 def interruptible(comfy: Comfy) -> Iterator[None]:
-    """Makes Ctrl-C stop the graph at its next step; a second one stops at once.
+    """Makes Ctrl-C stop the graph at its next step, and a second Ctrl-C stop it at once.
 
-    Raises `KeyboardInterrupt` at the end also if it came after the last step.
+    Raises:
+        KeyboardInterrupt: at the end, also if Ctrl-C was pressed after the last step.
     """
     asked = False
     if threading.current_thread() is not threading.main_thread():

@@ -12,6 +12,7 @@ from ....workflows.graph import Graph, Link, describe, downstream
 
 if TYPE_CHECKING:
     from .session import GraphResult, Progress, Session
+    from .validation import ValidGraph
 
 TIMED = "the sampler nodes' own time: models loaded, without text encoding and decoding"
 
@@ -29,23 +30,21 @@ class WorkflowHost:
         after = downstream(self._graph, self._nodes)
         self._kept = [node for node in self._graph if node not in after]
         self._samplers: set[str] = set()
+        self._valid: dict[Point | None, ValidGraph] = {}
 
     def check(self, point: Point) -> None:
-        graph = with_settings(self._graph, self._nodes, point, self._session.kind)
-        self._session.validate(graph)
+        self._valid_graph(point)
 
     def sample(
         self, point: Point | None, tell: Callable[[float], None], short: bool = False
     ) -> Sample:
-        if point is None:
-            graph = uncached(self._graph)
-        else:
-            graph = with_settings(self._graph, self._nodes, point, self._session.kind)
+        valid = self._valid_graph(point)
         if short:
-            result = self._session.run(shortened(graph), self._listener(tell))
+            result = self._session.run(shortened(valid.graph), self._listener(tell))
         else:
-            self._session.keep_only(graph, [node for node in self._kept if node in graph])
-            result = self._session.run(graph, self._listener(tell))
+            kept = [node for node in self._kept if node in valid.graph]
+            self._session.keep_only(valid.graph, kept)
+            result = self._session.execute(valid, self._listener(tell))
         if short and point is not None:
             self._learn_samplers(result)
         return Sample(
@@ -53,6 +52,16 @@ class WorkflowHost:
             sum(result.node_seconds[node] for node in self._samplers if not short),
             result.reports,
         )
+
+    def _valid_graph(self, point: Point | None) -> ValidGraph:
+        """The validated graph of a point, or of the reference without the cache."""
+        if point not in self._valid:
+            if point is None:
+                graph = uncached(self._graph)
+            else:
+                graph = with_settings(self._graph, self._nodes, point, self._session.kind)
+            self._valid[point] = self._session.validate(graph)
+        return self._valid[point]
 
     def _learn_samplers(self, result: GraphResult) -> None:
         """Which nodes sample with the cache: their time is what is compared."""

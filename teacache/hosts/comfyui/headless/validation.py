@@ -51,8 +51,8 @@ def validated(comfy: Comfy, graph: Graph) -> ValidGraph:
     valid, error, outputs, node_errors = asyncio.run(
         comfy.execution.validate_prompt("check", graph, None)
     )
-    for node, found in node_errors.items():
-        raise UserError(node_message(comfy, graph, node, found["errors"][0]))
+    for node, entry in node_errors.items():
+        raise UserError(node_message(comfy, graph, node, entry["errors"][0]))
     if not valid:
         if error["type"] == "prompt_no_outputs":
             raise UserError("the workflow has no output node: end it in one such as SaveImage")
@@ -61,7 +61,7 @@ def validated(comfy: Comfy, graph: Graph) -> ValidGraph:
 
 
 def check_values(comfy: Comfy, graph: Graph, node: str) -> None:
-    """Refuses what ComfyUI's check lets pass: NaN, fractions for whole numbers, unknown choices."""
+    """Refuses values that ComfyUI's check accepts: NaN, fractions for INT, unknown choices."""
     inputs = graph[node]["inputs"]
     where = f"node {describe(graph, node)}, input "
     own = checks_itself(comfy.nodes.NODE_CLASS_MAPPINGS[graph[node]["class_type"]])
@@ -84,7 +84,7 @@ def check_values(comfy: Comfy, graph: Graph, node: str) -> None:
 
 
 def checks_itself(node_class: Any) -> bool:
-    """Whether the class has a check of its own, which stands for the check of choices."""
+    """Whether the class has a check of its own, which replaces the check of choices."""
     internal = importlib.import_module("comfy_api.internal")
     if issubclass(node_class, internal._ComfyNodeInternal):
         return internal.first_real_override(node_class, "validate_inputs") is not None
@@ -98,7 +98,7 @@ def choice_message(name: str, value: object, choices: list[Any]) -> str:
 
 
 def node_message(comfy: Comfy, graph: Graph, node: str, error: dict[str, Any]) -> str:
-    """One line for an error of ComfyUI's check."""
+    """An error of ComfyUI's check in one line."""
     where = f"node {describe(graph, node)}"
     details = " ".join(str(error["details"]).split())
     name = error.get("extra_info", {}).get("input_name")
