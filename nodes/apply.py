@@ -22,7 +22,7 @@ from ..teacache.engine.run import RunListener
 from ..teacache.errors import ConfigError
 from ..teacache.families.registry import known_profiles
 from ..teacache.hosts.comfyui.conditions import profile_store
-from ..teacache.hosts.comfyui.other_caches import stacked_caches
+from ..teacache.hosts.comfyui.other_caches import stacked_caches_warning
 from ..teacache.hosts.comfyui.patch import apply_teacache, cached_model, describe_unsupported
 from ..teacache.profiles.store import ProfileStore
 from .schema import CATEGORY, advanced, schema
@@ -256,7 +256,7 @@ class ApplyTeaCache(CacheSettings, io.ComfyNode):
             log.warning("TeaCache: %s", notes[0])
         if replaced:
             notes.append("It replaces an earlier Apply TeaCache on this model.")
-        if handle is not None and (stacked := stacked_caches(model)):
+        if handle is not None and (stacked := stacked_caches_warning(model)):
             notes.append(stacked)
         tell_ready(node_id, "" if handle is None else handle.describe(), notes)
         return io.NodeOutput(cached)

@@ -1,4 +1,4 @@
-"""The one switch: which cache the user asked for, by argument or by environment variable."""
+"""Selection of the cache by command-line arguments or environment variables."""
 
 from __future__ import annotations
 
@@ -21,11 +21,22 @@ def resolve_cache_config(
     config: str | None = None,
     threshold: float | None = None,
 ) -> TeaCacheConfig | None:
-    """The settings of the cache that is on, or None for no cache; an argument wins.
+    """The settings of the selected cache; an argument overrides its environment variable.
 
-    backend, config (JSON), threshold: the arguments, None where not given; else the environment's
-    DIFFUSION_CACHE_BACKEND and DIFFUSION_CACHE_CONFIG. A threshold that stands nowhere is None
-    in the settings: the model family's recommended one. Raises `UserError` naming the source.
+    Args:
+        environment: Environment variables; read are `DIFFUSION_CACHE_BACKEND` and
+            `DIFFUSION_CACHE_CONFIG`.
+        backend: Value of --cache-backend, one of `BACKENDS`, or None if absent.
+        config: Value of --cache-config, a JSON object, or None if absent.
+        threshold: Value of --tea-cache-rel-l1-thresh, or None if absent; overrides the threshold
+            of `config`.
+
+    Returns:
+        The settings, or None for no cache. A threshold that is not given is None in the settings,
+        which stands for the one recommended for the model family.
+
+    Raises:
+        UserError: A value is invalid; names the argument or variable it comes from.
     """
     source = "--cache-backend" if backend is not None else BACKEND_VARIABLE
     name = backend if backend is not None else environment.get(BACKEND_VARIABLE, "") or NONE
@@ -41,21 +52,29 @@ def resolve_cache_config(
                 raise UserError(f"{option}: no cache is on; add --cache-backend {TEACACHE}")
         return None
     values: dict[str, Any] = {"rel_l1_thresh": None}
-    where = "--cache-config" if config is not None else CONFIG_VARIABLE
+    source = "--cache-config" if config is not None else CONFIG_VARIABLE
     text = config if config is not None else environment.get(CONFIG_VARIABLE, "")
     if text.strip() or config is not None:
-        values |= parse_config(text, where)
+        values |= parse_config(text, source)
     if threshold is not None:
         values["rel_l1_thresh"] = threshold
-        where = "--tea-cache-rel-l1-thresh"
+        source = "--tea-cache-rel-l1-thresh"
     try:
         return TeaCacheConfig.from_mapping(values)
     except ConfigError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{source}: {error}") from None
 
 
 def parse_config(text: str, source: str) -> dict[str, Any]:
-    """The JSON object in `text`."""
+    """Parses a JSON object.
+
+    Args:
+        text: The JSON text.
+        source: The argument or variable it comes from, for messages.
+
+    Raises:
+        UserError: It is not JSON, or not an object.
+    """
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:

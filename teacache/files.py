@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files: a file is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from typing import Any
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` fill a file beside `path`, then moves it to `path`; nothing is left on failure.
+    """Writes a temporary file and renames it to `path`; on failure nothing is left behind.
 
-    The file's suffix is kept, for writers that go by it.
+    Args:
+        path: The file to create or replace; missing parent folders are created.
+        write: Fills the file at the given path, which is in the same folder and has the same
+            suffix as `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
@@ -31,15 +34,18 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes `data` as indented JSON; NaN and infinities, which JSON lacks, become null."""
-    text = json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+    """Writes `data` atomically as indented JSON.
+
+    NaN and infinities become null: JSON has no numbers for them.
+    """
+    text = json.dumps(_without_non_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
-def finite(data: Any) -> Any:
-    """JSON-like `data` with None for every float that is not finite."""
+def _without_non_finite(data: Any) -> Any:
+    """JSON-like `data` with None in place of every NaN and infinity."""
     if isinstance(data, dict):
-        return {key: finite(value) for key, value in data.items()}
+        return {key: _without_non_finite(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [finite(value) for value in data]
+        return [_without_non_finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data

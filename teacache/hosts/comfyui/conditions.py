@@ -1,4 +1,4 @@
-"""Under what conditions ComfyUI samples, and where it keeps the user's profiles."""
+"""The conditions of a sampling run in ComfyUI, and ComfyUI's folder of the user's profiles."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from ...families.streams import FamilyMismatch, reading_model
 from ...profiles.conditions import UNKNOWN_DIGEST, Conditions
 from ...profiles.store import ProfileStore
 
-PREFIX = "diffusion_model."
+TRANSFORMER_PREFIX = "diffusion_model."
+"""Of the keys of weights in `ModelPatcher.backup`."""
 
 
 def profile_store() -> ProfileStore:
-    """Of this ComfyUI."""
+    """The user's profiles, in the user folder of this ComfyUI."""
     return ProfileStore.in_user_folder(Path(folder_paths.get_user_directory()))
 
 
@@ -33,7 +34,17 @@ def conditions_of(
     guidance: float | None,
     identify: bool = True,
 ) -> Conditions:
-    """latent: of a run, the batch first. identify: whether the weights are looked at."""
+    """The conditions of a run, by which a calibration is matched to it.
+
+    Args:
+        model: The model that is sampled.
+        family: Its family.
+        sampler: The sampler's name.
+        sigmas: The run's noise levels.
+        latent: `[batch, channels, ...]`; of a nested tensor the first one counts.
+        guidance: The guidance scale, None where the guider has none.
+        identify: Whether to compute the digests of weights and patches, which reads the weights.
+    """
     if latent.is_nested:
         latent = latent.unbind()[0]
     return Conditions(
@@ -48,11 +59,12 @@ def conditions_of(
 
 
 def guidance_of(guider: Any) -> float | None:
+    """The guidance scale of a guider, None where it has none."""
     return float(guider.cfg) if "cfg" in vars(guider) else None
 
 
 def _digest(model: ModelPatcher) -> str:
-    """Of the transformer's own weights, without what is patched into them."""
+    """The digest of the transformer's original weights, without patches such as LoRAs."""
     try:
         with reading_model():
             return digest_of_weights(_weights(model))
@@ -63,5 +75,5 @@ def _digest(model: ModelPatcher) -> str:
 def _weights(model: ModelPatcher) -> Iterator[tuple[str, torch.Tensor]]:
     transformer = unwrap_compiled(model.get_model_object("diffusion_model"))
     for name, weight in transformer.named_parameters():
-        kept = model.backup.get(PREFIX + name)
-        yield name, weight if kept is None else kept.weight
+        original = model.backup.get(TRANSFORMER_PREFIX + name)
+        yield name, weight if original is None else original.weight

@@ -26,7 +26,7 @@ from ...families.spec import RunScope, unwrap_compiled
 from ...report import RunReport
 from ..common import KEPT_REPORTS, CacheHandle, Recognition, recognise, why_unsupported
 from .conditions import conditions_of, guidance_of, profile_store
-from .other_caches import answers_evaluations, stacked_caches
+from .other_caches import has_prediction_wrappers, stacked_caches_warning
 from .samplers import sampler_traits
 from .wrappers import KEY, RunWrappers
 
@@ -64,7 +64,7 @@ class CachedModel(CacheHandle):
         guider = executor.class_obj
         run = self._run_for(guider, sampler, latent_image, sigmas.tolist())
         if run.report.threshold > 0:
-            stacked = stacked_caches(guider.model_patcher)
+            stacked = stacked_caches_warning(guider.model_patcher)
             if stacked:
                 run.report.warn(stacked)
                 log.warning("TeaCache: %s", stacked)
@@ -84,7 +84,7 @@ class CachedModel(CacheHandle):
     def _run_for(self, guider: Any, sampler: Any, latent: torch.Tensor, sigmas: list[float]) -> Run:
         model: ModelPatcher = guider.model_patcher
         traits = sampler_traits(sampler)
-        if answers_evaluations(guider.model_options):
+        if has_prediction_wrappers(guider.model_options):
             traits = replace(traits, one_eval_per_step=False, euler=False)
 
         def scope() -> RunScope:

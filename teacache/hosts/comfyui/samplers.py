@@ -1,4 +1,5 @@
-"""What is known of ComfyUI's samplers (`comfy/k_diffusion/sampling.py`), and of a run's phases."""
+"""Properties of ComfyUI's samplers (`comfy/k_diffusion/sampling.py`), and the noise levels at
+which a run's conditioning changes."""
 
 from __future__ import annotations
 
@@ -17,18 +18,21 @@ ONE_EVAL_PER_STEP = (
     "res_multistep",
     "gradient_estimation",
 )
-"""Deterministic, one evaluation at each level of the schedule."""
+"""Deterministic samplers with one evaluation at each noise level of the schedule."""
 SEVERAL_EVALS_PER_STEP = ("heun", "heunpp2", "dpm_2", "unipc", "unipc_bh2")
-"""Deterministic, with evaluations between or beside the schedule's levels."""
+"""Deterministic samplers with further evaluations, at or between the schedule's noise levels."""
 ADAPTIVE = ("dpm_fast", "dpm_adaptive")
-"""Given only where the schedule begins and ends."""
+"""Samplers that take only the ends of the schedule and choose their own noise levels."""
 
 
 def sampler_traits(sampler: Any) -> SamplerTraits:
-    """What is known of a sampler; one that is not in the tables is not extrapolated.
+    """The properties of a sampler that decide how its model may be cached.
 
-    Not in them are those that add noise on the way, those that take the unconditional prediction
-    from within the guidance (CFG++), and those that choose their own levels.
+    A sampler in none of the tables counts as not deterministic, so that nothing is extrapolated:
+    those that add noise, and those that use the unconditional prediction by itself (CFG++).
+
+    Args:
+        sampler: A `comfy.samplers.Sampler`.
     """
     function = vars(sampler).get("sampler_function")
     options: Mapping[str, Any] = vars(sampler).get("extra_options") or {}
@@ -45,16 +49,21 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
     )
 
 
-def boundaries(conds: Mapping[str, Any]) -> list[float]:
-    """Noise levels at which a cond, its ControlNet or a hook of it begins or ends.
+def conditioning_boundaries(conds: Mapping[str, Any]) -> list[float]:
+    """The noise levels at which a cond, its ControlNet or one of its hooks starts or ends.
 
-    conds: by name, as ComfyUI's guider holds them during a run.
+    Args:
+        conds: Lists of conds by name, as `CFGGuider.conds` holds them during a run.
+
+    Returns:
+        Distinct sigmas in ascending order.
     """
-    found = {level for several in conds.values() for cond in several for level in _levels(cond)}
-    return sorted(found)
+    return sorted(
+        {sigma for conds_list in conds.values() for c in conds_list for sigma in _ends(c)}
+    )
 
 
-def _levels(cond: Mapping[str, Any]) -> Iterator[float]:
+def _ends(cond: Mapping[str, Any]) -> Iterator[float]:
     for name in ("timestep_start", "timestep_end"):
         if name in cond:
             yield float(cond[name])
@@ -68,6 +77,11 @@ def _levels(cond: Mapping[str, Any]) -> Iterator[float]:
             yield from (float(keyframe.start_t) for keyframe in hook.hook_keyframe.keyframes)
 
 
-def phase(levels: list[float], sigma: float) -> Hashable:
-    """Which of `boundaries` lie behind `sigma`: it changes when one of them is crossed."""
-    return tuple((sigma > level) - (sigma < level) for level in levels)
+def conditioning_phase(boundaries: list[float], sigma: float) -> Hashable:
+    """A key that is equal for two noise levels if and only if the same conditioning applies.
+
+    Args:
+        boundaries: As `conditioning_boundaries` returns them.
+        sigma: A noise level.
+    """
+    return tuple((sigma > boundary) - (sigma < boundary) for boundary in boundaries)

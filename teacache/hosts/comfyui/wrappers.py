@@ -15,7 +15,7 @@ from ...engine.forward import PredictionForward, StackForward
 from ...engine.run import Run
 from ...families.spec import unwrap_compiled
 from ..common import embed_timesteps, prepare_stack
-from .samplers import boundaries, phase
+from .samplers import conditioning_boundaries, conditioning_phase
 
 KEY = "teacache"
 
@@ -100,8 +100,8 @@ class RunWrappers:
     def _phase(self) -> Hashable:
         """Which conds, ControlNets and scheduled weights are in force."""
         if self._boundaries is None:
-            self._boundaries = boundaries(self._guider.conds)
-        return phase(self._boundaries, self._run.position.sigma)
+            self._boundaries = conditioning_boundaries(self._guider.conds)
+        return conditioning_phase(self._boundaries, self._run.position.sigma)
 
     def calc_cond_batch(
         self,

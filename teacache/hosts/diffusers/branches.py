@@ -1,4 +1,4 @@
-"""Which branch of guidance a call of a diffusers transformer is, told by what it is given."""
+"""Identifies the guidance branch of a diffusers transformer call by the call's arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 TEXT_PREFIXES = ("encoder_hidden_states", "pooled_", "cap_feats", "prompt_")
-"""How the names of a transformer's text arguments begin."""
+"""Prefixes of the names of transformers' text arguments."""
 TIMESTEP_NAMES = ("timestep", "timesteps", "t")
 MAX_BRANCHES = 16
 
@@ -18,7 +18,11 @@ MAX_BRANCHES = 16
 def arguments_of(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of a call of `module` by name, the latent first."""
+    """The arguments of a call of `module` by parameter name, in the order of its `forward`.
+
+    Raises:
+        TypeError: The arguments do not fit `forward`.
+    """
     bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
     named = dict(bound.arguments)
     named.pop("self")
@@ -26,26 +30,31 @@ def arguments_of(
     return {**named, **more}
 
 
-def latent_name(given: Mapping[str, Any]) -> str:
-    return next(iter(given))
+def latent_name(arguments: Mapping[str, Any]) -> str:
+    """The name of the latent's argument: the first one."""
+    return next(iter(arguments))
 
 
-def timestep_name(given: Mapping[str, Any]) -> str:
-    """Name of the timestep's argument. Raises LookupError where there is none."""
-    found = [name for name in TIMESTEP_NAMES if name in given]
-    if not found:
+def timestep_name(arguments: Mapping[str, Any]) -> str:
+    """The name of the timestep's argument.
+
+    Raises:
+        LookupError: There is none.
+    """
+    names = [name for name in TIMESTEP_NAMES if name in arguments]
+    if not names:
         raise LookupError(f"no argument is called {' or '.join(TIMESTEP_NAMES)}")
-    return found[0]
+    return names[0]
 
 
-def timestep_of(given: Mapping[str, Any]) -> torch.Tensor:
-    """The timestep of a call: the largest, where tokens have timesteps of their own."""
-    values: torch.Tensor = given[timestep_name(given)]
+def timestep_of(arguments: Mapping[str, Any]) -> torch.Tensor:
+    """The timestep of a call, a scalar: the largest one where it differs between tokens."""
+    values: torch.Tensor = arguments[timestep_name(arguments)]
     return values.detach().flatten().max()
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in nested lists, tuples and dicts."""
+    """All tensors in nested lists, tuples and mappings."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -57,7 +66,7 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def layout_of(value: Any) -> Hashable:
-    """Shapes, types and devices of the tensors in `value`, and what is absent."""
+    """A key for the structure of `value`: shape, dtype and device of tensors, type of the rest."""
     if isinstance(value, torch.Tensor):
         return tuple(value.shape), value.dtype, str(value.device)
     if isinstance(value, Mapping):
@@ -67,34 +76,38 @@ def layout_of(value: Any) -> Hashable:
     return type(value).__name__
 
 
-def _settings(value: Any) -> Hashable:
-    """`value` where it is a plain setting, as `skip_layers=[7, 8, 9]`, which makes a branch."""
+def _plain_value(value: Any) -> Hashable:
+    """`value` with None for all but bools, ints and strings, as `skip_layers=[7, 8, 9]`."""
     if isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, (list, tuple)):
-        return tuple(_settings(item) for item in value)
+        return tuple(_plain_value(item) for item in value)
     return None
 
 
-def _same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    """Whether two lists of tensors hold the same values; those kept in place are not read."""
+def _all_equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return len(one) == len(other) and all(map(_equal, one, other))
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same values; values in the same memory are not compared."""
     if one is other:
         return True
     if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
         return False
-    in_place = one.data_ptr() == other.data_ptr() and one.stride() == other.stride()
-    return in_place or torch.equal(one, other)
+    same_memory = one.data_ptr() == other.data_ptr() and one.stride() == other.stride()
+    return same_memory or torch.equal(one, other)
 
 
 class Branches:
-    """The branches of one denoising loop.
+    """The guidance branches of one denoising loop.
 
-    A branch is the pipeline's own name for it (`cache_context`), its text, and its settings. The
-    texts are held, so that no other tensor can take their place in memory.
+    Calls belong to the same branch if they have the same `cache_context` name, equal text
+    embeddings and equal plain arguments (bools, ints and strings). The embeddings are held for the
+    whole loop, so that their memory is not reused for other ones.
+
+    Args:
+        text_arguments: Names of text arguments that have none of the `TEXT_PREFIXES`.
     """
 
     def __init__(self, text_arguments: tuple[str, ...] = ()) -> None:
@@ -102,20 +115,29 @@ class Branches:
         self._texts: list[list[torch.Tensor]] = []
         self._keys: set[Hashable] = set()
 
-    def key(self, context: str | None, given: Mapping[str, Any]) -> Hashable:
-        """The branch of a call. Raises ValueError where every step brings new branches."""
+    def key(self, context: str | None, arguments: Mapping[str, Any]) -> Hashable:
+        """The key of a call's branch.
+
+        Args:
+            context: The name that the pipeline gave to `cache_context`, None outside of one.
+            arguments: The call's arguments by name.
+
+        Raises:
+            ValueError: There are more than `MAX_BRANCHES` branches: the embeddings or arguments
+                change from step to step.
+        """
         named = {
             name: value
-            for name, value in given.items()
+            for name, value in arguments.items()
             if name.startswith(TEXT_PREFIXES) or name in self._text_arguments
         }
         text = list(tensors_in(named))
-        known = (index for index, held in enumerate(self._texts) if _same(held, text))
-        index = next(known, len(self._texts))
+        equal = (index for index, known in enumerate(self._texts) if _all_equal(known, text))
+        index = next(equal, len(self._texts))
         if index == len(self._texts):
             self._texts.append(text)
-        settings = tuple((name, _settings(value)) for name, value in given.items())
-        key = (context, index, settings)
+        plain = tuple((name, _plain_value(value)) for name, value in arguments.items())
+        key = (context, index, plain)
         self._keys.add(key)
         if len(self._keys) > MAX_BRANCHES:
             raise ValueError(f"more than {MAX_BRANCHES} different texts or settings in one run")

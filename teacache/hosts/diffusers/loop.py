@@ -36,7 +36,7 @@ from .branches import (
     timestep_of,
 )
 from .hooks import CallHandler, Forward, hooked
-from .outputs import OutputForm
+from .outputs import OutputStructure
 from .schedulers import LoopSigmas
 
 GRADIENTS = "Gradients were on: those calls ran without the cache (wrap them in torch.no_grad())."
@@ -70,7 +70,7 @@ class DenoisingLoop:
         self._mismatch: FamilyMismatch | None = None
         self._stacks: dict[str, BlockStack | None] = {}
         self._branches = Branches(text_arguments)
-        self._output_forms: dict[Hashable, OutputForm] = {}
+        self._output_structures: dict[Hashable, OutputStructure] = {}
         self._prediction: PredictionForward | None = None
         """The evaluation whose prediction the scheduler is about to receive."""
         self._timesteps: dict[float, torch.Tensor] = {}
@@ -165,7 +165,7 @@ class DenoisingLoop:
             if first:
                 layout = (component, layout_of(latent))
                 self._prediction = PredictionForward(run, decision, "prediction", layout)
-            out = self._computed_or_empty(run, decision, branch, given, forward)
+            out = self._computed_or_zeros(run, decision, branch, given, forward)
         else:
             out = self._through_stack(run, decision, branch, given, forward, first)
         self._answered = run.mark()
@@ -192,7 +192,7 @@ class DenoisingLoop:
         with stack.installed(StackForward(run, decision, [branch], layout_of(given))):
             return forward(**given)
 
-    def _computed_or_empty(
+    def _computed_or_zeros(
         self,
         run: Run,
         decision: Decision,
@@ -200,14 +200,14 @@ class DenoisingLoop:
         given: dict[str, Any],
         forward: Forward,
     ) -> Any:
-        """The transformer's output; on a skip zeros in its form, which `step` replaces."""
-        form = self._output_forms.get(branch)
-        if decision.skipping and form is not None:
-            return form.empty()
+        """The transformer's output; on a skip zeros in its structure, which `step` replaces."""
+        structure = self._output_structures.get(branch)
+        if decision.skipping and structure is not None:
+            return structure.zeros()
         out = forward(**given)
         try:
             with reading_model():
-                self._output_forms[branch] = OutputForm(out)
+                self._output_structures[branch] = OutputStructure(out)
         except FamilyMismatch as mismatch:
             run.give_up(mismatch)
             decision.require_compute(Reason.UNCACHED)
@@ -310,6 +310,6 @@ class DenoisingLoop:
             run.report.warn(GRADIENTS)
         self._run = None
         self._calls, self._previous_calls, self._prediction = {}, {}, None
-        self._stacks, self._timesteps, self._output_forms = {}, {}, {}
+        self._stacks, self._timesteps, self._output_structures = {}, {}, {}
         self._branches = Branches()
         return run.finish(outcome)

@@ -1,4 +1,4 @@
-"""What a diffusers transformer returns, and what stands in its place when it is not run."""
+"""The structure of a diffusers transformer's output, and zeros of the same structure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any
 import torch
 
 
-class OutputForm:
-    """The form of `out`: a tensor, a list of them, a tuple of one of these, or an output object
-    with one of these as `sample`.
+class OutputStructure:
+    """The structure of an output: a tensor, a list of tensors, a tuple of one of these, or an
+    output object with one of these as `sample`.
 
-    Raises TypeError for any other: a second value (sound beside a film) may have a scheduler of
-    its own, and cannot be left out.
+    Args:
+        out: What a transformer returned.
+
+    Raises:
+        TypeError: The output has another structure. Several values are refused because the others
+            (such as the audio of a video model) may have a scheduler of their own, which zeros
+            would reach.
     """
 
     def __init__(self, out: Any) -> None:
@@ -32,10 +37,12 @@ class OutputForm:
         if self._object is not None:
             self._object["sample"] = None
 
-    def empty(self) -> Any:
-        """Zeros in this form: nothing of them is used."""
-        zeros = [torch.zeros(shape, dtype=kind, device=where) for shape, kind, where in self._parts]
-        inner = zeros if self._list else zeros[0]
+    def zeros(self) -> Any:
+        """An output of this structure whose tensors are zeros of the same shapes."""
+        tensors = [
+            torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in self._parts
+        ]
+        inner = tensors if self._list else tensors[0]
         if self._tuple:
             return (inner,)
         if self._object is None:

@@ -236,13 +236,13 @@ def test_a_phase_that_begins_or_ends_is_computed(sd3: Any, part: str) -> None:
     """A cond that ends half-way, with or without a ControlNet's own range."""
     from types import SimpleNamespace
 
-    from teacache.hosts.comfyui.samplers import boundaries, phase
+    from teacache.hosts.comfyui.samplers import conditioning_boundaries, conditioning_phase
 
     if part == "control":
         control = SimpleNamespace(timestep_range=(0.9, 0.4), previous_controlnet=None)
-        levels = boundaries({"positive": [{"control": control}], "negative": [{}]})
+        levels = conditioning_boundaries({"positive": [{"control": control}], "negative": [{}]})
         assert levels == [0.4, 0.9]
-        assert len({phase(levels, sigma) for sigma in (0.95, 0.9, 0.5, 0.4, 0.3)}) == 5
+        assert len({conditioning_phase(levels, sigma) for sigma in (0.95, 0.9, 0.5, 0.4, 0.3)}) == 5
         return
     early, late = (tiny_models.cond("sd3", seed) for seed in (1, 3))
     early[0][1]["end_percent"] = 0.5
@@ -251,7 +251,7 @@ def test_a_phase_that_begins_or_ends_is_computed(sd3: Any, part: str) -> None:
     sample(clone, "sd3", steps=20, positive=early + late)
     report = report_of(handle)
     middle = [float(sd3.get_model_object("model_sampling").percent_to_sigma(0.5))]
-    phases = [phase(middle, record.sigma) for record in report.records]
+    phases = [conditioning_phase(middle, record.sigma) for record in report.records]
     crossings = [i + 1 for i, (one, other) in enumerate(pairwise(phases)) if one != other]
     assert crossings and report.skipped
     for crossing in crossings:

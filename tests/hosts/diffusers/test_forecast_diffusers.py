@@ -12,7 +12,7 @@ from pipeline_sampling import NEVER, assert_nothing_is_left, report_of, spying, 
 from tiny_pipelines import TINY, generate, transformers
 
 from teacache.hosts.diffusers.enable import disable_teacache, enable_teacache, teacache
-from teacache.hosts.diffusers.outputs import OutputForm
+from teacache.hosts.diffusers.outputs import OutputStructure
 from teacache.hosts.diffusers.schedulers import sampler_traits
 from teacache.report import Reason
 
@@ -113,14 +113,14 @@ def test_a_scheduler_that_adds_noise_is_not_forecast() -> None:
 def test_every_scheduler_in_the_tables_exists() -> None:
     import diffusers
 
-    from teacache.hosts.diffusers.schedulers import EULER, SMOOTH
+    from teacache.hosts.diffusers.schedulers import DETERMINISTIC, EULER
 
-    for name in EULER + SMOOTH:
+    for name in EULER + DETERMINISTIC:
         assert isinstance(getattr(diffusers, name), type)
 
 
 @pytest.mark.parametrize("kind", ["tensor", "tuple", "list", "object"])
-def test_what_stands_in_has_the_form_of_the_output(kind: str) -> None:
+def test_zeros_have_the_structure_of_the_output(kind: str) -> None:
     from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
     tensor = torch.ones(2, 3, dtype=torch.bfloat16)
@@ -130,18 +130,18 @@ def test_what_stands_in_has_the_form_of_the_output(kind: str) -> None:
         "list": [tensor, 2 * tensor],
         "object": Transformer2DModelOutput(sample=tensor),
     }[kind]
-    empty = OutputForm(out).empty()
-    assert type(empty) is type(out)
-    inner = empty.sample if kind == "object" else empty if kind == "tensor" else empty[0]
+    zeros = OutputStructure(out).zeros()
+    assert type(zeros) is type(out)
+    inner = zeros.sample if kind == "object" else zeros if kind == "tensor" else zeros[0]
     assert torch.equal(inner, torch.zeros_like(tensor)) and inner.dtype == tensor.dtype
-    assert kind != "list" or len(empty) == 2
+    assert kind != "list" or len(zeros) == 2
     assert kind != "object" or torch.equal(out.sample, tensor)
 
 
 @pytest.mark.parametrize("out", [(torch.ones(1), torch.ones(1)), ("text",), [None]])
 def test_other_outputs_are_refused(out: Any) -> None:
     with pytest.raises(TypeError, match="the transformer returns"):
-        OutputForm(out)
+        OutputStructure(out)
 
 
 def test_two_values_run_without_the_cache() -> None:
