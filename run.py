@@ -1,6 +1,7 @@
-"""Sets up what this project needs and starts it: python run.py demo | test | editor.
+"""Sets up this project and runs it: python run.py demo | test | editor.
 
-Standard library only. The first run makes .venv and .comfyui; later runs only check their stamps.
+Standard library only. The first run makes .venv and .comfyui, with uv if it is installed, else with
+pip; later runs only check that they are complete.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 if sys.version_info < (3, 10):  # noqa: UP036
     sys.exit(f"run.py needs Python 3.10 or newer; this is {platform.python_version()}")
 
-# An embedded Python, or one in safe-path mode, does not look beside the script.
+# An embedded Python, or one in safe-path mode, does not import from the script's folder.
 sys.path.append(str(Path(__file__).resolve().parent))
 
 from bootstrap import paths
@@ -70,9 +71,7 @@ COMMANDS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser(
-        prog="run.py", description="Sets up what this project needs, and starts it."
-    )
+    main = argparse.ArgumentParser(prog="run.py", description="Sets up this project and runs it.")
     commands = main.add_subparsers(dest="command", required=True, metavar="demo | test | editor")
     for name, (function, text, epilog) in COMMANDS.items():
         sub = commands.add_parser(
@@ -85,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         )
         if name == "test":
             sub.add_argument(
-                "--only-tests", action="store_true", help="leave out ruff and mypy, run pytest only"
+                "--only-tests", action="store_true", help="run pytest only, without the checks"
             )
         if name == "editor":
             sub.add_argument("--port", type=int, default=8188, help="default 8188")

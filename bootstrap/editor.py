@@ -1,4 +1,4 @@
-"""ComfyUI's server with this repository as its one node pack, and a browser on it."""
+"""Starts ComfyUI's server with this repository as its only node pack, and opens a browser."""
 
 import contextlib
 import socket
@@ -46,7 +46,7 @@ def serve(setup: Setup, wanted_port: int, browser: bool, extra: list[str]) -> in
 
 
 def editor_directory(base: Path) -> Path:
-    """ComfyUI's base directory for the editor, with this repository as its one node pack."""
+    """Makes ComfyUI's base directory for the editor, with this repository as its only pack."""
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     (base / ".gitignore").write_text("*\n")
     link = base / "custom_nodes" / "teacache-studio"
@@ -82,7 +82,7 @@ def wait_for(url: str, process: Process) -> bool:
 
 
 def ask(url: str, body: bytes | None = None) -> None:
-    """One request to a server on this machine, past any proxy."""
+    """Sends a request to a server on this machine, without a proxy."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     opener.open(request, timeout=10).close()

@@ -16,14 +16,22 @@ from bootstrap.uv import uv_environment
 from bootstrap.venv import Venv
 
 TORCHVISION_MATCHING = "0.28.0"
-# The last release that still imports beside a CPU build of PyTorch from another source.
+# The last release that can be imported with a CPU build of PyTorch from another source.
 TORCHVISION_BESIDE_CPU = "0.16.2"
 TORCHAUDIO = "2.11.0"
 WITHOUT_DEPENDENCIES = {"torchsde", "kornia", "kornia-rs", "spandrel", "trampoline"}
 
 
 def venv_stages(venv: Venv, host: Path | None, tests: bool) -> list[Stage]:
-    """PyTorch first, the rest constrained to it; a change in one redoes those after it."""
+    """The stages that install the packages.
+
+    PyTorch is first and a constraint for the rest; a changed stage redoes those after it.
+
+    Args:
+        venv: The environment.
+        host: requirements.txt of an existing ComfyUI, in place of base.txt.
+        tests: Whether to install what tests and checks need.
+    """
     torch, base = paths.REQUIREMENTS / "torch.txt", paths.REQUIREMENTS / "base.txt"
     nodeps, test = paths.REQUIREMENTS / "nodeps.txt", paths.REQUIREMENTS / "test.txt"
     checks = paths.REQUIREMENTS / "checks.txt"

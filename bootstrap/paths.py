@@ -1,4 +1,4 @@
-"""Where the set-up reads and writes; always looked up here, so that tests can point elsewhere."""
+"""Folders of the set-up; modules read them from here, so that tests can replace them."""
 
 from pathlib import Path
 

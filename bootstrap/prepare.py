@@ -1,4 +1,4 @@
-"""Everything a command needs, set up as its options ask."""
+"""Sets up what a command of run.py needs."""
 
 import argparse
 import hashlib
@@ -19,13 +19,20 @@ QUIET = {"PYTHONWARNINGS": "ignore:Failed to load image Python extension:UserWar
 
 
 class Setup(NamedTuple):
+    """The Python, the ComfyUI and the environment variables to run with."""
+
     python: Path
     comfyui: Path
     env: dict[str, str]
 
 
 def prepare(args: argparse.Namespace, tests: bool = False) -> Setup:
-    """Makes what is missing, and returns what to run with."""
+    """Sets up the environment and ComfyUI where they are missing.
+
+    Args:
+        args: The command's options `comfyui` and `python`.
+        tests: Whether the packages of tests and checks are needed.
+    """
     given = Path(args.comfyui).expanduser().absolute() if args.comfyui else None
     if given:
         comfyui.check(given)

@@ -1,4 +1,4 @@
-"""Running other programs, and ending them with this one."""
+"""Runs other programs, and ends them with this one."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ Process = subprocess.Popen[bytes]
 
 
 def stop(process: Process, grace: float = 15) -> None:
-    """Interrupts a process, and ends it if it does not take the hint."""
+    """Interrupts a process; terminates, then kills it if it is alive `grace` seconds later."""
     for ask in (interrupt, Process.terminate, Process.kill):
         if process.poll() is not None:
             return
@@ -23,7 +23,7 @@ def stop(process: Process, grace: float = 15) -> None:
 
 
 def stop_group(process: Process) -> None:
-    """Stops a process that leads a group of its own, and what it has started."""
+    """Stops a process that leads a process group, and the rest of the group."""
     stop(process)
     if sys.platform != "win32":
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -35,7 +35,7 @@ def interrupt(process: Process) -> None:
 
 
 def run_child(command: list[str], env: dict[str, str], cwd: Path | None = None) -> int:
-    """Runs a program on this terminal; on Ctrl-C waits for it to end in its own way."""
+    """Runs a program on this terminal and returns its status; on Ctrl-C lets it end by itself."""
     process = subprocess.Popen(command, env=env, cwd=cwd)
     try:
         return process.wait()
@@ -47,7 +47,7 @@ def run_child(command: list[str], env: dict[str, str], cwd: Path | None = None) 
 
 
 def let_end(process: Process) -> None:
-    """Gives a program time to end that has had the terminal's Ctrl-C as well."""
+    """Waits for a program to end that received the terminal's Ctrl-C too."""
     if sys.stdin is not None and sys.stdin.isatty():
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
@@ -61,6 +61,7 @@ def succeeds(command: list[str]) -> bool:
 
 
 def query(python: Path, code: str) -> str:
+    """What `python` prints when it runs `code`."""
     result = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
     if result.returncode:
         raise SetupError(f"{python} failed at '{code}':\n{result.stderr.strip()}")

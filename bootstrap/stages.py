@@ -18,7 +18,7 @@ class Stage(NamedTuple):
     title: str
     digest: str
     action: Callable[[Log], None]
-    # Tells whether it is done, for a stage that leaves no stamp in the environment.
+    # Whether it is done, for a stage without a stamp in the environment.
     ready: Callable[[], bool] | None = None
 
 
@@ -46,14 +46,14 @@ def set_up(venv: Venv, stages: list[Stage]) -> None:
 
 @contextlib.contextmanager
 def setup_lock(path: Path) -> Iterator[int]:
-    """Lets one run set up at a time; the system frees the lock when its holders end."""
+    """Holds a file lock, so that one run sets up at a time; it is freed when its holders end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        told = False
+        announced = False
         while not try_lock(file):
-            if not told:
+            if not announced:
                 progress.say("another run is setting up; waiting for it")
-                told = True
+                announced = True
             time.sleep(0.2)
         yield file.fileno()
 
