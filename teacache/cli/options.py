@@ -24,6 +24,7 @@ def add_comfyui_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_host_options(parser: argparse.ArgumentParser, out: str) -> None:
+    """Adds --comfyui, --out (by default `out`) and --verbose."""
     add_comfyui_option(parser)
     parser.add_argument(
         "--out",
@@ -70,7 +71,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 
 def usable_folder(path: Path, option: str) -> Path:
-    """`path`, made if it is not there; `UserError` naming `option` if it cannot be a folder."""
+    """Makes the folder `path` if it is missing; `UserError` if that is impossible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -79,7 +80,7 @@ def usable_folder(path: Path, option: str) -> Path:
 
 
 def refuse_file(out: Path) -> None:
-    """`UserError` if --out cannot become a folder; it is made once there is something to write."""
+    """`UserError` if --out cannot be a folder; it is made only when there is something to write."""
     for folder in (out, *out.parents):
         if folder.exists():
             if not folder.is_dir():
@@ -90,5 +91,5 @@ def refuse_file(out: Path) -> None:
 
 
 def say(text: str) -> None:
-    """A line about progress, on standard error."""
+    """Prints a line about progress on standard error."""
     print(text, file=sys.stderr, flush=True)

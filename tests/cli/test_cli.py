@@ -1,4 +1,4 @@
-"""The command: what it refuses before ComfyUI is loaded, and how settings are read."""
+"""The command: input refused before ComfyUI is loaded, and how settings are parsed."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("content", "told"), FILES)
-def test_bad_files(content, told, tmp_path, capsys):
+@pytest.mark.parametrize(("content", "message"), FILES)
+def test_bad_files(content, message, tmp_path, capsys):
     path = tmp_path / "workflow.json"
     if content is not None:
         path.write_text(content)
-    assert_refused(["run", str(path)], told, capsys)
+    assert_refused(["run", str(path)], message, capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == (
         [path.name] if content is not None else []
     )
@@ -93,15 +93,15 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), COMMANDS)
-def test_bad_arguments(arguments, told, capsys):
-    assert_refused(arguments, told, capsys)
+@pytest.mark.parametrize(("arguments", "message"), COMMANDS)
+def test_bad_arguments(arguments, message, capsys):
+    assert_refused(arguments, message, capsys)
 
 
-def assert_refused(arguments, told, capsys):
+def assert_refused(arguments, message, capsys):
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1 and captured.err.startswith("teacache: ")
     assert captured.out == ""
 
@@ -109,8 +109,8 @@ def assert_refused(arguments, told, capsys):
 def test_too_old_comfyui(tmp_path, capsys):
     (tmp_path / "comfyui_version.py").write_text('__version__ = "0.3.74"\n')
     (tmp_path / "execution.py").touch()
-    told = "ComfyUI 0.3.74 is too old; 0.3.75 is needed"
-    assert_refused(["run", str(QUICKSTART), "--comfyui", str(tmp_path)], told, capsys)
+    message = "ComfyUI 0.3.74 is too old; 0.3.75 is needed"
+    assert_refused(["run", str(QUICKSTART), "--comfyui", str(tmp_path)], message, capsys)
 
 
 BOOT = ("teacache", "hosts", "comfyui", "headless", "boot.py")

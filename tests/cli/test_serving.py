@@ -50,17 +50,17 @@ def test_one_workflow(server: Server, tmp_path: Path, capsys: Any) -> None:
     report = tmp_path / "report.json"
     options = ["--server", server.url, "--out", tmp_path, "--report", report]
     assert run(QUICKSTART, *SHORT, "--set", "Prompt.text=dog", *options) == 0
-    told = capsys.readouterr()
-    assert "Sampler: 100%" in told.err and "8/8" in told.err
+    shown = capsys.readouterr()
+    assert "Sampler: 100%" in shown.err and "8/8" in shown.err
     (picture,) = tmp_path.glob("*.png")
-    assert str(picture) in told.out
+    assert str(picture) in shown.out
     with Image.open(picture) as image:
         assert image.size == (128, 128)
     data = json.loads(report.read_text())
     assert data["status"] == "success"
     (entry,) = data["results"]
     assert entry["files"] == {"10": [picture.name]} and entry["server"] == server.url
-    assert entry["runs"][0]["steps"] == 8 and entry["runs"][0]["summary"] in told.out
+    assert entry["runs"][0]["steps"] == 8 and entry["runs"][0]["summary"] in shown.out
 
     again = ["--server", server.url, "--out", tmp_path / "again"]
     assert run(QUICKSTART, *SHORT, "--set", "Prompt.text=dog", *again) == 0
@@ -166,14 +166,14 @@ def test_ctrl_c_stops_the_server_too(server: Server, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
     )
-    told = ""
-    while "step/s]" not in told:
+    shown = ""
+    while "step/s]" not in shown:
         letter = process.stderr.read(1)
-        assert letter, told
-        told += letter
+        assert letter, shown
+        shown += letter
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
-    assert "teacache: interrupted" in told + process.stderr.read()
+    assert "teacache: interrupted" in shown + process.stderr.read()
     for _ in range(100):
         with urllib.request.urlopen(f"{server.url}/queue") as answer:
             if not json.load(answer)["queue_running"]:

@@ -136,7 +136,7 @@ def changed(change):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda d: d.update(definitions={"subgraphs": [{}]}), "uses subgraphs"),
         (lambda d: d["nodes"][0].update(type="Nope"), "node 1: no node type 'Nope'"),
@@ -147,8 +147,8 @@ def changed(change):
         (lambda d: d["nodes"][2]["inputs"][0].update(link=3), "linked to itself"),
     ],
 )
-def test_what_is_not_sound_is_refused(change, told):
-    with pytest.raises(UserError, match=told) as error:
+def test_what_is_not_sound_is_refused(change, message):
+    with pytest.raises(UserError, match=message) as error:
         convert(changed(change))
     assert str(error.value).startswith("file.json: ")
 

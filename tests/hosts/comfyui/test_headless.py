@@ -113,11 +113,11 @@ def test_ctrl_c(comfy_dir, tmp_path):
         env=environment(comfy_dir),
         cwd=comfy_dir.parent,
     )
-    told = ""
-    while "step/s]" not in told:
+    shown = ""
+    while "step/s]" not in shown:
         letter = process.stderr.read(1)
-        assert letter, told
-        told += letter
+        assert letter, shown
+        shown += letter
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
@@ -136,16 +136,16 @@ from teacache.hosts.comfyui.headless.boot import find_comfyui
 
 graph, bad, out = json.load(sys.stdin)
 session = Session(find_comfyui(None), Path(out))
-told = []
+messages = []
 for node, changes in bad:
     wrong = copy.deepcopy(graph)
     wrong[node].update({k: v for k, v in changes.items() if k != "inputs"})
     wrong[node]["inputs"].update(changes.get("inputs", {}))
     try:
         session.run(wrong)
-        told.append("nothing")
+        messages.append("nothing")
     except UserError as error:
-        told.append(str(error))
+        messages.append(str(error))
 
 def runs(**inputs):
     changed = copy.deepcopy(graph)
@@ -172,7 +172,7 @@ pictures = [str(session.execute(valid).files["10"][0]) for _ in range(2)]
 session.keep_only(graph, [])
 pictures.append(str(session.execute(valid).files["10"][0]))
 seeds = [graph["7"]["inputs"]["seed"], valid.graph["7"]["inputs"]["seed"]]
-print(json.dumps([told, results, pictures, seeds]))
+print(json.dumps([messages, results, pictures, seeds]))
 """
 
 BAD = [
@@ -213,7 +213,7 @@ BAD = [
 
 @pytest.fixture(scope="module")
 def session(comfy_dir, tmp_path_factory):
-    """What one session told about every bad graph, and how its good runs went."""
+    """A session's message for every bad graph, and the results of its good runs."""
     graph = json.loads(QUICKSTART.read_text())
     graph["7"]["inputs"]["steps"] = 4
     out = tmp_path_factory.mktemp("session")
@@ -233,12 +233,12 @@ def session(comfy_dir, tmp_path_factory):
 
 @pytest.mark.parametrize("number", range(len(BAD)))
 def test_bad_graphs_are_refused_in_one_line(session, number):
-    told = session[0][number]
-    assert BAD[number][2] in told
-    assert "\n" not in told and "Traceback" not in told
+    message = session[0][number]
+    assert BAD[number][2] in message
+    assert "\n" not in message and "Traceback" not in messages
 
 
-def test_progress_is_told_per_sampler(session):
+def test_progress_is_reported_per_sampler(session):
     assert session[1][0]["steps"] == [["Sampler", step, 4] for step in (1, 2, 3, 4)]
 
 

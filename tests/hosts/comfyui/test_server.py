@@ -51,7 +51,7 @@ async def run(server: Server, graph: dict[str, Any]) -> tuple[list[dict[str, Any
 
 
 async def _history(session: aiohttp.ClientSession, prompt_id: str) -> dict[str, Any]:
-    """The prompt's entry, which the server writes just after it tells the end."""
+    """The prompt's entry, which the server writes shortly after the last event."""
     for _ in range(50):
         async with session.get(f"/history/{prompt_id}") as answer:
             entries = await answer.json()
