@@ -90,20 +90,21 @@ def calibrated(bed: Testbed) -> Calibration:
     """What `Calibrate TeaCache` learns on `CALIBRATED_ON` tuning captions; kept for later runs."""
     from teacache.calibration.calibrator import Calibrator
     from teacache.calibration.journal import Journal
-    from teacache.hosts.comfyui.bench import Case, ComfyBench, Settings
+    from teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
 
     store, name = ProfileStore(PROFILES), f"{bed.name}-{bed.digest()}-{bed.steps}-{bed.guidance:g}"
     if name in store.names():
         return store.load(name)
-    cases = [
-        Case(caption, bed.condition([caption]), bed.condition([""]), seed)
+    prompts = [
+        Prompt(bed.condition([caption]), bed.condition([""]), seed, caption)
         for seed, caption in enumerate(bed.tuning[:CALIBRATED_ON])
     ]
-    settings = Settings(bed.steps, bed.guidance, "euler", "simple")
-    bench = ComfyBench(bed.patcher, settings, torch.zeros(1, *bed.latent), cases)
-    journal = Journal(PROFILES / f"{name}{PARTIAL_SUFFIX}", bench.key)
+    settings = SamplerSettings(bed.steps, bed.guidance, "euler", "simple")
+    latent = {"samples": torch.zeros(1, *bed.latent)}
+    backend = ModelCalibrationBackend(bed.patcher, latent, settings, prompts)
+    journal = Journal(PROFILES / f"{name}{PARTIAL_SUFFIX}", backend.key)
     with torch.inference_mode():
-        calibration = Calibrator(bench, name, journal).run()
+        calibration = Calibrator(backend, name, journal).run()
     store.save(calibration)
     journal.remove()
     return calibration

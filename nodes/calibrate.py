@@ -1,28 +1,24 @@
-"""Calibrate TeaCache: what the cache should do on this very model, kept as a profile."""
+"""Calibrate TeaCache: what the cache should do on this very model, saved as a profile."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import comfy.utils
 import torch
 from comfy_api.latest import io, ui
-from server import PromptServer
 
 from ..teacache.calibration.calibrator import calibrate_and_save
 from ..teacache.calibration.results import calibration_table
-from ..teacache.comparison.runner import clock
 from ..teacache.errors import ConfigError
-from ..teacache.hosts.comfyui.bench import Case, ComfyBench, Settings
+from ..teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
 from ..teacache.hosts.comfyui.conditions import profile_store
 from ..teacache.plots.calibration import calibration_plot
+from .progress import NodeProgress
 from .sampler_widgets import MAX_SEED, sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
 
 MORE_PROMPTS = 7
 AUTO = "auto"
-TEXT_INTERVAL = 0.5  # seconds between two lines of progress on the node
 
 
 class CalibrateTeaCache(io.ComfyNode):
@@ -127,56 +123,31 @@ class CalibrateTeaCache(io.ComfyNode):
         overwrite: bool,
         **more: Any,
     ) -> io.NodeOutput:
-        prompts = [positive, *(more[key] for key in sorted(more) if more[key] is not None)]
-        numbered = [(number, prompt) for number, prompt in enumerate(prompts, 1)]
-        cases = [
-            Case(f"prompt {number}", prompt, negative, (seed + run) % (MAX_SEED + 1))
-            for run, (number, prompt) in enumerate(
-                (number, prompt) for number, prompt in numbered for _ in range(seeds)
-            )
+        every = [positive, *(more[key] for key in sorted(more) if more[key] is not None)]
+        numbered = [
+            (number, prompt) for number, prompt in enumerate(every, 1) for _ in range(seeds)
         ]
-        samples = latent_image["samples"]
-        bench = ComfyBench(model, Settings(steps, cfg, sampler_name, scheduler), samples, cases)
-        shown = Shown(str(cls.hidden.unique_id))
+        prompts = [
+            Prompt(prompt, negative, (seed + run) % (MAX_SEED + 1), f"prompt {number}")
+            for run, (number, prompt) in enumerate(numbered)
+        ]
+        settings = SamplerSettings(steps, cfg, sampler_name, scheduler)
+        backend = ModelCalibrationBackend(model, latent_image, settings, prompts)
+        display = NodeProgress(str(cls.hidden.unique_id))
         with torch.inference_mode():
             calibration = calibrate_and_save(
                 profile_store(),
-                bench,
+                backend,
                 None if name == AUTO else name,
                 trials=trials,
                 overwrite=overwrite,
-                on_progress=shown.progress,
+                on_progress=display.update,
             )
         text = calibration_table(calibration)
-        shown.tell(f"profile {calibration.name} is saved")
+        display.show_text(f"profile {calibration.name} is saved")
         picture = to_image(calibration_plot(calibration.to_json()))
         preview = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(model, picture, text, ui=preview)
-
-
-class Shown:
-    """What the node shows of a running calibration: its bar, and the time left in words."""
-
-    def __init__(self, node_id: str) -> None:
-        self._node_id = node_id
-        self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
-        self._begun: float | None = None
-        self._first = 0
-        self._due = 0.0
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        """Also where ComfyUI lets an interrupted prompt stop."""
-        self._bar.update_absolute(done, total)
-        now = time.monotonic()
-        if self._begun is None:
-            self._begun, self._first = now, done
-        elif now >= self._due and done > self._first:
-            self._due = now + TEXT_INTERVAL
-            left = (now - self._begun) / (done - self._first) * (total - done)
-            self.tell(f"{what}, {clock(left)} left")
-
-    def tell(self, text: str) -> None:
-        PromptServer.instance.send_progress_text(text, self._node_id)
 
 
 NODES: list[type[io.ComfyNode]] = [CalibrateTeaCache]

@@ -1,26 +1,26 @@
-"""Sweep TeaCache: one prompt sampled with many settings of the cache, side by side."""
+"""Sweep TeaCache: one prompt sampled with many settings of the cache, compared."""
 
 from __future__ import annotations
 
-import logging
 import time
 
-import comfy.utils
 import torch
 from comfy_api.latest import io, ui
-from server import PromptServer
 
-from ..teacache.comparison import Axis, Progress, Side, Sweep, grid_points, parse_axis
+from ..teacache.comparison import Axis, Comparison, Variant, grid_points, parse_axis
 from ..teacache.comparison.results import notes, results, table
 from ..teacache.errors import ConfigError
-from ..teacache.hosts.comfyui.sweep_model import TIMED, ModelHost, Preview, SamplerInputs
+from ..teacache.hosts.comfyui.backend import (
+    TIMED,
+    ModelSamplingBackend,
+    Prompt,
+    SamplerSettings,
+)
 from ..teacache.plots.pixels import to_pil
 from ..teacache.plots.sweep import sweep_plot
+from .progress import NodeProgress
 from .sampler_widgets import sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
-
-log = logging.getLogger("teacache")
-TEXT_INTERVAL = 0.5  # seconds between two lines of progress on the node
 
 
 class SweepTeaCache(io.ComfyNode):
@@ -133,64 +133,37 @@ class SweepTeaCache(io.ComfyNode):
         repeats: int = 1,
     ) -> io.NodeOutput:
         across, down = parse_axes(x, y)
-        sweep = Sweep(grid_points(across, down), repeats)
-        inputs = SamplerInputs(
-            positive, negative, latent_image, seed, steps, cfg, sampler_name, scheduler, denoise
+        comparison = Comparison(grid_points(across, down), repeats)
+        display = NodeProgress(str(cls.hidden.unique_id), logged_as="sweep")
+        backend = ModelSamplingBackend(
+            model,
+            vae,
+            latent_image,
+            SamplerSettings(steps, cfg, sampler_name, scheduler, denoise),
+            Prompt(positive, negative, seed),
+            display.set_preview,
         )
-        shown = Shown(str(cls.hidden.unique_id))
-        host = ModelHost(model, vae, inputs, shown.preview)
-        kept: dict[Side, torch.Tensor] = {}
-
-        def keep(side: Side, pictures: torch.Tensor) -> None:
-            kept[side] = pictures
-
-        sweep.check(host)
-        sweep.run(host, shown.progress, keep)
-        report = results(sweep, across, down, TIMED, {})
-        thumbnails = [
-            None if side.thumbnail is None else to_pil(side.thumbnail) for side in sweep.everyone
+        pictures: dict[Variant, torch.Tensor] = {}
+        began = time.monotonic()
+        comparison.check(backend)
+        comparison.run(backend, display.update, pictures.__setitem__)
+        report = results(comparison, across, down, TIMED, {})
+        cells = [
+            None if variant.picture is None else to_pil(variant.picture)
+            for variant in comparison.all_variants
         ]
-        grid = to_image(sweep_plot(report, thumbnails))
-        text = "\n".join([table(report), "", *notes(report)])
-        shown.done(len(kept) - 1)
-        pictures = torch.cat([kept[side] for side in sweep.everyone if side in kept])
+        grid = to_image(sweep_plot(report, cells))
+        figures = [report["reference"], *report["points"]]
+        text = "\n".join([table(figures), "", *notes(report)])
+        display.show_text(f"{len(pictures) - 1} points in {time.monotonic() - began:.0f} s")
+        in_order = [pictures[v] for v in comparison.all_variants if v in pictures]
         preview = ui.PreviewImage(grid, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
-        return io.NodeOutput(grid, pictures, text, ui=preview)
+        return io.NodeOutput(grid, torch.cat(in_order), text, ui=preview)
 
 
 def parse_axes(x: str, y: str) -> tuple[Axis, Axis | None]:
     """Both axes; `ConfigError` naming the widget."""
     return parse_axis(x, "x"), parse_axis(y, "y") if y.strip() else None
-
-
-class Shown:
-    """What the node shows of a running sweep: its bar, previews, and the time left in words."""
-
-    def __init__(self, node_id: str) -> None:
-        self._node_id = node_id
-        self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
-        self._preview: Preview | None = None
-        self._begun = time.monotonic()
-        self._due = 0.0
-
-    def preview(self, preview: Preview | None) -> None:
-        self._preview = preview
-
-    def progress(self, progress: Progress) -> None:
-        """Also where ComfyUI lets an interrupted prompt stop."""
-        self._bar.update_absolute(progress.done, progress.runs, self._preview)
-        if progress.share == 0:
-            log.info("TeaCache: sweep: %s", progress)
-        now = time.monotonic()
-        if now >= self._due or progress.share == 0:
-            self._due = now + TEXT_INTERVAL
-            self._tell(str(progress))
-
-    def done(self, points: int) -> None:
-        self._tell(f"{points} points in {time.monotonic() - self._begun:.0f} s")
-
-    def _tell(self, text: str) -> None:
-        PromptServer.instance.send_progress_text(text, self._node_id)
 
 
 NODES: list[type[io.ComfyNode]] = [SweepTeaCache]

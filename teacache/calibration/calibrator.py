@@ -17,6 +17,7 @@ from ..profiles.conditions import Conditions
 from ..profiles.plans import Plan, generic_plan, steps_for
 from ..profiles.profile import Profile, Threshold
 from ..profiles.store import PARTIAL_SUFFIX, ProfileStore
+from ..progress import Progress, TimeLeft
 from .fit import Fit, fit_polynomial, thresholds_for
 from .journal import Journal
 from .override import RunOverride
@@ -36,25 +37,30 @@ SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
 LEAST_STEPS = 8
 TRIALS = 3
 
-Progress = Callable[[int, int, str], None]
-"""Told (evaluations done, evaluations in all, what is being done)."""
-
 
 @dataclass(frozen=True)
 class SampledRun:
-    """One run. final: its latent, or its picture where the host tells no latent. computed: steps
-    that were computed."""
+    """One run.
+
+    Args:
+        final: its latent, or its pictures where the host gives no latent.
+        computed: steps that were computed.
+    """
 
     final: torch.Tensor
     computed: int
 
 
-class Bench(Protocol):
-    """What is sampled with: a model in its host, and the cases, each a prompt and a seed.
+class CalibrationBackend(Protocol):
+    """A model in its host, sampled with a few cases, each a prompt and a seed.
 
-    family, digest: of the model. profile: the model's own before calibration. about: model's and
-    scheduler's name, prompts and all else that is kept as provenance. key: what a resumed
-    calibration must have in common.
+    Args:
+        family, digest: of the model.
+        profile: the model's own before calibration.
+        steps: of each run.
+        cases: for the user.
+        about: the model's and scheduler's name and all else that is saved as provenance.
+        key: what a resumed calibration must have in common.
     """
 
     family: str
@@ -66,42 +72,52 @@ class Bench(Protocol):
     key: dict[str, Any]
 
     def sample(self, case: int, override: RunOverride) -> SampledRun:
-        """Runs a case."""
+        """Sample a case."""
 
 
 @dataclass
 class Calibrator:
-    """One calibration. name: of the profile. trials: plans that are tried for each speed-up beside
-    the planned one. Every finished run is in the journal, so that it is not run again.
+    """One calibration.
+
+    Args:
+        name: of the profile.
+        journal: receives every finished run, which then is not run again.
+        on_progress: called after each run; progress is counted in evaluations.
+        trials: plans that are run for each speed-up beside the planned one.
     """
 
-    bench: Bench
+    backend: CalibrationBackend
     name: str
     journal: Journal
-    on_progress: Progress = lambda done, total, text: None
+    on_progress: Callable[[Progress], None] = lambda progress: None
     trials: int = TRIALS
     _sketch: Sketcher = field(default_factory=Sketcher)
     _done: int = 0
+    _time_left: TimeLeft = field(default_factory=TimeLeft)
 
     def run(self) -> Calibration:
-        """Raises UserError for too few steps or cases, and for a run that gave no numbers."""
-        bench = self.bench
-        if bench.steps < LEAST_STEPS:
+        """Run the calibration.
+
+        Raises:
+            UserError: too few steps or no cases, or a run gave values that are not numbers.
+        """
+        backend = self.backend
+        if backend.steps < LEAST_STEPS:
             raise UserError(
-                f"steps: {bench.steps} are too few to calibrate on; {LEAST_STEPS} are needed, and "
-                "as many as you sample with are best"
+                f"steps: {backend.steps} are too few to calibrate on; {LEAST_STEPS} are needed, "
+                "and as many as you sample with are best"
             )
-        if not bench.cases:
+        if not backend.cases:
             raise UserError("prompts: none is given; one is needed, and three or more are best")
         recordings, euler, conditions = self._record()
         default = self._outcome(None, recordings)
         trajectories = [recording.trajectory for recording in recordings]
         errors = self._weighted(gap_errors(trajectories, euler), recordings)
-        planned = {peak: best_plans(errors, bench.steps, peak) for peak in PEAKS}
+        planned = {peak: best_plans(errors, backend.steps, peak) for peak in PEAKS}
         plans, curve = dict(planned[PEAKS[0]]), {}
-        counts = sorted({*(steps_for(bench.steps, s) for s in SPEEDUPS), default.computed_steps})
+        counts = sorted({*(steps_for(backend.steps, s) for s in SPEEDUPS), default.computed_steps})
         for count in counts:
-            if count in plans and count < bench.steps:
+            if count in plans and count < backend.steps:
                 starts = [planned[peak][count] for peak in PEAKS]
                 starts.append(generic_plan(conditions.sigmas, count))
                 plans[count], curve[count] = self._refined(starts, errors, recordings)
@@ -117,11 +133,11 @@ class Calibrator:
             plan_results=tuple(curve[count] for count in sorted(curve)),
             default_result=default,
             provenance={
-                **bench.about,
-                "cases": list(bench.cases),
+                **backend.about,
+                "cases": list(backend.cases),
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
-            residual_ratios=_mean_ratios(recordings, bench.steps),
+            residual_ratios=_mean_ratios(recordings, backend.steps),
             scatter=tuple((point.indicator, point.residual) for point in shown),
         )
 
@@ -130,25 +146,26 @@ class Calibrator:
     @property
     def _total(self) -> int:
         """Evaluations in all, about."""
-        steps = self.bench.steps
+        steps = self.backend.steps
         tries = sum(steps_for(steps, speedup) for speedup in SPEEDUPS) + steps // 3
         probes = sum(map(len, probe_plans(steps)))
-        return len(self.bench.cases) * (steps + steps // 3 + probes + (1 + self.trials) * tries)
+        return len(self.backend.cases) * (steps + steps // 3 + probes + (1 + self.trials) * tries)
 
-    def _tell(self, case: int, what: str, evaluations: int) -> None:
+    def _report_progress(self, case: int, what: str, evaluations: int) -> None:
         self._done += evaluations
-        text = f"{what}, case {case + 1} of {len(self.bench.cases)}"
-        self.on_progress(min(self._done, self._total), self._total, text)
+        stage = f"{what}, case {case + 1} of {len(self.backend.cases)}"
+        done, total = min(self._done, self._total), self._total
+        self.on_progress(Progress(done, total, stage, self._time_left(done, total)))
 
     def _record(self) -> tuple[list[Recording], bool, Conditions]:
         recordings, euler = [], False
         conditions: Conditions | None = None
-        for case in range(len(self.bench.cases)):
+        for case in range(len(self.backend.cases)):
             recording, known = self.journal.recording(case), self.journal.conditions()
             if recording is None or known is None:
                 recorder = Recorder(self._sketch)
                 override = RunOverride(observer=recorder)
-                final = self.bench.sample(case, override).final
+                final = self.backend.sample(case, override).final
                 self._check(case, final)
                 assert override.context is not None
                 known = override.context.conditions, override.context.sampler.euler
@@ -159,25 +176,25 @@ class Calibrator:
                 self.journal.add_recording(case, recording, *known)
             recordings.append(recording)
             conditions, euler = known
-            self._tell(case, "uncached", self.bench.steps)
+            self._report_progress(case, "uncached", self.backend.steps)
         assert conditions is not None
         return recordings, euler, conditions
 
     def _check(self, case: int, final: torch.Tensor) -> None:
         if not bool(torch.isfinite(final).all()):
             raise UserError(
-                f"case {case + 1} ({self.bench.cases[case]}): the run gave values that are not "
+                f"case {case + 1} ({self.backend.cases[case]}): the run gave values that are not "
                 "numbers (NaN or infinite); nothing is saved. Try another precision"
             )
 
     def _weighted(self, errors: Errors, recordings: Sequence[Recording]) -> Errors:
-        probes = probe_plans(self.bench.steps)
+        probes = probe_plans(self.backend.steps)
         measured = [self._errors(plan, recordings, "sensitivity")[0] for plan in probes]
         return weighted(errors, probes, measured)
 
     def _outcome(self, plan: Plan | None, recordings: Sequence[Recording]) -> PlanResult:
-        """Tries a plan, or the default, on every case."""
-        what = "default" if plan is None else f"{len(plan)} of {self.bench.steps} steps"
+        """Run a plan, or the default, on every case."""
+        what = "default" if plan is None else f"{len(plan)} of {self.backend.steps} steps"
         errors, computed = self._errors(plan, recordings, what)
         return PlanResult(round(float(np.mean(computed))), float(np.mean(errors)), max(errors))
 
@@ -189,7 +206,7 @@ class Calibrator:
         for case, recording in enumerate(recordings):
             known = self.journal.outcome(case, plan)
             if known is None:
-                sampled = self.bench.sample(case, RunOverride(plan))
+                sampled = self.backend.sample(case, RunOverride(plan))
                 self._check(case, sampled.final)
                 missed = self._sketch(sampled.final) - recording.final
                 error = float(missed.double().norm() / recording.final.double().norm())
@@ -197,14 +214,14 @@ class Calibrator:
                 self.journal.add_outcome(case, plan, *known)
             errors.append(known[0])
             computed.append(known[1])
-            self._tell(case, what, known[1])
+            self._report_progress(case, what, known[1])
         return errors, computed
 
     def _refined(
         self, starts: Sequence[Plan], errors: Errors, recordings: Sequence[Recording]
     ) -> tuple[Plan, PlanResult]:
-        """The best of some plans and of their neighbours by what they really give, in few tries."""
-        best, outcome = starts[0], self._outcome(starts[0], recordings)
+        """The best of some plans and of their neighbours by their measured errors, in few runs."""
+        best, best_result = starts[0], self._outcome(starts[0], recordings)
         known = {best}
         waiting = [plan for plan in dict.fromkeys(starts) if plan != best]
         for _ in range(self.trials):
@@ -213,26 +230,23 @@ class Calibrator:
             if plan is None:
                 break
             known.add(plan)
-            tried = self._outcome(plan, recordings)
-            if (tried.worst_error, tried.mean_error) < (
-                outcome.worst_error,
-                outcome.mean_error,
-            ):
-                best, outcome = plan, tried
-        return best, outcome
+            result = self._outcome(plan, recordings)
+            if _errors_of(result) < _errors_of(best_result):
+                best, best_result = plan, result
+        return best, best_result
 
     # --- the profile -----------------------------------------------------------------------------
 
     def _profile(self, fit: Fit, recordings: Sequence[Recording]) -> Profile:
         usable = not fit.refused
         fitted = replace(
-            self.bench.profile,
+            self.backend.profile,
             name=self.name,
             coefficients=fit.coefficients if usable else (),
             thresholds=(),
             calibrated=usable,
             source="calibrated on this machine",
-            calibrated_on=str(self.bench.about.get("model", "")),
+            calibrated_on=str(self.backend.about.get("model", "")),
             r2=fit.r2 if fit.coefficients else None,
             x_range=fit.x_range if usable else None,
             start_percent=0.0,
@@ -241,13 +255,15 @@ class Calibrator:
         )
         if not usable:
             return fitted
-        found = thresholds_for([_distances(r, fitted) for r in recordings], self.bench.steps)
-        told = tuple(
+        thresholds = thresholds_for([_distances(r, fitted) for r in recordings], self.backend.steps)
+        levels = tuple(
             Threshold(value, f"{speedup:g}x on the calibration's own runs")
-            for speedup, value in found.items()
+            for speedup, value in thresholds.items()
         )
         return replace(
-            fitted, thresholds=told, default_threshold=found.get(2.0, fitted.default_threshold)
+            fitted,
+            thresholds=levels,
+            default_threshold=thresholds.get(2.0, fitted.default_threshold),
         )
 
 
@@ -259,8 +275,12 @@ def _distances(recording: Recording, profile: Profile) -> list[float]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def _errors_of(result: PlanResult) -> tuple[float, float]:
+    return result.worst_error, result.mean_error
+
+
 def _mean_ratios(recordings: Sequence[Recording], steps: int) -> tuple[float, ...]:
-    """Mean over branches and runs of |residual| over the one before; 1 where none was seen."""
+    """Mean over branches and runs of |residual| over the one before; 1 where there is none."""
     by_step: dict[int, list[float]] = defaultdict(list)
     for recording in recordings:
         for point in recording.points:
@@ -270,12 +290,12 @@ def _mean_ratios(recordings: Sequence[Recording], steps: int) -> tuple[float, ..
 
 def calibrate_and_save(
     store: ProfileStore,
-    bench: Bench,
+    backend: CalibrationBackend,
     name: str | None,
     *,
     trials: int,
     overwrite: bool,
-    on_progress: Progress,
+    on_progress: Callable[[Progress], None],
     on_resume: Callable[[], None] = lambda: None,
 ) -> Calibration:
     """Run a calibration, or resume an interrupted one, and save it as a profile in `store`.
@@ -288,12 +308,12 @@ def calibrate_and_save(
         ConfigError: the name is taken or unusable; nothing has run.
         UserError: as `Calibrator.run`.
     """
-    chosen = store.free_name(bench.family, bench.digest) if name is None else name
+    chosen = store.free_name(backend.family, backend.digest) if name is None else name
     store.new_path(chosen, overwrite)
-    journal = Journal(store.folder / f"{chosen}{PARTIAL_SUFFIX}", {**bench.key, "trials": trials})
+    journal = Journal(store.folder / f"{chosen}{PARTIAL_SUFFIX}", {**backend.key, "trials": trials})
     if journal.resumed:
         on_resume()
-    calibration = Calibrator(bench, chosen, journal, on_progress, trials).run()
+    calibration = Calibrator(backend, chosen, journal, on_progress, trials).run()
     store.save(calibration, overwrite)
     journal.remove()
     return calibration

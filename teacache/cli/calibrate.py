@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..files import write_atomically
 from ..hosts.comfyui.headless.boot import find_comfyui
+from ..progress import Progress, TimeLeft
 from ..workflows.edits import calibration_graph
 from ..workflows.load import load_workflow
 from .options import MAX_SEED, add_host_options, refuse_file, say, whole_number
 from .pipeline_options import add_model_option, add_pipeline_options, open_pipeline, request_of
-from .progress import new_bar
+from .progress import Step, task_bar
 
 if TYPE_CHECKING:
-    from ..calibration.calibrator import Progress
     from ..profiles.calibrated import Calibration
 
 TRIALS = 3
@@ -96,7 +94,7 @@ def calibrate_pipeline(args: argparse.Namespace) -> None:
 
     from ..calibration.calibrator import calibrate_and_save
     from ..hosts.diffusers import loading as pipelines
-    from ..hosts.diffusers.bench import PipelineBench
+    from ..hosts.diffusers.backend import PipelineCalibrationBackend
 
     first = request_of(args, image)
     cases = [prompt for prompt in args.prompts for _ in range(args.seeds)]
@@ -105,30 +103,18 @@ def calibrate_pipeline(args: argparse.Namespace) -> None:
         for number, prompt in enumerate(cases)
     ]
     with pipelines.placed(pipe, args.placement or "auto", device, None):
-        bench = PipelineBench(pipe, str(args.model), requests)
-        with bar() as tell:
+        backend = PipelineCalibrationBackend(pipe, str(args.model), requests)
+        with task_bar() as on_progress:
             calibration = calibrate_and_save(
                 store,
-                bench,
+                backend,
                 args.name,
                 trials=args.trials,
                 overwrite=args.overwrite,
-                on_progress=tell,
+                on_progress=on_progress,
                 on_resume=lambda: say("going on with what was interrupted"),
             )
     finish(calibration, store.path(calibration.name), args.out)
-
-
-@contextmanager
-def bar() -> Iterator[Progress]:
-    with new_bar(1.0, "calibrating") as shown:
-
-        def tell(done: int, total: int, what: str) -> None:
-            shown.total = total
-            shown.set_description_str(what)
-            shown.update(done - shown.n)
-
-        yield tell
 
 
 def finish(calibration: Calibration, path: Path, out: Path) -> None:
@@ -164,8 +150,14 @@ def calibrate_workflow(args: argparse.Namespace) -> None:
         graph = complete(session.definitions)
         store = profile_store()
         before = set(store.names())
-        with bar() as tell:
-            session.run(graph, lambda step: tell(int(step.value), int(step.total), "calibrating"))
+        time_left = TimeLeft()
+        with task_bar() as on_progress:
+
+            def step_ended(step: Step) -> None:
+                left = time_left(step.value, step.total)
+                on_progress(Progress(step.value, step.total, "calibrating", left))
+
+            session.run(graph, step_ended)
         (name,) = [args.name] if args.name else set(store.names()) - before
         finish(store.load(name), store.path(name), args.out)
 

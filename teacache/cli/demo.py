@@ -1,23 +1,19 @@
-"""`teacache demo`: the quick start, uncached and cached, side by side."""
+"""`teacache demo`: the quick start, uncached and cached, compared."""
 
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config import MAX_THRESHOLD
 from ..hosts.comfyui.headless.boot import PACK, find_comfyui
-from ..workflows.edits import set_inputs, shortened
+from ..workflows.edits import set_inputs
 from ..workflows.graph import Graph, as_graph, find_node, read_workflow
-from .demo_results import Side, print_table, write_results
+from .demo_results import print_results, report_json, write_results
 from .options import MAX_SEED, add_host_options, number, say, usable_folder, whole_number
-from .progress import Bars
-
-if TYPE_CHECKING:
-    from ..hosts.comfyui.headless.session import Session
+from .progress import RunBars
 
 WORKFLOW = PACK / "workflows" / "api" / "quickstart.json"
 REPEATS = 3
@@ -52,23 +48,26 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     comfyui = find_comfyui(args.comfyui)
     out = usable_folder(args.out, "--out")
-    cached = demo_graph(args)
-    uncached = copy.deepcopy(cached)
-    uncached[find_node(cached, "ApplyTeaCache")]["inputs"]["rel_l1_thresh"] = 0.0
+    graph = demo_graph(args)
+    cache = find_node(graph, "ApplyTeaCache")
+    picture = graph[find_node(graph, "SaveImage")]["inputs"]["images"]
 
+    from ..comparison import compare_with_uncached
+    from ..hosts.comfyui.headless.backend import WorkflowSamplingBackend
     from ..hosts.comfyui.headless.session import Session
 
     with tempfile.TemporaryDirectory(prefix="teacache-demo-") as folder:
         say("loading ComfyUI …")
         session = Session(comfyui, Path(folder), verbose=args.verbose)
-        sides = {"uncached": Side(uncached), "cached": Side(cached)}
-        warm_up(session, cached)
-        for repeat in range(args.repeats):
-            order = list(sides.items())
-            for name, side in reversed(order) if repeat % 2 else order:
-                sample(session, name, side)
-        report = write_results(out, sides["uncached"], sides["cached"])
-    print_table(report, out)
+        backend = WorkflowSamplingBackend(session, graph, [cache], picture)
+        say("loading the demo model …")
+        with RunBars() as bars:
+            comparison, pictures = compare_with_uncached(
+                backend, args.repeats, bars, with_lpips=False
+            )
+    report = report_json(graph, comparison)
+    write_results(out, report, graph, comparison, pictures)
+    print_results(out, report, comparison)
     return 0
 
 
@@ -86,21 +85,3 @@ def demo_graph(args: argparse.Namespace) -> Graph:
     )
     set_inputs(graph, inputs)
     return graph
-
-
-def warm_up(session: Session, graph: Graph) -> None:
-    """Loads the models and samples a few steps, so that the timed runs start alike."""
-    say("loading the demo model …")
-    session.run(shortened(graph))
-
-
-def sample(session: Session, name: str, side: Side) -> None:
-    """One timed run of a side; nothing but loaded models and texts is taken from earlier ones."""
-    graph = side.graph
-    kept = ("UNETLoader", "LoadDemoTextEncoder", "VAELoader")
-    session.keep_only(graph, [find_node(graph, kind) for kind in kept])
-    with Bars(f"{name:>8}") as bars:
-        result = session.run(graph, bars)
-    side.seconds.append(result.node_seconds[find_node(graph, "KSampler")])
-    side.pictures += result.files[find_node(graph, "SaveImage")]
-    side.reports += result.reports

@@ -17,6 +17,7 @@ from ..environment import (
     resolve_cache_config,
 )
 from ..errors import UserError
+from .generate_results import Generation, describe_run, print_results, write_results
 from .options import number, refuse_file, say, usable_folder
 from .pipeline_options import (
     add_model_option,
@@ -25,10 +26,10 @@ from .pipeline_options import (
     open_pipeline,
     request_of,
 )
-from .progress import new_bar
+from .progress import RunBars, step_bar
 
 if TYPE_CHECKING:
-    from ..hosts.diffusers.generation import Request, Result
+    from ..hosts.diffusers.generation import Request
 
 
 def add_parser(subparsers: Any) -> None:
@@ -90,37 +91,27 @@ def run(args: argparse.Namespace) -> int:
     request = request_of(args, image)
     started = time.time()
     with pipelines.placed(pipe, args.placement, device, None):
-        reference = None
-        if args.compare:
-            warm_up(pipe, request)
-            reference = make(pipe, request, None, "uncached")
-        result = make(pipe, request, cache, "cached" if cache else "sampling")
-
-    from .generate_results import describe_run, print_results, write_results
-
+        generation = sample(pipe, request, cache, args.compare)
     out = usable_folder(args.out, "--out")
     about = describe_run(str(args.model), pipe, request, args.image, device, started)
-    report = write_results(out, about, result, reference)
-    print_results(report, out, result)
+    report = write_results(out, about, generation)
+    print_results(report, out, generation)
     return 0
 
 
-def warm_up(pipe: Any, request: Request) -> None:
-    """A few steps, so that what is timed starts alike."""
-    from ..hosts.diffusers.generation import attempt, shortened
+def sample(pipe: Any, request: Request, cache: TeaCacheConfig | None, compare: bool) -> Generation:
+    """The pictures of one run, and those without the cache if they are to be compared."""
+    from ..comparison import Point, compare_with_uncached
+    from ..hosts.diffusers.backend import PipelineSamplingBackend
 
+    if cache is None:
+        with step_bar(request.steps, "sampling") as on_step:
+            return Generation.of(PipelineSamplingBackend(pipe, request).sample(None, on_step))
+    backend = PipelineSamplingBackend(pipe, request, cache)
+    if not compare:
+        with step_bar(request.steps, "cached") as on_step:
+            return Generation.of(backend.sample(Point(()), on_step))
     say("warming up …")
-    attempt(pipe, shortened(request))
-
-
-def make(pipe: Any, request: Request, cache: TeaCacheConfig | None, label: str) -> Result:
-    """One run with a bar of its steps."""
-    from ..hosts.diffusers.generation import Step, attempt
-
-    with new_bar(request.steps, f"{label:>8}") as bar:
-
-        def advance(step: Step) -> None:
-            bar.total = step.total
-            bar.update(step.done - bar.n)
-
-        return attempt(pipe, request, cache=cache, on_step=advance)
+    with RunBars() as bars:
+        comparison, pictures = compare_with_uncached(backend, 1, bars)
+    return Generation.compared(comparison, pictures)

@@ -1,26 +1,65 @@
-"""What `teacache generate` leaves behind: pictures, a report, and a table on the terminal."""
+"""The results of `teacache generate`: pictures, a report, and a table on the terminal."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import write_atomically, write_json
-from ..tables import aligned
+from ..comparison.results import Figures, figures, table
+from ..files import write_json
+from .pictures import cache_label, write_comparison, write_pictures, write_timeline
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
-    from ..hosts.diffusers.generation import Request, Result
+    from ..comparison import Comparison, Sample
+    from ..hosts.diffusers.generation import Request
 
 REPORT_VERSION = 1
+MEASURED = ("speedup", "identical", "psnr", "ssim", "lpips", "lpips_backbone")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was sampled.
+
+    Args:
+        pictures: [B, H, W, C].
+        run: the cache's report, None without a cache.
+        notes: sentences for the user.
+        uncached: the pictures without the cache, where they are compared.
+        rows: the figures of the uncached and of the cached run, where they are compared.
+    """
+
+    pictures: Tensor
+    seconds: float
+    run: dict[str, Any] | None
+    notes: list[str]
+    uncached: Tensor | None = None
+    rows: tuple[Figures, Figures] | None = None
+
+    @classmethod
+    def of(cls, sample: Sample) -> Generation:
+        """A single run."""
+        run = sample.runs[0] if sample.runs else None
+        return cls(sample.pictures, sample.seconds, run, sample.notes)
+
+    @classmethod
+    def compared(cls, comparison: Comparison, pictures: list[Tensor]) -> Generation:
+        """The cached run of a comparison with one run of each."""
+        (variant,) = comparison.variants
+        (run,) = variant.typical_runs
+        reference, cached = figures(comparison)
+        rows = reference, cached | {"label": cache_label(run)}
+        return cls(pictures[1], variant.median, run, variant.notes, pictures[0], rows)
 
 
 def describe_run(
     model: str, pipe: Any, request: Request, image: Path | None, device: Any, started: float
 ) -> dict[str, Any]:
-    """What was asked for, as the report names it."""
+    """The request, as the report names it."""
     return {
         "version": REPORT_VERSION,
         "started": round(started, 3),
@@ -39,98 +78,45 @@ def describe_run(
     }
 
 
-def write_results(
-    out: Path, about: dict[str, Any], result: Result, reference: Result | None
-) -> dict[str, Any]:
-    """Writes pictures and report.json to `out`, and returns the report.
-
-    reference: the run without the cache, where one was made to compare.
-    """
-    from ..comparison.metrics import similarity
-    from ..plots.comparison import comparison
-    from ..plots.pixels import to_pil
-    from ..plots.timeline import timeline
-
-    files = {**named("image", result.pictures)}
-    report = about | {
-        "seconds": result.seconds,
-        "notes": result.notes,
-        "run": None if result.report is None else result.report.to_json(),
-    }
-    pictures = {name: to_pil(pixels) for name, pixels in files.items()}
-    if report["run"] and report["run"]["records"]:
-        pictures["timeline.png"] = timeline(report["run"])
-    if reference is not None:
-        without = named("uncached", reference.pictures)
-        pictures |= {name: to_pil(pixels) for name, pixels in without.items()}
-        report |= {
-            "uncached_seconds": reference.seconds,
-            "speedup": reference.seconds / result.seconds,
-            **similarity(reference.pictures, result.pictures),
-        }
-        pictures["comparison.png"] = comparison(
-            to_pil(reference.pictures[0]),
-            to_pil(result.pictures[0]),
-            labels=(
-                f"uncached\n{reference.seconds:.2f} s",
-                f"{cache_name(report)}\n{result.seconds:.2f} s, {report['run']['skipped']} of "
-                f"{report['run']['evaluations']} skipped",
-            ),
-            psnr=report["psnr"],
-            ssim=report["ssim"],
-        )
-    report["files"] = list(pictures)
-    for name, picture in pictures.items():
-        write_atomically(out / name, picture.save)
+def write_results(out: Path, about: dict[str, Any], generation: Generation) -> dict[str, Any]:
+    """Write pictures and report.json to `out`; return the report."""
+    run = generation.run
+    files = write_pictures(out, "image", generation.pictures)
+    report = about | {"seconds": generation.seconds, "notes": generation.notes, "run": run}
+    if run and run["records"]:
+        files.append(write_timeline(out, run))
+    if generation.rows is not None and generation.uncached is not None:
+        reference, cached = generation.rows
+        files += write_pictures(out, "uncached", generation.uncached)
+        pair = generation.uncached[0], generation.pictures[0]
+        files.append(write_comparison(out, pair, reference, cached))
+        measured = {key: cached[key] for key in MEASURED if key in cached}
+        report |= {"uncached_seconds": reference["seconds"], **measured}
+    report["files"] = files
     write_json(out / "report.json", report)
     return report
 
 
-def named(stem: str, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Each picture under its file's name, numbered where there are several."""
-    if len(pictures) == 1:
-        return {f"{stem}.png": pictures[0]}
-    return {f"{stem}_{n:03}.png": picture for n, picture in enumerate(pictures, start=1)}
-
-
-def cache_name(report: dict[str, Any]) -> str:
-    return f"TeaCache {report['run']['threshold']:g}"
-
-
-def table(report: dict[str, Any]) -> str:
-    """The figures of `report`, a row for each run."""
-    run = report["run"]
-    header = ["", "generation", "computed", "skipped"]
+def rows(report: dict[str, Any], generation: Generation) -> tuple[Figures, ...]:
+    """The figures of the run, behind those of the uncached one where they are compared."""
+    if generation.rows is not None:
+        return generation.rows
+    run = generation.run
+    row: Figures = {"status": "done", "seconds": generation.seconds}
     if run is None:
-        steps = str(report["steps"])
-        rows = [header, ["no cache", f"{report['seconds']:.2f} s", steps, "0"]]
-        return aligned(rows)
-    count = run["evaluations"]
-    name = cache_name(report) if run["threshold"] else "TeaCache off"
-    cached = [name, f"{report['seconds']:.2f} s"]
-    cached += [f"{run['computed']} of {count}", str(run["skipped"])] if count else ["all", "0"]
-    if "speedup" not in report:
-        return aligned([header, cached])
-    header += ["gain", "PSNR", "SSIM"]
-    uncached = ["uncached", f"{report['uncached_seconds']:.2f} s", f"{count} of {count}", "0"]
-    uncached += [""] * 3
-    cached.append(f"{report['speedup']:.2f}x")
-    cached.append("identical" if report["identical"] else f"{report['psnr']:.1f} dB")
-    cached.append(f"{report['ssim']:.3f}")
-    if report["lpips"] is not None:
-        header.append("LPIPS")
-        uncached.append("")
-        cached.append(f"{report['lpips']:.3f}")
-    return aligned([header, uncached, cached])
+        steps = report["steps"]
+        return (row | {"label": "no cache", "computed": steps, "evaluations": steps},)
+    counted = {key: run[key] for key in ("computed", "evaluations", "bytes_held")}
+    return (row | counted | {"label": cache_label(run)},)
 
 
-def print_results(report: dict[str, Any], out: Path, result: Result) -> None:
-    print(f"\n{table(report)}\n")
-    if report["run"]:
-        print(report["run"]["summary"])
-        for sentence in filter(None, [report["run"]["advice"], *report["run"]["warnings"]]):
+def print_results(report: dict[str, Any], out: Path, generation: Generation) -> None:
+    print(f"\n{table(rows(report, generation))}\n")
+    run = generation.run
+    if run:
+        for sentence in filter(None, [run["summary"], run["advice"], *run["warnings"]]):
             print(sentence)
-    for sentence in result.notes:
+    for sentence in generation.notes:
         print(sentence)
     print(f"Pictures and report: {out}")
     for name in (*report["files"], "report.json"):

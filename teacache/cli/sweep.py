@@ -144,8 +144,8 @@ def sweep_workflow(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
     complete = load_workflow(args.workflow, partial(check_graph, args))
     comfyui = find_comfyui(args.comfyui)
 
+    from ..hosts.comfyui.headless.backend import TIMED, WorkflowSamplingBackend
     from ..hosts.comfyui.headless.session import Session
-    from ..hosts.comfyui.headless.sweep_workflow import TIMED, WorkflowHost
 
     with tempfile.TemporaryDirectory(prefix="teacache-sweep-") as folder:
         say("loading ComfyUI …")
@@ -157,9 +157,9 @@ def sweep_workflow(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
         fill_in(checked, args, session)
         link = find_picture(graph, checked.nodes, session.kind, args.picture)
         session.validate(only_picture(graph, link))
-        host = WorkflowHost(session, graph, checked.nodes, link)
+        backend = WorkflowSamplingBackend(session, graph, checked.nodes, link)
         about = {"workflow": args.workflow.name, "prompt": args.prompt, "seed": args.seed}
-        carry_out(Task(host, x, y, points, args.repeats, TIMED, about, args.out))
+        carry_out(Task(backend, x, y, points, args.repeats, TIMED, about, args.out))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,10 +190,10 @@ def sweep_pipeline(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
     pipe, device, image = open_pipeline(args)
 
     from ..hosts.diffusers import loading as pipelines
-    from ..hosts.diffusers.sweep_pipeline import TIMED, PipelineHost
+    from ..hosts.diffusers.backend import TIMED, PipelineSamplingBackend
 
     request = request_of(args, image)
-    host = PipelineHost(pipe, request)
+    backend = PipelineSamplingBackend(pipe, request)
     about = {
         "model": str(args.model),
         "pipeline": type(pipe).__name__,
@@ -204,4 +204,4 @@ def sweep_pipeline(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
         "steps": request.steps,
     }
     with pipelines.placed(pipe, args.placement or "auto", device, None):
-        carry_out(Task(host, x, y, points, args.repeats, TIMED, about, args.out))
+        carry_out(Task(backend, x, y, points, args.repeats, TIMED, about, args.out))

@@ -1,36 +1,35 @@
-"""Carrying out a sweep on the terminal: progress, files as they come, and the table."""
+"""A sweep on the terminal: progress, files as they come, and the table."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..comparison import Axis, Host, Point, Progress, Side, Sweep
+from ..comparison import Axis, Comparison, Point, SamplingBackend, Variant
 from ..comparison.results import notes, results, table
 from ..files import write_atomically, write_json
-from .generate_results import named
 from .options import usable_folder
-from .progress import new_bar
+from .pictures import write_pictures
+from .progress import task_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is swept, with what, and where the results go.
+    """A sweep.
 
-    what: what is timed, in words. about: further entries of the report.
+    Args:
+        what: what is timed, in words.
+        about: further entries of the report.
+        out: the folder for the results.
     """
 
-    host: Host
+    backend: SamplingBackend
     x: Axis
     y: Axis | None
     points: list[Point]
@@ -40,24 +39,19 @@ class Task:
     out: Path
 
 
-class Files:
-    """Writes the pictures of each side as they come, and remembers their names."""
+class PictureFiles:
+    """Writes the pictures of each variant as they come, and remembers their names."""
 
-    def __init__(self, out: Path, sweep: Sweep) -> None:
+    def __init__(self, out: Path, comparison: Comparison) -> None:
         self._out = out
-        self._numbers = {side: number for number, side in enumerate(sweep.everyone)}
-        self.names: dict[Side, list[str]] = {}
+        self._numbers = {v: number for number, v in enumerate(comparison.all_variants)}
+        self.names: dict[Variant, list[str]] = {}
 
-    def keep(self, side: Side, pictures: Tensor) -> None:
-        from ..plots.pixels import to_pil
-
-        stem = file_stem(side.label)
-        if side.point is not None:
-            stem = f"{self._numbers[side]:02}_{stem}"
-        files = named(stem, pictures)
-        for name, pixels in files.items():
-            write_atomically(self._out / name, to_pil(pixels).save)
-        self.names[side] = list(files)
+    def write(self, variant: Variant, pictures: Tensor) -> None:
+        stem = file_stem(variant.label)
+        if variant.point is not None:
+            stem = f"{self._numbers[variant]:02}_{stem}"
+        self.names[variant] = write_pictures(self._out, stem, pictures)
 
 
 def file_stem(label: str) -> str:
@@ -66,65 +60,57 @@ def file_stem(label: str) -> str:
 
 
 def carry_out(task: Task) -> None:
-    """Samples everything; writes and prints what is done, however it ends.
+    """Sample everything; write and print what is done, however it ends.
 
-    Raises what `Sweep.run` raises, `KeyboardInterrupt`, and `UserError` for an unusable folder.
+    Raises what `Comparison.run` raises, `KeyboardInterrupt`, and `UserError` for an unusable
+    folder.
     """
-    sweep = Sweep(task.points, task.repeats)
-    sweep.check(task.host)
+    comparison = Comparison(task.points, task.repeats)
+    comparison.check(task.backend)
     usable_folder(task.out, "--out")
-    files = Files(task.out, sweep)
+    files = PictureFiles(task.out, comparison)
     started, status = time.time(), "failed"
     try:
-        with sweep_bar() as tell:
-            sweep.run(task.host, tell, files.keep)
+        with task_bar() as on_progress:
+            comparison.run(task.backend, on_progress, files.write)
         status = "done"
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
-        if sweep.reference.seconds:
+        if comparison.reference.seconds:
             about = {
                 "status": status,
                 "started": round(started, 3),
                 "wall_seconds": round(time.time() - started, 3),
                 **task.about,
             }
-            report = results(sweep, task.x, task.y, task.what, about)
-            write_results(task.out, sweep, report, files)
+            report = results(comparison, task.x, task.y, task.what, about)
+            write_results(task.out, comparison, report, files)
             print_results(task.out, report, files)
 
 
-def write_results(out: Path, sweep: Sweep, report: dict[str, Any], files: Files) -> None:
-    """Writes sweep.png and report.json."""
+def write_results(
+    out: Path, comparison: Comparison, report: dict[str, Any], files: PictureFiles
+) -> None:
+    """Write sweep.png and report.json."""
     from ..plots.pixels import to_pil
     from ..plots.sweep import sweep_plot
 
-    thumbnails = [
-        None if side.thumbnail is None else to_pil(side.thumbnail) for side in sweep.everyone
+    pictures = [
+        None if variant.picture is None else to_pil(variant.picture)
+        for variant in comparison.all_variants
     ]
-    write_atomically(out / "sweep.png", sweep_plot(report, thumbnails).save)
-    for side, data in zip(sweep.everyone, [report["reference"], *report["points"]], strict=True):
-        data["files"] = files.names.get(side, [])
+    write_atomically(out / "sweep.png", sweep_plot(report, pictures).save)
+    every = [report["reference"], *report["points"]]
+    for variant, data in zip(comparison.all_variants, every, strict=True):
+        data["files"] = files.names.get(variant, [])
     write_json(out / "report.json", report)
 
 
-def print_results(out: Path, report: dict[str, Any], files: Files) -> None:
-    print(f"\n{table(report)}\n")
+def print_results(out: Path, report: dict[str, Any], files: PictureFiles) -> None:
+    print(f"\n{table([report['reference'], *report['points']])}\n")
     for sentence in notes(report):
         print(sentence)
     count = sum(map(len, files.names.values()))
     print(f"Results in {out}: sweep.png, report.json and {count} pictures")
-
-
-@contextmanager
-def sweep_bar() -> Iterator[Callable[[Progress], None]]:
-    """A bar over all runs, with the time left; gives what is to be told of progress."""
-    with new_bar(1.0, "", bar_format="{percentage:3.0f}%|{bar:24}| {desc}") as bar:
-
-        def tell(progress: Progress) -> None:
-            bar.total = progress.runs
-            bar.set_description_str(str(progress), refresh=False)
-            bar.update(progress.done - bar.n)
-
-        yield tell

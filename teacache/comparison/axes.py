@@ -1,4 +1,4 @@
-"""What is varied: one or two settings of `TeaCacheConfig`, each over a list of values."""
+"""The settings of `TeaCacheConfig` that a comparison varies: one or two, over lists of values."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ Value = float | int | str | bool | None
 MAX_POINTS = 64
 RECOMMENDED = "auto"
 """How `None` is written, which leaves a setting to the model."""
+AS_CONFIGURED = "cached"
+"""The label of a point without settings."""
 EXAMPLE = "rel_l1_thresh=0.1,0.2,0.4"
 DECIDED = ("rel_l1_thresh", "mode", "cached", "indicator", "predictor")
-"""What a preset decides in their place."""
+"""The settings that a preset decides."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """Some settings, and where they stand: column along x, row along y, from 0."""
+    """Some settings of the cache, none for its settings as configured.
+
+    Args:
+        column, row: of the grid: along x and along y, from 0.
+    """
 
     settings: tuple[tuple[str, Value], ...]
     column: int = 0
@@ -38,11 +44,12 @@ class Point:
     @property
     def label(self) -> str:
         """`rel_l1_thresh 0.1, mode forecast`."""
-        return ", ".join(f"{setting} {shown(value)}" for setting, value in self.settings)
+        written = ", ".join(f"{setting} {shown(value)}" for setting, value in self.settings)
+        return written or AS_CONFIGURED
 
     @property
     def implied(self) -> dict[str, Value]:
-        """What has to give way so that the settings decide: a preset, or a threshold of 0."""
+        """Settings to reset so that these ones are in force: a preset, or a threshold of 0."""
         names = [setting for setting, _ in self.settings]
         if "preset" in names:
             return {"rel_l1_thresh": None}

@@ -61,9 +61,9 @@ def lpips(
 ) -> float:
     """Learned perceptual distance with the named backbone (alex, vgg, squeeze), 0 for identical.
 
-    network: stands in for the package's own, whose backbone is fetched: two pictures in [-1, 1],
-    [B, 3, H, W], to distances. Shapes and errors as for `psnr`, with three channels;
-    `ImportError` tells how to install it.
+    network: used in place of the package's own, whose backbone is fetched: two pictures in
+    [-1, 1], [B, 3, H, W], to distances. Shapes and errors as for `psnr`, with three channels;
+    `ImportError` says how to install it.
     """
     a, b = checked(a, b)
     if a.shape[-1] != 3:
@@ -77,26 +77,29 @@ def lpips(
         return float(network(x, y).mean())
 
 
-def compare(a: Tensor, b: Tensor) -> dict[str, Any]:
-    """PSNR and SSIM as JSON: {"identical", "psnr", "ssim"}; psnr is null when identical, and ssim
-    for pictures smaller than its window."""
+def picture_metrics(a: Tensor, b: Tensor, with_lpips: bool = True) -> dict[str, Any]:
+    """All metrics as JSON.
+
+    Args:
+        a, b: as for `psnr`.
+        with_lpips: whether LPIPS is measured, where its package and weights are at hand.
+
+    Returns:
+        `identical`; `psnr`, None for identical pictures; `ssim`, None for pictures smaller than
+        its window; `lpips`, None where it was not measured, else with `lpips_backbone`.
+    """
     value = psnr(a, b)
-    return {
+    metrics: dict[str, Any] = {
         "identical": math.isinf(value),
         "psnr": None if math.isinf(value) else value,
         "ssim": ssim(a, b) if min(a.shape[-3:-1]) >= WINDOW else None,
+        "lpips": None,
     }
-
-
-def similarity(a: Tensor, b: Tensor, perceptual: bool = True) -> dict[str, Any]:
-    """`compare`, and LPIPS if `perceptual` and its package and weights are at hand, else null."""
-    found = compare(a, b)
-    if not perceptual:
-        return found | {"lpips": None}
-    try:
-        return found | {"lpips": lpips(a[..., :3], b[..., :3]), "lpips_backbone": "alex"}
-    except (ImportError, OSError):  # not installed, or its weights cannot be fetched
-        return found | {"lpips": None}
+    if with_lpips:
+        # OSError: its weights cannot be fetched
+        with contextlib.suppress(ImportError, OSError):
+            metrics |= {"lpips": lpips(a[..., :3], b[..., :3]), "lpips_backbone": "alex"}
+    return metrics
 
 
 def checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,5 +132,5 @@ def lpips_network(backbone: str) -> Any:
         import lpips as package
     except ImportError as error:
         raise ImportError(INSTALL_LPIPS) from error
-    with contextlib.redirect_stdout(sys.stderr):  # where the fetching of weights is told
+    with contextlib.redirect_stdout(sys.stderr):  # it prints a line when it fetches weights
         return package.LPIPS(net=backbone, verbose=False).eval()

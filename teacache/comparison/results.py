@@ -1,40 +1,43 @@
-"""What a sweep found, as plain data, and as a table."""
+"""The results of a comparison as plain data, and as a table."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..tables import aligned
 from .axes import Axis, shown
-from .runner import Side, Sweep
+from .runner import Comparison, Variant
 
 REPORT_VERSION = 1
 STEADY = 1.3  # slowest over fastest of equal runs, above which the times need a caveat
 IN_TURN = "without the cache and every point in turn after a warm-up"
+Figures = dict[str, Any]
+"""A variant's results as JSON: see `figures`."""
 
 
 def results(
-    sweep: Sweep, x: Axis, y: Axis | None, what: str, about: dict[str, Any]
+    comparison: Comparison, x: Axis, y: Axis | None, what: str, about: dict[str, Any]
 ) -> dict[str, Any]:
-    """The report of a sweep, as far as it got.
+    """The report of a sweep, of the runs so far.
 
-    what: what was timed, in words. about: further entries, such as the prompt.
+    Args:
+        what: what was timed, in words.
+        about: further entries, such as the prompt.
     """
-    evaluations = max((counts(side)["evaluations"] for side in sweep.sides), default=0)
-    every = [side_json(side, sweep, evaluations) for side in sweep.everyone]
-    often = "once each" if sweep.repeats == 1 else f"median of {sweep.repeats}"
-    spreads = [max(s.seconds) / min(s.seconds) for s in sweep.everyone if s.seconds]
+    reference, *points = figures(comparison)
+    median = "once each" if comparison.repeats == 1 else f"median of {comparison.repeats}"
     return {
         "version": REPORT_VERSION,
         **about,
         "x": axis_json(x),
         "y": None if y is None else axis_json(y),
-        "repeats": sweep.repeats,
-        "timed": f"{what}; {often}, {IN_TURN}",
-        "spread": max(spreads, default=1.0),
-        "repeatable": all(side.repeatable for side in sweep.everyone),
-        "reference": every[0],
-        "points": every[1:],
+        "repeats": comparison.repeats,
+        "timed": f"{what}; {median}, {IN_TURN}",
+        "spread": spread(comparison),
+        "repeatable": repeatable(comparison),
+        "reference": reference,
+        "points": points,
     }
 
 
@@ -42,97 +45,129 @@ def axis_json(axis: Axis) -> dict[str, Any]:
     return {"setting": axis.setting, "values": [shown(value) for value in axis.values]}
 
 
-def counts(side: Side) -> dict[str, int]:
+def spread(comparison: Comparison) -> float:
+    """Slowest over fastest of equal runs, the largest of all variants."""
+    times = [variant.seconds for variant in comparison.all_variants if variant.seconds]
+    return max((max(seconds) / min(seconds) for seconds in times), default=1.0)
+
+
+def repeatable(comparison: Comparison) -> bool:
+    return all(variant.repeatable for variant in comparison.all_variants)
+
+
+def figures(comparison: Comparison) -> list[Figures]:
+    """The results of every variant, the reference first.
+
+    `status` is done, failed or not sampled. The reference, which no cache watched, has computed
+    every evaluation.
+    """
+    every = [counts(variant)["evaluations"] for variant in comparison.variants]
+    return [
+        variant_json(variant, comparison, max(every, default=0))
+        for variant in comparison.all_variants
+    ]
+
+
+def counts(variant: Variant) -> dict[str, int]:
     """Evaluations of the model in one run, by the reports of its sampling runs."""
-    runs = side.typical_runs
+    runs = variant.typical_runs
     return {key: sum(run[key] for run in runs) for key in ("evaluations", "computed", "skipped")}
 
 
-def side_json(side: Side, sweep: Sweep, evaluations: int) -> dict[str, Any]:
-    """One side's figures.
+def variant_json(variant: Variant, comparison: Comparison, evaluations: int) -> Figures:
+    """A variant's figures.
 
-    evaluations: of a whole run, for sides that no cache watched: they computed all of them.
-    status: done, failed, or not sampled.
+    Args:
+        evaluations: of a whole run, for variants that no cache watched.
     """
-    status = "failed" if side.error else "done" if side.seconds else "not sampled"
-    data: dict[str, Any] = {"label": side.label, "status": status, "error": side.error or None}
-    if side.point is not None:
-        settings = dict(side.point.settings)
-        place = {"column": side.point.column, "row": side.point.row}
-        data = {"settings": settings, **place, **data}
+    status = "failed" if variant.failure else "done" if variant.seconds else "not sampled"
+    error = str(variant.failure) if variant.failure else None
+    data: Figures = {"label": variant.label, "status": status, "error": error}
+    if variant.point is not None:
+        cell = {"column": variant.point.column, "row": variant.point.row}
+        data = {"settings": dict(variant.point.settings), **cell, **data}
     if status != "done":
         return data
-    counted = counts(side)
+    counted = counts(variant)
     if not counted["evaluations"]:
         counted = {"evaluations": evaluations, "computed": evaluations, "skipped": 0}
-    data |= {"seconds": side.median, "all_seconds": side.seconds, **counted}
-    if side.point is not None:
+    data |= {"seconds": variant.median, "all_seconds": variant.seconds, **counted}
+    if variant.point is not None:
         data |= {
-            "speedup": sweep.reference.median / side.median,
-            **(side.similarity or {}),
-            "bytes_held": max((run["bytes_held"] for run in side.typical_runs), default=0),
-            "runs": side.typical_runs,
+            "speedup": comparison.reference.median / variant.median,
+            **(variant.metrics or {}),
+            "bytes_held": max((run["bytes_held"] for run in variant.typical_runs), default=0),
+            "runs": variant.typical_runs,
         }
     return data
 
 
-def table(report: dict[str, Any]) -> str:
-    """A row for the reference and for each point; what could not run says why, in its own line."""
-    points, reference = report["points"], report["reference"]
-    perceptual = any(point.get("lpips") is not None for point in points)
-    header = ["", "time", "computed", "speed-up", "PSNR", "SSIM"]
-    header += ["LPIPS", "held"] if perceptual else ["held"]
-    computed = f"{reference['computed']} of {reference['evaluations']}"
-    if not reference["evaluations"]:
-        computed = "all"
-    first = [reference["label"], f"{reference['seconds']:.2f} s", computed]
-    rows = [header, first + [""] * (len(header) - len(first))]
-    rows += [row(point, perceptual) for point in points if point["status"] == "done"]
-    lines = [aligned(rows)]
-    for point in points:
-        if point["status"] == "failed":
-            lines.append(f"{point['label']}: cannot run: {point['error']}")
-        elif point["status"] == "not sampled":
-            lines.append(f"{point['label']}: not sampled")
+def table(rows: Sequence[Figures]) -> str:
+    """A row for each variant that is done, a line for each that is not.
+
+    A column without any figure is left out.
+    """
+    done = [row for row in rows if row["status"] == "done"]
+    columns = [[header, *map(cell, done)] for header, cell in COLUMNS.items()]
+    columns = columns[:1] + [column for column in columns[1:] if any(column[1:])]
+    lines = [aligned(list(zip(*columns, strict=True)))]
+    for row in rows:
+        if row["status"] == "failed":
+            lines.append(f"{row['label']}: cannot run: {row['error']}")
+        elif row["status"] == "not sampled":
+            lines.append(f"{row['label']}: not sampled")
     return "\n".join(lines)
 
 
-def row(point: dict[str, Any], perceptual: bool) -> list[str]:
-    cells = [
-        point["label"],
-        f"{point['seconds']:.2f} s",
-        f"{point['computed']} of {point['evaluations']}" if point["evaluations"] else "all",
-        f"{point['speedup']:.2f}x",
-        noise(point),
-        "" if point["ssim"] is None else f"{point['ssim']:.4f}",
-    ]
-    if perceptual:
-        cells.append("" if point["lpips"] is None else f"{point['lpips']:.4f}")
-    return [*cells, held(point["bytes_held"])]
+def computed(row: Figures) -> str:
+    """`20 of 50`; `all` where evaluations were not counted."""
+    return f"{row['computed']} of {row['evaluations']}" if row["evaluations"] else "all"
 
 
-def held(count: int) -> str:
+def noise(row: Figures) -> str:
+    """The PSNR in words."""
+    return "identical" if row["identical"] else f"{row['psnr']:.1f} dB"
+
+
+def size(count: int) -> str:
     """Bytes in words."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
 
 
-def noise(point: dict[str, Any]) -> str:
-    """A point's PSNR in words."""
-    return "identical" if point["identical"] else f"{point['psnr']:.1f} dB"
+def four_digits(key: str) -> Callable[[Figures], str]:
+    return lambda row: "" if row.get(key) is None else f"{row[key]:.4f}"
+
+
+COLUMNS: dict[str, Callable[[Figures], str]] = {
+    "": lambda row: str(row["label"]),
+    "time": lambda row: f"{row['seconds']:.2f} s",
+    "computed": computed,
+    "speed-up": lambda row: f"{row['speedup']:.2f}x" if "speedup" in row else "",
+    "PSNR": lambda row: noise(row) if "identical" in row else "",
+    "SSIM": four_digits("ssim"),
+    "LPIPS": four_digits("lpips"),
+    "held": lambda row: size(row["bytes_held"]) if "bytes_held" in row else "",
+}
 
 
 def notes(report: dict[str, Any]) -> list[str]:
-    """What a reader of the figures has to know, a sentence each."""
-    found = [f"Timed: {report['timed']}."]
-    if report["spread"] > STEADY:
-        found.append(
-            f"Equal runs differed by up to {report['spread']:.1f}x in time, as when other "
-            "programs are busy: compare the steps computed as well."
-        )
-    if not report["repeatable"]:
-        found.append("Repeats of the same run differ: part of the difference is noise.")
+    """What a reader of a sweep's report has to know, a sentence each."""
+    sentences = [f"Timed: {report['timed']}.", *caveats(report["spread"], report["repeatable"])]
     for point in report["points"]:
         for run in point.get("runs", []):
-            found += [f"{point['label']}: {warning}" for warning in run["warnings"]]
-            found += [run["evidence"]] if run["evidence"] else []
-    return list(dict.fromkeys(found))
+            sentences += [f"{point['label']}: {warning}" for warning in run["warnings"]]
+            sentences += [run["evidence"]] if run["evidence"] else []
+    return list(dict.fromkeys(sentences))
+
+
+def caveats(spread: float, repeatable: bool) -> list[str]:
+    """Why the figures of a comparison are to be read with care, a sentence each."""
+    sentences = []
+    if spread > STEADY:
+        sentences.append(
+            f"Equal runs differed by up to {spread:.1f}x in time, as when other programs are "
+            "busy: compare the steps computed as well."
+        )
+    if not repeatable:
+        sentences.append("Repeats of the same run differ: part of the difference is noise.")
+    return sentences

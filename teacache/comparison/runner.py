@@ -1,70 +1,84 @@
-"""Sampling every point in turn: warm-up, interleaved repeats, similarity, time left."""
+"""Sampling a reference and its variants in turn: warm-up, interleaved repeats, metrics."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ConfigError, ExecutionError, UserError
+from ..progress import Progress, TimeLeft
 from .axes import Point
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 REFUSALS = (UserError, ConfigError, ExecutionError)
-"""What a point may raise: it is left out, and the sweep goes on."""
+"""What a variant may raise: it is left out, and the comparison continues."""
 REFERENCE = "uncached"
+WARM_UP = "warming up"
+StepListener = Callable[[float, float], None]
+"""Called with the steps done and the steps in all of a running sampling run."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of one side.
+    """The result of one sampling run.
 
-    pictures: [B, H, W, C] in 0 to 1, on the CPU. seconds: what is compared. runs: a
-    `RunReport.to_json()` for each sampling run that the cache watched.
+    Args:
+        pictures: [B, H, W, C] in 0 to 1, on the CPU.
+        seconds: the time that is compared.
+        runs: a `RunReport.to_json()` for each run of a model that the cache watched.
+        notes: sentences for the user, such as an input that was not used.
     """
 
     pictures: Tensor
     seconds: float
     runs: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-class Host(Protocol):
-    """Whatever samples: a workflow, a ComfyUI model, a diffusers pipeline."""
+class SamplingBackend(Protocol):
+    """Something that samples: a workflow, a ComfyUI model, a diffusers pipeline."""
 
     def check(self, point: Point) -> None:
-        """Raises one of `REFUSALS` if it is clear without sampling that the point cannot run."""
+        """Raise one of `REFUSALS` if it is clear without sampling that `point` cannot run."""
 
-    def sample(
-        self, point: Point | None, tell: Callable[[float], None], short: bool = False
-    ) -> Sample:
-        """Samples with the settings of `point`, without the cache if it is None.
+    def sample(self, point: Point | None, on_step: StepListener, short: bool = False) -> Sample:
+        """Sample with the settings of `point`, without the cache if it is None.
 
-        tell: called with the share done, 0 to 1. short: a few steps only, to warm up. Raises
-        one of `REFUSALS` when it cannot.
+        Args:
+            short: sample a few steps only, to warm up.
+
+        Raises:
+            UserError, ConfigError, ExecutionError: it cannot.
         """
 
 
 @dataclass(eq=False)
-class Side:
-    """The reference (point None) or a point, and what its runs gave; `error` if it cannot run.
+class Variant:
+    """The reference or a point, and the results of its runs.
 
-    similarity: as `metrics.similarity` gives it, None for the reference. thumbnail: [H, W, C], its
-    middle picture. repeatable: whether every repeat gave the same pictures.
+    Args:
+        point: None for the reference.
+        runs: the reports of each repeat, as in `Sample`.
+        failure: why it cannot run.
+        metrics: of its pictures against the reference's, as `metrics.picture_metrics` gives them;
+            None for the reference.
+        picture: [H, W, C], the middle one of the first run.
+        repeatable: whether every repeat gave the same pictures, to 8 bits a channel.
     """
 
     point: Point | None
     seconds: list[float] = field(default_factory=list)
     runs: list[list[dict[str, Any]]] = field(default_factory=list)
-    error: str = ""
-    similarity: dict[str, Any] | None = None
-    thumbnail: Tensor | None = None
+    failure: Exception | None = None
+    metrics: dict[str, Any] | None = None
+    picture: Tensor | None = None
+    notes: list[str] = field(default_factory=list)
     repeatable: bool = True
-    wall: float | None = None
-    _mark: str = ""
+    _digest: str = ""
 
     @property
     def label(self) -> str:
@@ -76,188 +90,186 @@ class Side:
 
     @property
     def typical_runs(self) -> list[dict[str, Any]]:
-        """The reports of the repeat nearest the median."""
+        """The reports of the repeat whose time is nearest the median."""
         if not self.runs:
             return []
         nearest = min(range(len(self.seconds)), key=lambda i: abs(self.seconds[i] - self.median))
         return self.runs[nearest]
 
     def add(self, sample: Sample) -> bool:
-        """Takes a run's figures; whether it was the first."""
+        """Record a run; return whether it was the first."""
         from ..digest import digest
 
-        mark = digest((sample.pictures.clamp(0, 1) * 255).round())
+        pictures = digest((sample.pictures.clamp(0, 1) * 255).round())
         first = not self.seconds
-        self.repeatable &= first or mark == self._mark
-        self._mark = mark
+        self.repeatable &= first or pictures == self._digest
+        self._digest = pictures
         self.seconds.append(sample.seconds)
         self.runs.append(sample.runs)
         if first:
-            self.thumbnail = sample.pictures[len(sample.pictures) // 2]
+            self.picture = sample.pictures[len(sample.pictures) // 2]
+            self.notes = sample.notes
         return first
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Run `run` of `runs` (from 1; 0 is the warm-up), its share, and seconds left for all."""
+class RunProgress(Progress):
+    """Progress of a comparison, in runs.
 
-    run: int
-    runs: int
-    label: str
-    share: float
-    seconds_left: float | None
+    Args:
+        variant: the label of what is being sampled; empty during the warm-up.
+        step, steps: of the current run; 0 of 0 before its first step.
+    """
 
-    @property
-    def done(self) -> float:
-        """Of `runs`."""
-        return self.run - 1 + self.share if self.run else 0.0
-
-    def __str__(self) -> str:
-        where = f"run {self.run} of {self.runs}: {self.label}" if self.run else "warming up"
-        return where if self.seconds_left is None else f"{where}, {clock(self.seconds_left)} left"
+    variant: str = ""
+    step: float = 0.0
+    steps: float = 0.0
 
 
-class Sweep:
+ProgressListener = Callable[[RunProgress], None]
+PicturesListener = Callable[[Variant, "Tensor"], None]
+"""Called with a variant and the pictures [B, H, W, C] of its first run."""
+
+
+class Comparison:
     """The reference and every point, sampled `repeats` times each, in turn.
 
     Every round samples the reference and each point once, every second one backwards, so that a
     machine that slows down or speeds up meanwhile favours none.
+
+    Args:
+        with_lpips: whether LPIPS is measured, where its package and weights are at hand.
     """
 
-    def __init__(self, points: Sequence[Point], repeats: int) -> None:
+    def __init__(self, points: Sequence[Point], repeats: int, with_lpips: bool = True) -> None:
         self.repeats = repeats
-        self.reference = Side(None)
-        self.sides = [Side(point) for point in points]
-        self._begun = 0
-        self._perceptual = True
+        self.reference = Variant(None)
+        self.variants = [Variant(point) for point in points]
+        self._started_runs = 0
+        self._with_lpips = with_lpips
+        self._time_left = TimeLeft()
 
     @property
-    def everyone(self) -> list[Side]:
-        return [self.reference, *self.sides]
+    def all_variants(self) -> list[Variant]:
+        """The reference first."""
+        return [self.reference, *self.variants]
 
-    def check(self, host: Host) -> None:
-        """Finds the points that cannot run; raises what the first does if none of them can."""
-        refusals: list[Exception] = []
-        for side in self.sides:
-            assert side.point is not None
+    def check(self, backend: SamplingBackend) -> None:
+        """Mark the points that cannot run; raise the first one's error if none can."""
+        for variant in self.variants:
+            assert variant.point is not None
             try:
-                host.check(side.point)
+                backend.check(variant.point)
             except REFUSALS as error:
-                side.error = str(error)
-                refusals.append(error)
-        if len(refusals) == len(self.sides):
-            raise refusals[0]
+                variant.failure = error
+        self._raise_if_none_can_run()
 
     def run(
         self,
-        host: Host,
-        tell: Callable[[Progress], None],
-        keep: Callable[[Side, Tensor], None],
+        backend: SamplingBackend,
+        on_progress: ProgressListener,
+        on_pictures: PicturesListener,
     ) -> None:
-        """Samples everything; what is done stays in the sides however this ends.
+        """Sample everything; what is done stays in the variants however this ends.
 
-        tell: hears of progress. keep: is given the pictures [B, H, W, C] of each side's first
-        run. Raises what the reference raises, or the first point if none of them can run.
+        Raises what the reference raises, or the first point if none of them can warm up.
         """
-        self._warm_up(host, tell)
+        self._warm_up(backend, on_progress)
         reference: Tensor | None = None
         for repeat in range(self.repeats):
-            order = self.everyone
-            for side in reversed(order) if repeat % 2 else order:
-                if side.error:
+            order = self.all_variants
+            for variant in reversed(order) if repeat % 2 else order:
+                if variant.failure:
                     continue
-                sample = self._sample(host, side, tell)
-                if sample is None or not side.add(sample):
+                sample = self._sample(backend, variant, on_progress)
+                if sample is None or not variant.add(sample):
                     continue
-                if side.point is None:
+                if variant.point is None:
                     reference = sample.pictures
                 elif reference is not None:
-                    self._compare(side, reference, sample.pictures)
-                if not side.error:
-                    keep(side, sample.pictures)
+                    self._measure(variant, reference, sample.pictures)
+                if not variant.failure:
+                    on_pictures(variant, sample.pictures)
 
-    def _warm_up(self, host: Host, tell: Callable[[Progress], None]) -> None:
+    def _warm_up(self, backend: SamplingBackend, on_progress: ProgressListener) -> None:
         """A short run without the cache, and one with it: of the first point that can run."""
 
-        def advance(share: float) -> None:
-            tell(Progress(0, self._runs(), "", share, None))
+        def report(step: float, steps: float) -> None:
+            on_progress(RunProgress(0.0, self._runs(), WARM_UP))
 
-        advance(0.0)
-        host.sample(None, advance, short=True)
-        refusals: list[Exception] = []
-        for side in self.sides:
-            if side.error:
+        report(0.0, 0.0)
+        backend.sample(None, report, short=True)
+        for variant in self.variants:
+            if variant.failure:
                 continue
             try:
-                host.sample(side.point, advance, short=True)
+                backend.sample(variant.point, report, short=True)
                 return
             except REFUSALS as error:
-                side.error = str(error)
-                refusals.append(error)
-        raise refusals[0]
+                variant.failure = error
+        self._raise_if_none_can_run()
 
-    def _sample(self, host: Host, side: Side, tell: Callable[[Progress], None]) -> Sample | None:
-        self._begun += 1
-        started, last = time.perf_counter(), 0.0
+    def _raise_if_none_can_run(self) -> None:
+        failures = [variant.failure for variant in self.variants]
+        if failures and failures[0] is not None and None not in failures:
+            raise failures[0]
 
-        def advance(share: float) -> None:
-            nonlocal last
-            last = max(last, min(share, 1.0))
-            left = self._left(side, last, time.perf_counter() - started)
-            tell(Progress(self._begun, self._runs(), side.label, last, left))
+    def _sample(
+        self, backend: SamplingBackend, variant: Variant, on_progress: ProgressListener
+    ) -> Sample | None:
+        self._started_runs += 1
+        run, share = self._started_runs, 0.0
 
-        advance(0.0)
+        def report(step: float, steps: float) -> None:
+            nonlocal share
+            share = max(share, min(step / steps, 1.0) if steps else 0.0)
+            done, runs = run - 1 + share, self._runs()
+            stage = f"run {run} of {runs}: {variant.label}"
+            left = self._time_left(done, runs)
+            on_progress(RunProgress(done, runs, stage, left, variant.label, step, steps))
+
+        report(0.0, 0.0)
         try:
-            sample = host.sample(side.point, advance)
+            return backend.sample(variant.point, report)
         except REFUSALS as error:
-            if side.point is None:
+            if variant.point is None:
                 raise
-            side.error = str(error)
+            variant.failure = error
             return None
-        side.wall = time.perf_counter() - started
-        return sample
 
-    def _compare(self, side: Side, reference: Tensor, pictures: Tensor) -> None:
-        """How alike a side's pictures are to the reference's; an error where none can be told."""
-        from .metrics import similarity
+    def _measure(self, variant: Variant, reference: Tensor, pictures: Tensor) -> None:
+        """Compare a variant's pictures with the reference's; a failure if their shapes differ."""
+        from .metrics import picture_metrics
 
         if reference.shape != pictures.shape:
             shapes = f"{tuple(pictures.shape)}, without the cache {tuple(reference.shape)}"
-            side.error = f"its pictures came out in another shape: {shapes}"
+            variant.failure = ExecutionError(f"its pictures came out in another shape: {shapes}")
             return
-        side.similarity = similarity(reference, pictures, self._perceptual)
-        self._perceptual = side.similarity["lpips"] is not None  # else it is not at hand
+        variant.metrics = picture_metrics(reference, pictures, self._with_lpips)
+        self._with_lpips = variant.metrics["lpips"] is not None  # else it is not at hand
 
     def _runs(self) -> int:
-        """Runs in all: those begun, the current one among them, and what is still to come."""
-        pending = sum(self.repeats - len(s.seconds) for s in self.everyone if not s.error)
-        return max(0, self._begun - 1) + pending
-
-    def _left(self, side: Side, share: float, elapsed: float) -> float | None:
-        """Seconds until everything is sampled: each side takes what it took, or the typical time.
-
-        None while no time is known.
-        """
-        known = [other.wall for other in self.everyone if other.wall is not None]
-        whole = elapsed / share if share > 0.05 else None
-        if whole is not None:
-            known.append(whole)
-        if not known:
-            return None
-        typical = statistics.median(known)
-        current = whole or side.wall or typical
-        left = max(0.0, current - elapsed)
-        for other in self.everyone:
-            if other.error:
-                continue
-            pending = self.repeats - len(other.seconds) - (other is side)
-            own = current if other is side else other.wall
-            left += pending * (typical if own is None else own)
-        return left
+        """Runs in all: those started, the current one among them, and what is still to come."""
+        variants = [variant for variant in self.all_variants if not variant.failure]
+        pending = sum(self.repeats - len(variant.seconds) for variant in variants)
+        return max(0, self._started_runs - 1) + pending
 
 
-def clock(seconds: float) -> str:
-    """`0:42`, `12:05`, `1:02:05`."""
-    whole = round(seconds)
-    minutes = f"{whole // 60 % 60:02}:{whole % 60:02}"
-    return f"{whole // 3600}:{minutes}" if whole >= 3600 else minutes.removeprefix("0")
+def compare_with_uncached(
+    backend: SamplingBackend, repeats: int, on_progress: ProgressListener, with_lpips: bool = True
+) -> tuple[Comparison, list[Tensor]]:
+    """The cache as the backend has it configured, compared with no cache.
+
+    Returns:
+        The comparison, of one variant, and the pictures of the reference and of the variant.
+
+    Raises:
+        UserError, ConfigError, ExecutionError: one of the two cannot run.
+    """
+    comparison = Comparison([Point(())], repeats, with_lpips)
+    pictures: list[Tensor] = []
+    comparison.run(backend, on_progress, lambda variant, first: pictures.append(first))
+    (variant,) = comparison.variants
+    if variant.failure:
+        raise variant.failure
+    return comparison, pictures

@@ -29,15 +29,18 @@ def sd3(comfy: Any) -> Any:
     return tiny_models.build("sd3")
 
 
-def bench_of(model: Any, runs: int = 2, **changed: Any) -> Any:
-    from teacache.hosts.comfyui.bench import Case, ComfyBench, Settings
+def backend_of(model: Any, runs: int = 2, **changed: Any) -> Any:
+    from teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
 
-    cases = [
-        Case(f"prompt {run}", tiny_models.cond("sd3", run + 1), tiny_models.cond("sd3", 9), run)
+    prompts = [
+        Prompt(tiny_models.cond("sd3", run + 1), tiny_models.cond("sd3", 9), run, f"prompt {run}")
         for run in range(runs)
     ]
-    settings = {"steps": STEPS, "cfg": 3.0, "sampler": "euler", "scheduler": "simple", **changed}
-    return ComfyBench(model, Settings(**settings), tiny_models.latent("sd3", 1), cases)
+    settings = {
+        "steps": STEPS, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", **changed,
+    }  # fmt: skip
+    latent = {"samples": tiny_models.latent("sd3", 1)}
+    return ModelCalibrationBackend(model, latent, SamplerSettings(**settings), prompts)
 
 
 class Interrupted(Exception):
@@ -45,24 +48,24 @@ class Interrupted(Exception):
 
 
 class Counting:
-    """A bench that counts its runs, and breaks off after some."""
+    """A backend that counts its runs, and breaks off after some."""
 
-    def __init__(self, bench: Any, breaks_after: int | None = None) -> None:
-        self._bench, self._breaks_after = bench, breaks_after
+    def __init__(self, backend: Any, breaks_after: int | None = None) -> None:
+        self._backend, self._breaks_after = backend, breaks_after
         self.runs = 0
-        self.profile, self.steps, self.cases = bench.profile, bench.steps, bench.cases
-        self.about, self.key = bench.about, bench.key
+        self.profile, self.steps, self.cases = backend.profile, backend.steps, backend.cases
+        self.about, self.key = backend.about, backend.key
 
     def sample(self, case: int, override: RunOverride) -> Any:
         if self.runs == self._breaks_after:
             raise Interrupted
         self.runs += 1
-        return self._bench.sample(case, override)
+        return self._backend.sample(case, override)
 
 
-def calibrate(bench: Any, path: Path | None = None, trials: int = 1) -> Calibration:
+def calibrate(backend: Any, path: Path | None = None, trials: int = 1) -> Calibration:
     with torch.inference_mode():
-        return Calibrator(bench, "mine", Journal(path, bench.key), trials=trials).run()
+        return Calibrator(backend, "mine", Journal(path, backend.key), trials=trials).run()
 
 
 def plain(calibration: Calibration) -> dict[str, Any]:
@@ -75,12 +78,12 @@ def plain(calibration: Calibration) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def finished(sd3: Any) -> tuple[dict[str, Any], int]:
     """An uninterrupted calibration, and its number of runs."""
-    bench = Counting(bench_of(sd3))
-    return plain(calibrate(bench)), bench.runs
+    backend = Counting(backend_of(sd3))
+    return plain(calibrate(backend)), backend.runs
 
 
 def test_calibrating_twice_gives_the_same(sd3: Any, finished: Any) -> None:
-    assert plain(calibrate(bench_of(sd3))) == finished[0]
+    assert plain(calibrate(backend_of(sd3))) == finished[0]
 
 
 @pytest.mark.parametrize("after", [1, 17])
@@ -90,10 +93,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     expected, runs = finished
     path = tmp_path / "mine.partial.jsonl"
     with pytest.raises(Interrupted):
-        calibrate(Counting(bench_of(sd3), breaks_after=after), path)
+        calibrate(Counting(backend_of(sd3), breaks_after=after), path)
     with path.open("a", encoding="utf-8") as file:
         file.write('{"kind": "tried", "case": 0, "pl')  # the machine went down
-    again = Counting(bench_of(sd3))
+    again = Counting(backend_of(sd3))
     assert plain(calibrate(again, path)) == expected
     assert again.runs == runs - after
 
@@ -103,21 +106,21 @@ def test_the_record_of_another_calibration_is_not_taken(
 ) -> None:
     path = tmp_path / "mine.partial.jsonl"
     with pytest.raises(Interrupted):
-        calibrate(Counting(bench_of(sd3, cfg=5.0), breaks_after=4), path)
-    again = Counting(bench_of(sd3))
+        calibrate(Counting(backend_of(sd3, cfg=5.0), breaks_after=4), path)
+    again = Counting(backend_of(sd3))
     assert plain(calibrate(again, path)) == finished[0] and again.runs == finished[1]
 
 
 def test_other_prompts_are_another_calibration(sd3: Any) -> None:
     """Prompts come as conditioning, without their words."""
-    from teacache.hosts.comfyui.bench import Case, ComfyBench, Settings
+    from teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
 
     def key(positive: int, negative: int = 9) -> dict[str, Any]:
         conds = tiny_models.cond("sd3", positive), tiny_models.cond("sd3", negative)
-        settings = Settings(STEPS, 3.0, "euler", "simple")
-        found: dict[str, Any] = ComfyBench(
-            sd3, settings, tiny_models.latent("sd3", 1), [Case("prompt 1", *conds, 0)]
-        ).key
+        settings = SamplerSettings(STEPS, 3.0, "euler", "simple")
+        latent = {"samples": tiny_models.latent("sd3", 1)}
+        prompt = Prompt(*conds, 0, "prompt 1")
+        found: dict[str, Any] = ModelCalibrationBackend(sd3, latent, settings, [prompt]).key
         return found
 
     assert key(1) == key(1)
@@ -127,19 +130,19 @@ def test_other_prompts_are_another_calibration(sd3: Any) -> None:
 def test_the_default_and_the_plans_are_what_really_ran(sd3: Any, finished: Any) -> None:
     """The stored errors, measured again on plain runs of the model."""
     data, _ = finished
-    bench = bench_of(sd3)
+    backend = backend_of(sd3)
     positive, negative = tiny_models.cond("sd3", 1), tiny_models.cond("sd3", 9)
     ordinary = {"steps": STEPS, "seed": 0, "positive": positive, "negative": negative}
     uncached = sample(sd3, "sd3", **ordinary)
     with torch.inference_mode():
         for plan in (data["plans"][4], data["plans"][7]):
-            tried = bench.sample(0, RunOverride(tuple(plan)))
+            tried = backend.sample(0, RunOverride(tuple(plan)))
             assert tried.computed == len(plan)
             assert not torch.equal(tried.final, uncached)
-        assert torch.equal(bench.sample(0, RunOverride(tuple(range(STEPS)))).final, uncached)
+        assert torch.equal(backend.sample(0, RunOverride(tuple(range(STEPS)))).final, uncached)
     clone, handle = cached(sd3, 0.2, mode="forecast")
     sample(clone, "sd3", **ordinary)
-    own = bench.sample(0, RunOverride())
+    own = backend.sample(0, RunOverride())
     assert own.computed == report_of(handle).computed
 
 
@@ -159,7 +162,7 @@ def test_a_calibration_is_found_and_followed_by_an_untouched_cache(
     from teacache.hosts.comfyui.conditions import profile_store
     from teacache.hosts.comfyui.patch import apply_teacache
 
-    profile_store().save(calibrate(bench_of(sd3)))
+    profile_store().save(calibrate(backend_of(sd3)))
     assert (profile_folder / "mine.json").is_file()
 
     def run(steps: int = STEPS, **settings: Any) -> Any:
@@ -226,7 +229,7 @@ def test_the_branches_of_guidance_are_never_mixed(sd3: Any) -> None:
 def test_only_one_residual_per_branch_is_held(sd3: Any) -> None:
     recorder = Recorder(Sketcher())
     with torch.inference_mode():
-        bench_of(sd3).sample(0, RunOverride(observer=recorder))
+        backend_of(sd3).sample(0, RunOverride(observer=recorder))
     held = [branch.residual for branch in recorder._branches.values()]
     assert len(held) == 2 and all(residual is not None for residual in held)
     assert sum(d.numel() for d in recorder._derivatives.values()) <= STEPS * 16 * 64
@@ -236,13 +239,13 @@ def test_only_one_residual_per_branch_is_held(sd3: Any) -> None:
 
 
 def test_too_few_steps_and_no_prompts_are_refused_before_anything_runs(sd3: Any) -> None:
-    for bench, told in (
-        (Counting(bench_of(sd3, steps=7)), "steps: 7 are too few to calibrate on; 8 are needed"),
-        (Counting(bench_of(sd3, runs=0)), "prompts: none is given"),
+    for backend, told in (
+        (Counting(backend_of(sd3, steps=7)), "steps: 7 are too few to calibrate on; 8 are needed"),
+        (Counting(backend_of(sd3, runs=0)), "prompts: none is given"),
     ):
         with pytest.raises(UserError, match=told):
-            calibrate(bench)
-        assert bench.runs == 0
+            calibrate(backend)
+        assert backend.runs == 0
 
 
 def test_a_run_that_gives_no_numbers_is_refused_and_nothing_is_kept(
@@ -256,15 +259,15 @@ def test_a_run_that_gives_no_numbers_is_refused_and_nothing_is_kept(
 
     path = tmp_path / "mine.partial.jsonl"
     with pytest.raises(UserError, match=r"case 1 \(prompt 0, seed 0\): .* not numbers .NaN"):
-        calibrate(Broken(bench_of(sd3)), path)
+        calibrate(Broken(backend_of(sd3)), path)
     assert path.read_text(encoding="utf-8").count("\n") == 1
 
 
 def test_a_sampler_or_a_model_that_cannot_be_planned_is_refused(sd3: Any) -> None:
     with pytest.raises(ConfigError, match="sampler_name: euler_ancestral cannot be planned"):
-        bench_of(sd3, sampler="euler_ancestral")
+        backend_of(sd3, sampler_name="euler_ancestral")
     with pytest.raises(ConfigError, match=r"model: .* the model is left as it is"):
-        bench_of(tiny_models.unet())
+        backend_of(tiny_models.unet())
 
 
 def test_a_full_disk_leaves_what_was_there(
@@ -273,7 +276,7 @@ def test_a_full_disk_leaves_what_was_there(
     from teacache.hosts.comfyui.conditions import profile_store
 
     store = profile_store()
-    own = calibrate(bench_of(sd3, runs=1), trials=0)
+    own = calibrate(backend_of(sd3, runs=1), trials=0)
     store.save(own)
     before = store.path("mine").read_bytes()
 

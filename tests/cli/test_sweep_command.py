@@ -215,9 +215,9 @@ def test_a_pipeline(tmp_path, capsys):
 
 def test_a_pipeline_interrupted(tmp_path, monkeypatch, capsys):
     pytest.importorskip("diffusers")
-    from teacache.hosts.diffusers import sweep_pipeline
+    from teacache.hosts.diffusers import backend
 
-    real, runs = sweep_pipeline.attempt, []
+    real, runs = backend.attempt, []
 
     def attempt(*args, **options):
         runs.append(options)
@@ -225,7 +225,7 @@ def test_a_pipeline_interrupted(tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    monkeypatch.setattr(sweep_pipeline, "attempt", attempt)
+    monkeypatch.setattr(backend, "attempt", attempt)
     options = ["--model", "demo", "--prompt", "owl", "--steps", "4", "--thresholds", "0.3,0.5"]
     assert main(["sweep", *options, "--out", str(tmp_path)]) == 130
     report = json.loads((tmp_path / "report.json").read_text())

@@ -9,8 +9,15 @@ import torch
 from paths import ROOT
 from PIL import Image
 
-from teacache.comparison import Sample, Sweep, grid_points, parse_axis
-from teacache.comparison.results import notes, results, table
+from teacache.comparison import (
+    Comparison,
+    Point,
+    Sample,
+    compare_with_uncached,
+    grid_points,
+    parse_axis,
+)
+from teacache.comparison.results import figures, notes, results, table
 from teacache.config import TeaCacheConfig
 from teacache.errors import ExecutionError, UserError
 from teacache.plots.pixels import to_pil
@@ -197,7 +204,7 @@ def test_a_prompt_that_is_not_one_text():
 SIZE = 16
 
 
-class FakeHost:
+class FakeBackend:
     """Gives each point a grey of its own; remembers who was sampled, and can fail or stop."""
 
     def __init__(self, failing=(), stop_after=None, greys=None, refused=()):
@@ -209,14 +216,14 @@ class FakeHost:
         if point.settings[0][1] in self.refused:
             raise UserError(f"{point.settings[0][1]} is refused")
 
-    def sample(self, point, tell, short=False):
-        name = "reference" if point is None else point.settings[0][1]
+    def sample(self, point, on_step, short=False):
+        name = "reference" if point is None else dict(point.settings).get("max_skip", "cached")
         self.asked.append((name, short))
         if name in self.failing:
             raise ExecutionError(f"{name} does not go")
         if self.stop_after is not None and len(self.asked) > self.stop_after:
             raise KeyboardInterrupt
-        tell(0.5)
+        on_step(5, 10)
         grey = 0.5 if name == "reference" else self.greys.get(name, 0.6)
         run = {"evaluations": 10, "computed": 4, "skipped": 6, "bytes_held": 7}
         run |= {"warnings": [], "evidence": f"evidence of {name}"}
@@ -225,74 +232,106 @@ class FakeHost:
         return Sample(torch.full((1, SIZE, SIZE, 3), grey), seconds, runs)
 
 
-def swept(host, values="1,2,3", repeats=1, stop=False):
+def swept(backend, values="1,2,3", repeats=1, stop=False):
     x = parse_axis(f"max_skip={values}", "x")
-    sweep = Sweep(grid_points(x), repeats)
-    sweep.check(host)
+    comparison = Comparison(grid_points(x), repeats)
+    comparison.check(backend)
     told, kept = [], []
     if stop:
         with pytest.raises(KeyboardInterrupt):
-            sweep.run(host, told.append, lambda side, pictures: kept.append(side.label))
+            comparison.run(backend, told.append, lambda variant, _: kept.append(variant.label))
     else:
-        sweep.run(host, told.append, lambda side, pictures: kept.append(side.label))
-    return sweep, results(sweep, x, None, "everything", {}), told, kept
+        comparison.run(backend, told.append, lambda variant, _: kept.append(variant.label))
+    return comparison, results(comparison, x, None, "everything", {}), told, kept
+
+
+def table_of(report):
+    return table([report["reference"], *report["points"]])
 
 
 def test_warm_up_then_rounds_in_turn():
-    host = FakeHost()
-    _, report, told, kept = swept(host, "1,2", repeats=2)
+    backend = FakeBackend()
+    _, report, told, kept = swept(backend, "1,2", repeats=2)
     warm = [("reference", True), (1, True)]
     rounds = ["reference", 1, 2, 2, 1, "reference"]
-    assert host.asked == [*warm, *((name, False) for name in rounds)]
+    assert backend.asked == [*warm, *((name, False) for name in rounds)]
     assert kept == ["uncached", "max_skip 1", "max_skip 2"]
     assert [point["speedup"] for point in report["points"]] == [2.0, 2.0]
     assert report["reference"]["all_seconds"] == [2.0, 2.0]
     assert report["reference"]["computed"] == 10 and report["points"][0]["computed"] == 4
-    assert (told[-1].run, told[-1].runs) == (6, 6)
+    assert (told[-1].done, told[-1].total) == (5.5, 6)
     done = [progress.done for progress in told]
     assert done == sorted(done) and told[-1].seconds_left is not None
     assert str(told[-1]).startswith("run 6 of 6: uncached, 0:0")
 
 
 def test_a_point_that_cannot_run_is_one_line():
-    host = FakeHost(failing=(1, 3))
-    _, report, told, kept = swept(host, "1,2,3", repeats=2)
+    backend = FakeBackend(failing=(1, 3))
+    _, report, told, kept = swept(backend, "1,2,3", repeats=2)
     assert [point["status"] for point in report["points"]] == ["failed", "done", "failed"]
-    assert [asked for asked in host.asked if asked[0] == 3] == [(3, False)]
-    assert "max_skip 3: cannot run: 3 does not go" in table(report).splitlines()
+    assert [asked for asked in backend.asked if asked[0] == 3] == [(3, False)]
+    assert "max_skip 3: cannot run: 3 does not go" in table_of(report).splitlines()
     assert kept == ["uncached", "max_skip 2"]
-    assert all(progress.run <= progress.runs for progress in told)
-    host = FakeHost(refused=(1,))
-    _, report, _, kept = swept(host, "1,2")
+    assert all(progress.done < progress.total for progress in told)
+    backend = FakeBackend(refused=(1,))
+    _, report, _, kept = swept(backend, "1,2")
     assert kept == ["uncached", "max_skip 2"] and report["points"][0]["error"] == "1 is refused"
-    host = FakeHost(refused=(1, 2))
+    backend = FakeBackend(refused=(1, 2))
     with pytest.raises(UserError, match="1 is refused"):
-        swept(host, "1,2")
-    assert host.asked == []
+        swept(backend, "1,2")
+    assert backend.asked == []
     with pytest.raises(ExecutionError, match="1 does not go"):
-        swept(FakeHost(failing=(1, 2)), "1,2")
+        swept(FakeBackend(failing=(1, 2)), "1,2")
     with pytest.raises(ExecutionError, match="reference does not go"):
-        swept(FakeHost(failing=("reference",)))
+        swept(FakeBackend(failing=("reference",)))
 
 
 def test_interrupted_keeps_what_is_done():
-    _, report, _, kept = swept(FakeHost(stop_after=4), "1,2,3", stop=True)
+    _, report, _, kept = swept(FakeBackend(stop_after=4), "1,2,3", stop=True)
     assert kept == ["uncached", "max_skip 1"]
     assert [p["status"] for p in report["points"]] == ["done", "not sampled", "not sampled"]
-    assert "max_skip 3: not sampled" in table(report)
+    assert "max_skip 3: not sampled" in table_of(report)
 
 
 def test_identical_and_another_shape_and_unsteady_times():
-    sweep, report, _, _ = swept(FakeHost(greys={1: 0.5}), "1,2")
+    comparison, report, _, _ = swept(FakeBackend(greys={1: 0.5}), "1,2")
     one, two = report["points"]
     assert one["identical"] and one["psnr"] is None and one["ssim"] == 1
     assert two["psnr"] == pytest.approx(20, abs=1e-3) and not two["identical"]
-    assert "identical" in table(report) and "20.0 dB" in table(report)
+    assert "identical" in table_of(report) and "20.0 dB" in table_of(report)
     assert {"evidence of 1", "evidence of 2"} <= set(notes(report))
     assert not any("Equal runs differed" in sentence for sentence in notes(report))
-    sweep.sides[0].seconds.append(3.0)
-    unsteady = results(sweep, parse_axis("max_skip=1,2", "x"), None, "x", {})
+    comparison.variants[0].seconds.append(3.0)
+    unsteady = results(comparison, parse_axis("max_skip=1,2", "x"), None, "x", {})
     assert any("Equal runs differed by up to 3.0x" in sentence for sentence in notes(unsteady))
+
+
+def test_the_cache_as_configured_against_no_cache():
+    backend = FakeBackend()
+    comparison, pictures = compare_with_uncached(backend, 2, lambda progress: None)
+    names = ["reference", "cached", "cached", "reference"]
+    assert backend.asked[2:] == [(name, False) for name in names]
+    assert [float(picture.mean()) for picture in pictures] == pytest.approx([0.5, 0.6])
+    reference, cached = figures(comparison)
+    assert (reference["label"], cached["label"], cached["speedup"]) == ("uncached", "cached", 2.0)
+    point, base = Point(()), TeaCacheConfig(rel_l1_thresh=0.3, preset="auto", max_skip=2)
+    assert point.config(base) == base
+
+
+def test_a_cache_that_only_fails_in_the_timed_run_is_an_error():
+    class Failing(FakeBackend):
+        def sample(self, point, on_step, short=False):
+            if point is not None and not short:
+                raise ExecutionError("out of memory")
+            return super().sample(point, on_step, short)
+
+    with pytest.raises(ExecutionError, match="out of memory"):
+        compare_with_uncached(Failing(), 1, lambda progress: None)
+
+
+def test_the_table_has_no_empty_columns():
+    row = {"label": "no cache", "status": "done", "seconds": 2, "computed": 8, "evaluations": 8}
+    assert table([row]).splitlines() == ["            time  computed", "no cache  2.00 s    8 of 8"]
 
 
 # --- the picture ------------------------------------------------------------------------------
@@ -303,13 +342,13 @@ def test_every_cell_shows_its_picture(columns, rows):
     x = parse_axis("max_skip=" + ",".join(map(str, range(columns))), "x")
     y = parse_axis("token_stride=" + ",".join(map(str, range(1, rows + 1))), "y")
     y = y if rows > 1 else None
-    sweep = Sweep(grid_points(x, y), 1)
-    sweep.run(FakeHost(failing=(2,)), lambda progress: None, lambda side, pictures: None)
-    report = results(sweep, x, y, "x", {})
+    comparison = Comparison(grid_points(x, y), 1)
+    comparison.run(FakeBackend(failing=(2,)), lambda progress: None, lambda variant, _: None)
+    report = results(comparison, x, y, "x", {})
     colors = [(20 * n, 255 - 20 * n, 60) for n in range(columns * rows + 1)]
     pictures = [
-        None if side.error else Image.new("RGB", (SIZE, SIZE), color)
-        for side, color in zip(sweep.everyone, colors, strict=True)
+        None if variant.failure else Image.new("RGB", (SIZE, SIZE), color)
+        for variant, color in zip(comparison.all_variants, colors, strict=True)
     ]
     image = sweep_plot(report, pictures)
     layout = Layout.of(report, (SIZE, SIZE))
@@ -323,7 +362,7 @@ def test_every_cell_shows_its_picture(columns, rows):
 
 
 def test_large_pictures_are_reduced_and_counted():
-    _, report, _, _ = swept(FakeHost(), "1,2")
+    _, report, _, _ = swept(FakeBackend(), "1,2")
     big = [Image.new("RGB", (2000, 1000), "red")] * 3
     image = sweep_plot(report, big)
     assert image.width < 1400

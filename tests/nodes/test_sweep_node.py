@@ -42,7 +42,7 @@ def sweep(pack, server, demo, monkeypatch, tmp_path):
     import nodes
 
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
-    metrics = sys.modules[f"{pack.__name__}.teacache.metrics"]
+    metrics = sys.modules[f"{pack.__name__}.teacache.comparison.metrics"]
     monkeypatch.setattr(metrics, "lpips", without_lpips)  # it would ask the network for weights
     node = nodes.NODE_CLASS_MAPPINGS["TeaCacheSweep"].PREPARE_CLASS_CLONE({"unique_id": "5"})
     widgets = {
@@ -97,26 +97,27 @@ def test_the_pictures_are_those_of_the_nodes_it_stands_for(pack, sweep, demo):
 
 
 def test_counts_are_those_that_a_hook_counts(pack, demo):
-    host, points = model_host(pack, demo, demo["model"], "rel_l1_thresh=0,0.6")
+    backend, points = model_backend(pack, demo, demo["model"], "rel_l1_thresh=0,0.6")
     with spying(demo["model"]) as spy, torch.inference_mode():
-        host.sample(None, lambda share: None)
+        backend.sample(None, lambda step, steps: None)
         assert len(spy.per_call) == STEPS
         for point in points:
             spy.per_call.clear()
-            (run,) = host.sample(point, lambda share: None).runs
+            (run,) = backend.sample(point, lambda step, steps: None).runs
             assert len(spy.per_call) == (run["computed"] or STEPS)
     assert 0 < run["skipped"] == STEPS - len(spy.per_call)
 
 
-def model_host(pack, demo, model, x):
-    host = sys.modules[f"{pack.__name__}.teacache.hosts.sweep_model"]
-    sweeps = sys.modules[f"{pack.__name__}.teacache.sweep"]
-    inputs = host.SamplerInputs(
-        demo["positive"], demo["negative"], demo["latent_image"], 3, STEPS, 3.0, "euler",
-        "simple", 1.0,
-    )  # fmt: skip
-    points = sweeps.grid_points(sweeps.parse_axis(x, "x"))
-    return host.ModelHost(model, demo["vae"], inputs, lambda preview: None), points
+def model_backend(pack, demo, model, x):
+    backends = sys.modules[f"{pack.__name__}.teacache.hosts.comfyui.backend"]
+    comparison = sys.modules[f"{pack.__name__}.teacache.comparison"]
+    settings = backends.SamplerSettings(STEPS, 3.0, "euler", "simple")
+    prompt = backends.Prompt(demo["positive"], demo["negative"], 3)
+    points = comparison.grid_points(comparison.parse_axis(x, "x"))
+    backend = backends.ModelSamplingBackend(
+        model, demo["vae"], demo["latent_image"], settings, prompt, lambda preview: None
+    )
+    return backend, points
 
 
 def test_an_earlier_cache_gives_the_other_settings(pack, sweep, demo):
@@ -126,13 +127,13 @@ def test_an_earlier_cache_gives_the_other_settings(pack, sweep, demo):
     (model,) = apply.EXECUTE_NORMALIZED(
         model=demo["model"], rel_l1_thresh=90.0, mode="faithful", max_skip=1
     ).result
-    host, (point,) = model_host(pack, demo, model, "rel_l1_thresh=80")
+    backend, (point,) = model_backend(pack, demo, model, "rel_l1_thresh=80")
     with torch.inference_mode():
-        (run,) = host.sample(point, lambda share: None).runs
-        assert host.sample(None, lambda share: None).runs == []
+        (run,) = backend.sample(point, lambda step, steps: None).runs
+        assert backend.sample(None, lambda step, steps: None).runs == []
     assert (run["method"], run["threshold"]) == ("faithful", 80.0)
     assert run["skipped"] == (STEPS - 2) // 2, "max_skip 1 is not in force"
-    reports = sys.modules[f"{pack.__name__}.teacache.hosts.comfyui"].cached_model(model)
+    reports = sys.modules[f"{pack.__name__}.teacache.hosts.comfyui.patch"].cached_model(model)
     assert reports.report_for() is None, "the model given was sampled with its own cache"
 
 

@@ -1,11 +1,11 @@
-"""A workflow sampled again and again with other settings, by ComfyUI's own executor."""
+"""A workflow sampled by ComfyUI's own executor, for comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ....comparison import Point, Sample
+from ....comparison import Point, Sample, StepListener
 from ....errors import UserError
 from ....workflows.edits import PICTURE, only_picture, shortened, uncached, with_settings
 from ....workflows.graph import Graph, Link, describe, downstream
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 TIMED = "the sampler nodes' own time: models loaded, without text encoding and decoding"
 
 
-class WorkflowHost:
-    """Samples what `link` of a graph needs, the Apply TeaCache nodes `nodes` set to each point.
+class WorkflowSamplingBackend:
+    """A `comparison.SamplingBackend`: runs what one picture of a workflow needs.
 
-    Between runs nothing is kept but what does not depend on these nodes: models and texts.
+    Between runs only the results that do not depend on the varied nodes stay: models and texts.
+
+    Args:
+        nodes: the Apply TeaCache nodes that each point's settings are written to.
+        link: the picture.
     """
 
     def __init__(self, session: Session, graph: Graph, nodes: Sequence[str], link: Link) -> None:
@@ -28,25 +32,23 @@ class WorkflowHost:
         self._graph = only_picture(graph, link)
         self._nodes = [node for node in nodes if node in self._graph]
         after = downstream(self._graph, self._nodes)
-        self._kept = [node for node in self._graph if node not in after]
+        self._independent = [node for node in self._graph if node not in after]
         self._samplers: set[str] = set()
-        self._valid: dict[Point | None, ValidGraph] = {}
+        self._valid_graphs: dict[Point | None, ValidGraph] = {}
 
     def check(self, point: Point) -> None:
         self._valid_graph(point)
 
-    def sample(
-        self, point: Point | None, tell: Callable[[float], None], short: bool = False
-    ) -> Sample:
+    def sample(self, point: Point | None, on_step: StepListener, short: bool = False) -> Sample:
         valid = self._valid_graph(point)
         if short:
-            result = self._session.run(shortened(valid.graph), self._listener(tell))
+            result = self._session.run(shortened(valid.graph), self._listener(on_step))
+            if point is not None:
+                self._learn_samplers(result)
         else:
-            kept = [node for node in self._kept if node in valid.graph]
-            self._session.keep_only(valid.graph, kept)
-            result = self._session.execute(valid, self._listener(tell))
-        if short and point is not None:
-            self._learn_samplers(result)
+            independent = [node for node in self._independent if node in valid.graph]
+            self._session.keep_only(valid.graph, independent)
+            result = self._session.execute(valid, self._listener(on_step))
         return Sample(
             load_pictures(result),
             sum(result.node_seconds[node] for node in self._samplers if not short),
@@ -54,14 +56,14 @@ class WorkflowHost:
         )
 
     def _valid_graph(self, point: Point | None) -> ValidGraph:
-        """The validated graph of a point, or of the reference without the cache."""
-        if point not in self._valid:
+        """The graph of a point, or of the reference, validated once."""
+        if point not in self._valid_graphs:
             if point is None:
                 graph = uncached(self._graph)
             else:
                 graph = with_settings(self._graph, self._nodes, point, self._session.kind)
-            self._valid[point] = self._session.validate(graph)
-        return self._valid[point]
+            self._valid_graphs[point] = self._session.validate(graph)
+        return self._valid_graphs[point]
 
     def _learn_samplers(self, result: GraphResult) -> None:
         """Which nodes sample with the cache: their time is what is compared."""
@@ -71,13 +73,16 @@ class WorkflowHost:
             reason = " ".join(result.notes) or "no sampler uses its output."
             raise UserError(f"nothing is cached by {nodes}: {reason}")
 
-    def _listener(self, tell: Callable[[float], None]) -> Callable[[Progress], None]:
-        seen: dict[str, float] = {}
+    def _listener(self, on_step: StepListener) -> Callable[[Progress], None]:
+        """Adds up the steps of the samplers; those to come count as many as those so far."""
+        latest: dict[str, Progress] = {}
 
         def listen(progress: Progress) -> None:
             if progress.node in self._samplers or not self._samplers:
-                seen[progress.node] = progress.value / progress.total
-                tell(sum(seen.values()) / max(1, len(self._samplers)))
+                latest[progress.node] = progress
+                samplers = max(len(self._samplers), len(latest))
+                steps = sum(each.total for each in latest.values()) * samplers / len(latest)
+                on_step(sum(each.value for each in latest.values()), steps)
 
         return listen
 
@@ -89,9 +94,9 @@ def load_pictures(result: GraphResult) -> Any:
 
     from ....plots.pixels import to_tensor_image
 
-    found = []
+    pictures = []
     for path in result.files[PICTURE]:
         with Image.open(path) as picture:
-            found.append(to_tensor_image(picture))
+            pictures.append(to_tensor_image(picture))
         path.unlink()
-    return torch.stack(found)
+    return torch.stack(pictures)

@@ -1,4 +1,4 @@
-"""Calibration of a diffusers pipeline: a request made again and again."""
+"""A diffusers pipeline sampled with one request, for comparisons and for calibrations."""
 
 from __future__ import annotations
 
@@ -12,19 +12,58 @@ from PIL import Image
 
 from ...calibration.calibrator import SampledRun
 from ...calibration.override import RunOverride
+from ...comparison import Point, Sample, StepListener
+from ...config import TeaCacheConfig
 from ...digest import digest, digest_of_weights
-from ...errors import ConfigError
+from ...errors import ConfigError, UserError
 from ...families.spec import unwrap_compiled
 from .enable import TRANSFORMERS, teacache
-from .generation import Request, generate
+from .generation import Request, Step, attempt, generate, shortened
+from .loading import recognise
 from .schedulers import sampler_traits
 
+TIMED = "the pipeline's whole call, with text encoding and decoding"
+RECOMMENDED = TeaCacheConfig(rel_l1_thresh=None)
 
-class PipelineBench:
-    """A `calibration.session.Bench`. requests: what is drawn, one for each case.
 
-    What is compared in the end is the picture. Raises ConfigError for a pipeline that cannot be
-    calibrated.
+class PipelineSamplingBackend:
+    """A `comparison.SamplingBackend` of a pipeline that is on its device.
+
+    Args:
+        base: the settings that no point sets.
+    """
+
+    def __init__(self, pipe: Any, request: Request, base: TeaCacheConfig = RECOMMENDED) -> None:
+        self._pipe = pipe
+        self._request = request
+        self._base = base
+
+    def check(self, point: Point) -> None:
+        _, problem = recognise(self._pipe, point.config(self._base))
+        if problem:
+            raise UserError(problem)
+
+    def sample(self, point: Point | None, on_step: StepListener, short: bool = False) -> Sample:
+        config = None if point is None else point.config(self._base)
+
+        def step_ended(step: Step) -> None:
+            on_step(step.done, step.total)
+
+        request = shortened(self._request) if short else self._request
+        result = attempt(self._pipe, request, cache=config, on_step=step_ended)
+        runs = [] if result.report is None else [result.report.to_json()]
+        return Sample(result.pictures, result.seconds, runs, result.notes)
+
+
+class PipelineCalibrationBackend:
+    """A `calibration.calibrator.CalibrationBackend`. Pictures are compared, not latents.
+
+    Args:
+        model: its name, for the user.
+        requests: one for each run.
+
+    Raises:
+        ConfigError: the pipeline cannot be calibrated.
     """
 
     def __init__(self, pipe: Any, model: str, requests: Sequence[Request]) -> None:
@@ -49,11 +88,12 @@ class PipelineBench:
         }
         module = next(pipe.components[n] for n in TRANSFORMERS if n in pipe.components)
         self.digest = digest_of_weights(unwrap_compiled(module).named_parameters())
-        plain = [asdict(replace(request, image=None)) for request in requests]
-        images = [_digests(request.image) for request in requests]
         self.key = {
-            "model": self.digest, "requests": plain, "images": images, "about": self.about,
-        }  # fmt: skip
+            "model": self.digest,
+            "requests": [asdict(replace(request, image=None)) for request in requests],
+            "images": [_digests(request.image) for request in requests],
+            "about": self.about,
+        }
 
     def sample(self, case: int, override: RunOverride) -> SampledRun:
         name = self.profile.name
