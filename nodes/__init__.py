@@ -1,4 +1,4 @@
-"""The pack's nodes, and the folder of its demo model."""
+"""The pack's extension: its nodes, and the folders of its demo model."""
 
 from pathlib import Path
 
@@ -22,10 +22,14 @@ MODELS = Path(__file__).parent.parent / "models"
 
 
 class TeaCacheExtension(ComfyExtension):
+    """All nodes of the pack."""
+
     async def on_load(self) -> None:
+        """Registers the replacement of another pack's node."""
         await offer_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """The node classes."""
         modules = (
             apply,
             report,
@@ -41,6 +45,7 @@ class TeaCacheExtension(ComfyExtension):
 
 
 def comfy_entrypoint() -> TeaCacheExtension:
+    """Called by ComfyUI; also adds the demo model's folders to the model folders."""
     for folder in ("diffusion_models", "text_encoders", "vae"):
         folder_paths.add_model_folder_path(folder, str(MODELS / folder))
     return TeaCacheExtension()

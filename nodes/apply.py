@@ -1,4 +1,4 @@
-"""Apply TeaCache: the cache between a model loader and a sampler."""
+"""The node Apply TeaCache, and what it shares with the one for diffusers pipelines."""
 
 from __future__ import annotations
 
@@ -27,18 +27,23 @@ from ..teacache.hosts.comfyui.patch import apply_teacache, cached_model, describ
 from ..teacache.profiles.store import ProfileStore
 from .schema import CATEGORY, advanced, schema
 
-UNTOUCHED_THRESHOLD = 0.2
+DEFAULT_THRESHOLD = 0.2
+"""Of the widget; stands for the recommended threshold while auto_threshold is on."""
 OFFERED_SPEEDUPS = ("1.5x", "2.0x", "2.5x", "3.0x", "4.0x")
-"""In the menu; a saved graph may hold any other one."""
+"""In the menu of preset; a saved graph may contain another one."""
 log = logging.getLogger("teacache")
 
 
 def apply_schema(
     *, source: io.Input, output: io.Output, store: ProfileStore, **fields: Any
 ) -> io.Schema:
-    """The schema of a node that puts the cache on what `source` brings.
+    """The schema of a node that adds the cache to a model or a pipeline.
 
-    store: where the user's own profiles for it lie.
+    Args:
+        source: The input for the model or pipeline.
+        output: The output for the same with the cache.
+        store: The user's profiles, offered by the widget profile.
+        fields: Further arguments of `io.Schema`.
     """
     return schema(
         search_aliases=["teacache", "step cache", "first block cache", "faster sampling"],
@@ -47,7 +52,7 @@ def apply_schema(
             source,
             io.Float.Input(
                 "rel_l1_thresh",
-                default=UNTOUCHED_THRESHOLD,
+                default=DEFAULT_THRESHOLD,
                 min=0.0,
                 max=MAX_THRESHOLD,
                 step=0.01,
@@ -121,8 +126,8 @@ def apply_schema(
                 default=MODES[0],
                 optional=True,
                 tooltip=(
-                    "forecast: whole predictions are continued along their trajectory, as long as "
-                    "their own measured error allows; more quality at the same speed. faithful: "
+                    "forecast: skipped steps extrapolate the model's predictions while their "
+                    "measured error is small; better quality at the same speed. faithful: "
                     "TeaCache as published."
                 ),
             ),
@@ -133,8 +138,9 @@ def apply_schema(
                     default="auto",
                     optional=True,
                     tooltip=(
-                        "What stands in on a skipped step: the residual of the model's blocks, or "
-                        "the whole prediction, where nothing of the model runs. auto: the mode's."
+                        "What a skipped step takes from the cache: the residual of the model's "
+                        "blocks, or the model's prediction, so that the model does not run at all. "
+                        "auto: the mode's."
                     ),
                 )
             ),
@@ -146,9 +152,8 @@ def apply_schema(
                     optional=True,
                     tooltip=(
                         "How change is measured. profile: the family's own coefficients; spectral: "
-                        "the latent behind a noise-aware filter; first_block: the first block's "
-                        "change; rate: the error that predictions were seen to make. auto: the "
-                        "mode's."
+                        "the latent after a noise-aware filter; first_block: the first block's "
+                        "change; rate: the measured error of earlier predictions. auto: the mode's."
                     ),
                 )
             ),
@@ -159,9 +164,9 @@ def apply_schema(
                     default="auto",
                     optional=True,
                     tooltip=(
-                        "How a value is continued. reuse: unchanged; linear: along a straight "
-                        "line; damped: along it as far as lines were right before; blend: the "
-                        "line bent by a smooth fit. auto: the mode's."
+                        "How a cached value is extrapolated. reuse: unchanged; linear: along a "
+                        "straight line; damped: along it, scaled by how accurate earlier lines "
+                        "were; blend: a line corrected by a smooth fit. auto: the mode's."
                     ),
                 )
             ),
@@ -171,31 +176,32 @@ def apply_schema(
                 default="auto",
                 optional=True,
                 tooltip=(
-                    "One knob for all: a level of quality, or a wanted speed-up. It goes by your "
-                    "calibration of the model, else by what is known of it; the node says which. "
-                    "auto: the widgets above, or, while they are untouched, your calibration."
+                    "One setting in place of the others: a level of quality, or a speed-up. It is "
+                    "based on your calibration of the model, else on what is known about it; the "
+                    "node says which. auto: the widgets above or, while they are unchanged, your "
+                    "calibration."
                 ),
             ),
         ],
         outputs=[output],
         hidden=[io.Hidden.unique_id],
-        not_idempotent=True,  # its listener knows its node: equal nodes must not share an output
+        not_idempotent=True,  # events carry the node's id: equal nodes must not share an output
         **fields,
     )
 
 
-class CacheSettings:
-    """The check of the widgets, which both nodes share."""
+class CacheNode:
+    """The validation of the widgets, shared by both nodes."""
 
     @classmethod
     def store(cls) -> ProfileStore:
-        """Where the user's own profiles for what the node takes lie."""
+        """The user's profiles for the node's input."""
         return profile_store()
 
     @classmethod
     def validate_inputs(
         cls,
-        rel_l1_thresh: float = UNTOUCHED_THRESHOLD,
+        rel_l1_thresh: float = DEFAULT_THRESHOLD,
         start_percent: float = 0.0,
         end_percent: float = 1.0,
         max_skip: int = 0,
@@ -207,7 +213,11 @@ class CacheSettings:
         predictor: str = "auto",
         preset: str = "auto",
     ) -> bool | str:
-        """Refuses the prompt before anything of the graph runs; linked values come at execution."""
+        """Checks the widgets when a prompt is queued; values of links are checked at execution.
+
+        Returns:
+            True, or the error message.
+        """
         try:
             TeaCacheConfig(
                 rel_l1_thresh=rel_l1_thresh,
@@ -229,7 +239,9 @@ class CacheSettings:
         return True
 
 
-class ApplyTeaCache(CacheSettings, io.ComfyNode):
+class ApplyTeaCache(CacheNode, io.ComfyNode):
+    """Adds the cache to a model."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return apply_schema(
@@ -246,7 +258,7 @@ class ApplyTeaCache(CacheSettings, io.ComfyNode):
 
     @classmethod
     def execute(cls, model: io.Model.Type, **settings: Any) -> io.NodeOutput:
-        config = chosen_settings(**settings)
+        config = config_from_widgets(**settings)
         node_id = str(cls.hidden.unique_id)
         replaced = cached_model(model) is not None
         cached, handle = apply_teacache(model, config, event_listener(node_id))
@@ -258,33 +270,39 @@ class ApplyTeaCache(CacheSettings, io.ComfyNode):
             notes.append("It replaces an earlier Apply TeaCache on this model.")
         if handle is not None and (stacked := stacked_caches_warning(model)):
             notes.append(stacked)
-        tell_ready(node_id, "" if handle is None else handle.describe(), notes)
+        send_ready(node_id, "" if handle is None else handle.describe(), notes)
         return io.NodeOutput(cached)
 
 
-def chosen_settings(
-    rel_l1_thresh: float = UNTOUCHED_THRESHOLD, auto_threshold: bool = True, **settings: Any
+def config_from_widgets(
+    rel_l1_thresh: float = DEFAULT_THRESHOLD, auto_threshold: bool = True, **settings: Any
 ) -> TeaCacheConfig:
-    """What the widgets ask for; those that a saved graph does not have yet keep their defaults."""
-    use_recommended = auto_threshold and rel_l1_thresh == UNTOUCHED_THRESHOLD
+    """The settings of the widgets; one that a saved graph lacks has its default value."""
+    use_recommended = auto_threshold and rel_l1_thresh == DEFAULT_THRESHOLD
     return TeaCacheConfig(rel_l1_thresh=None if use_recommended else rel_l1_thresh, **settings)
 
 
-def tell_ready(node_id: str, line: str, notes: list[str]) -> None:
-    """Shows on the node's strip what was recognised (`line`, empty for nothing) and `notes`."""
+def send_ready(node_id: str, line: str, notes: list[str]) -> None:
+    """Shows on the node's strip what the cache will do.
+
+    Args:
+        node_id: The node's id in the prompt.
+        line: The recognised family and the settings, empty if the model is left as it is.
+        notes: Sentences that the user should know.
+    """
     server = PromptServer.instance
     ready = {"node": node_id, "cached": bool(line), "line": line, "notes": notes}
     server.send_sync("teacache.ready", ready, server.client_id)
 
 
 def event_listener(node_id: str) -> RunListener:
-    """Sends a run's events to the editor (and to whoever else listens to the server)."""
+    """A listener that sends a run's events to the client, with the node's id, as `teacache.*`."""
 
-    def tell(event: str, data: dict[str, Any]) -> None:
+    def send(event: str, data: dict[str, Any]) -> None:
         server = PromptServer.instance
         server.send_sync(f"teacache.{event}", {"node": node_id, **data}, server.client_id)
 
-    return tell
+    return send
 
 
 NODES: list[type[io.ComfyNode]] = [ApplyTeaCache]

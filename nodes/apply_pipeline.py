@@ -1,7 +1,7 @@
-"""Apply TeaCache on diffusers pipelines: the same widgets, another socket.
+"""Apply TeaCache for diffusers pipelines: the same widgets with another input and output type.
 
-A node of its own: the editor of ComfyUI 0.3.75 does not carry an output that takes the type of
-its input (its server joins the types without a comma, and does not name the output's template).
+It is a separate node because ComfyUI 0.3.75 does not support an output whose type follows an
+input's: its server joins the types without a comma and does not name the output's template.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from comfy_api.latest import io
 from ..teacache.hosts.diffusers.loading import Pipeline, recognise
 from ..teacache.profiles.store import ProfileStore, default_folder
 from .apply import (
-    CacheSettings,
+    CacheNode,
     apply_schema,
-    chosen_settings,
+    config_from_widgets,
     event_listener,
-    tell_ready,
+    send_ready,
 )
 
 PipelineSocket = io.Custom("DIFFUSION_PIPELINE")
 log = logging.getLogger("teacache")
 
 
-class ApplyTeaCacheDiffusers(CacheSettings, io.ComfyNode):
+class ApplyTeaCacheDiffusers(CacheNode, io.ComfyNode):
+    """Adds the cache to a diffusers pipeline."""
+
     @classmethod
     def store(cls) -> ProfileStore:
-        """Pipelines have the same profiles in the graph and outside it."""
+        """The library's folder: in ComfyUI a pipeline has the same profiles as in a script."""
         return ProfileStore(default_folder())
 
     @classmethod
@@ -50,7 +52,7 @@ class ApplyTeaCacheDiffusers(CacheSettings, io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline: Pipeline, **settings: Any) -> io.NodeOutput:
-        config = chosen_settings(**settings)
+        config = config_from_widgets(**settings)
         node_id = str(cls.hidden.unique_id)
         line, problem = recognise(pipeline.pipe, config)
         notes = [problem] if problem else []
@@ -58,7 +60,7 @@ class ApplyTeaCacheDiffusers(CacheSettings, io.ComfyNode):
             notes.append("It replaces the cache that was on this pipeline.")
         if problem:
             log.warning("TeaCache: %s", problem)
-        tell_ready(node_id, line, notes)
+        send_ready(node_id, line, notes)
         cache = config if line else None
         return io.NodeOutput(replace(pipeline, cache=cache, listener=event_listener(node_id)))
 

@@ -1,4 +1,4 @@
-"""Compare Images: how alike two pictures are, in numbers and side by side."""
+"""Compare Images: metrics of the similarity of two images, and the two side by side."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from .schema import CATEGORY, schema, to_image
 
 
 class CompareImages(io.ComfyNode):
+    """Compares two batches of images pairwise."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -66,41 +68,41 @@ class CompareImages(io.ComfyNode):
                 f"image_b: it must have the count and size of image_a, {_size(image_a)}, "
                 f"not {_size(image_b)}"
             )
-        pictures, lines = [], []
+        plots, lines = [], []
         for a, b in zip(image_a.clamp(0, 1), image_b.clamp(0, 1), strict=True):
-            noise, similarity = psnr(a, b), _ssim(a, b)
-            pictures.append(
+            psnr_db, ssim_value = psnr(a, b), _ssim(a, b)
+            plots.append(
                 comparison(
                     to_pil(a),
                     to_pil(b),
                     amplify,
                     (label_a, label_b),
-                    psnr=noise,
-                    ssim=similarity,
+                    psnr=psnr_db,
+                    ssim=ssim_value,
                 )
             )
-            lines.append(_line(noise, similarity, _lpips(a, b)))
+            lines.append(_format_metrics(psnr_db, ssim_value, _lpips(a, b)))
         text = "\n".join(lines)
-        image = torch.cat([to_image(picture) for picture in pictures])
-        shown = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
-        return io.NodeOutput(image, text, ui=shown)
+        image = torch.cat([to_image(plot) for plot in plots])
+        preview = ui.PreviewImage(image, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+        return io.NodeOutput(image, text, ui=preview)
 
 
-def _line(noise: float, similarity: float | None, distance: float | str) -> str:
-    parts = ["identical" if math.isinf(noise) else f"PSNR {noise:.2f} dB"]
-    if similarity is not None:
-        parts.append(f"SSIM {similarity:.4f}")
-    parts.append(distance if isinstance(distance, str) else f"LPIPS {distance:.4f}")
+def _format_metrics(psnr_db: float, ssim_value: float | None, lpips_value: float | str) -> str:
+    parts = ["identical" if math.isinf(psnr_db) else f"PSNR {psnr_db:.2f} dB"]
+    if ssim_value is not None:
+        parts.append(f"SSIM {ssim_value:.4f}")
+    parts.append(lpips_value if isinstance(lpips_value, str) else f"LPIPS {lpips_value:.4f}")
     return " · ".join(parts)
 
 
 def _ssim(a: torch.Tensor, b: torch.Tensor) -> float | None:
-    """None where the pictures are smaller than its window."""
+    """SSIM, or None for images that are smaller than its window."""
     return ssim(a, b) if min(a.shape[:2]) >= WINDOW else None
 
 
 def _lpips(a: torch.Tensor, b: torch.Tensor) -> float | str:
-    """The distance, or how to get it."""
+    """LPIPS, or a message that says how to install it."""
     try:
         return lpips(a[..., :3], b[..., :3])
     except (ImportError, OSError) as error:  # not installed, or its weights cannot be fetched
@@ -108,6 +110,7 @@ def _lpips(a: torch.Tensor, b: torch.Tensor) -> float | str:
 
 
 def _size(images: torch.Tensor) -> str:
+    """The shape of `images`, `[count, height, width, channels]`, in words."""
     count, height, width, channels = images.shape
     return f"{count} of {width} x {height} with {channels} channels"
 

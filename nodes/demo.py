@@ -1,4 +1,4 @@
-"""The loader of the demo model's text encoder; its other two files take the stock loaders."""
+"""Loads the demo model's text encoder as a CLIP; ComfyUI's own loaders load its other files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WeightedTokens = dict[str, list[list[tuple[Any, ...]]]]
 
 
 class DemoTokenizer:
-    """The tokeniser in the shape that ComfyUI's CLIP asks for, with its (word:1.2) emphasis."""
+    """The demo model's tokenizer with the methods of ComfyUI's, (word:1.2) weights included."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -29,6 +29,7 @@ class DemoTokenizer:
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, **_: Any
     ) -> WeightedTokens:
+        """One row of `MAX_TOKENS` tuples: token id, weight and, if requested, word id."""
         segments = comfy.sd1_clip.token_weights(text, 1.0)
         words = [(i, weight) for part, weight in segments for i in self.tokenizer.numbers(part)]
         row = [(START, 1.0), *words][:MAX_TOKENS]
@@ -38,30 +39,37 @@ class DemoTokenizer:
         return {KEY: [[(i, w, n if i > START else 0) for n, (i, w) in enumerate(row)]]}
 
     def untokenize(self, pairs: list[tuple[Any, ...]]) -> list[tuple[Any, str]]:
+        """Each tuple of token id and weight with the token's word."""
         special = {PAD: "", START: ""}
         names = special | {number: word for word, number in self.tokenizer.ids.items()}
         return [(pair, names[pair[0]]) for pair in pairs]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
+        """Empty: the vocabulary is in the text encoder's file."""
         return {}
 
 
 class DemoConditioner(torch.nn.Module):
-    """The text encoder in the shape that ComfyUI's CLIP asks for."""
+    """The demo model's text encoder with the methods of ComfyUI's CLIP models."""
 
     def __init__(self, encoder: TextEncoder, device: Any, dtype: torch.dtype, **_: Any) -> None:
         super().__init__()
-        self.encoder = encoder.to(device)  # float32 always: it is small
+        self.encoder = encoder.to(device)  # in float32: it is small
         self.dtypes = {torch.float32}
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
-        """No layers to choose from."""
+        """Does nothing: there is no choice of layers."""
 
     def reset_clip_options(self) -> None:
-        """No layers to choose from."""
+        """Does nothing: there is no choice of layers."""
 
     @torch.no_grad()
     def encode_token_weights(self, tokens: WeightedTokens) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encodes one prompt; a weighted token is scaled relative to the empty prompt's.
+
+        Returns:
+            The context, `[1, tokens, width]`, and the pooled text, `[1, width]`.
+        """
         row = tokens[KEY][0]
         empty = [START] + [PAD] * (MAX_TOKENS - 1)
         device = self.encoder.position.device
@@ -72,10 +80,12 @@ class DemoConditioner(torch.nn.Module):
         return weighted.unsqueeze(0).to(out), pooled[:1].to(out)
 
     def load_sd(self, weights: dict[str, torch.Tensor]) -> Any:
+        """Loads `weights` and returns the missing and the unexpected keys."""
         return self.load_state_dict(weights, strict=False)
 
 
 def load_clip(path: str) -> comfy.sd.CLIP:
+    """Loads the text encoder from a safetensors file."""
     text = DemoText.load(path)
     target = SimpleNamespace(
         params={},
@@ -88,6 +98,8 @@ def load_clip(path: str) -> comfy.sd.CLIP:
 
 
 class LoadDemoTextEncoder(io.ComfyNode):
+    """Loads the demo model's text encoder as a CLIP."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -113,7 +125,7 @@ class LoadDemoTextEncoder(io.ComfyNode):
 
 
 def demo_files() -> list[str]:
-    """Text encoders, those of the demo model first."""
+    """The names of all text encoder files, those of the demo model first."""
     files = folder_paths.get_filename_list("text_encoders")
     return sorted(files, key=lambda name: ("teacache_demo" not in name, name))
 

@@ -1,4 +1,4 @@
-"""Load Diffusion Model (diffusers) and Sampler (diffusers): whole pipelines in the graph."""
+"""Load Diffusion Model (diffusers) and Sampler (diffusers): diffusers pipelines in a graph."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ from .sampler_widgets import seed_widget
 from .schema import CATEGORY, advanced, schema
 
 DEMO_NAME = "TeaCache demo model"
-PREVIEW_SIZE = 512
+PREVIEW_SIZE = 512  # longer side, in pixels
 
 
 class LoadDiffusionPipeline(io.ComfyNode):
+    """Loads a diffusers pipeline from a folder or from a repository in the local cache."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -78,7 +80,7 @@ class LoadDiffusionPipeline(io.ComfyNode):
                     io.Boolean.Input(
                         "allow_network",
                         default=False,
-                        tooltip="Fetch what the local cache lacks of the repository.",
+                        tooltip="Download files of the repository that are not in the local cache.",
                     )
                 ),
             ],
@@ -102,7 +104,7 @@ class LoadDiffusionPipeline(io.ComfyNode):
     ) -> io.NodeOutput:
         cache = resolve_cache_config(os.environ)
         pipe = pipelines.load_pipeline(
-            repository.strip() or chosen_folder(pipeline),
+            repository.strip() or folder_of(pipeline),
             source="repository" if repository.strip() else "pipeline",
             precision=precision,
             device=model_management.get_torch_device(),
@@ -118,18 +120,21 @@ class LoadDiffusionPipeline(io.ComfyNode):
 
 
 def pipeline_roots() -> list[Path]:
+    """ComfyUI's folders of diffusers pipelines."""
     return [Path(folder) for folder in folder_paths.get_folder_paths("diffusers")]
 
 
-def chosen_folder(name: str) -> str:
-    """The folder that the list calls `name`; one that is gone is told by the loader."""
+def folder_of(name: str) -> str:
+    """The folder of a pipeline in the menu; if it no longer exists, where it would be."""
     if name == DEMO_NAME:
         return DEMO
-    found = [root / name for root in pipeline_roots() if (root / name).is_dir()]
-    return str(found[0] if found else pipeline_roots()[0] / name)
+    folders = [root / name for root in pipeline_roots() if (root / name).is_dir()]
+    return str(folders[0] if folders else pipeline_roots()[0] / name)
 
 
 class DiffusionPipelineSampler(io.ComfyNode):
+    """Generates images with a diffusers pipeline."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -171,7 +176,7 @@ class DiffusionPipelineSampler(io.ComfyNode):
                     step=0.1,
                     tooltip="How closely to follow the prompt. -1: the pipeline's own.",
                 ),
-                seed_widget("Of the noise.", changes=True),
+                seed_widget("Seed of the noise.", changes=True),
                 io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Pictures to make."),
                 io.Image.Input(
                     "image",
@@ -220,15 +225,15 @@ class DiffusionPipelineSampler(io.ComfyNode):
             guidance=None if guidance < 0 else guidance,
             seed=seed,
             batch=batch_size,
-            image=None if image is None else pictures(image),
+            image=None if image is None else pipeline_images(image),
             strength=None if image is None else strength,
         )
-        bar, previews = comfy.utils.ProgressBar(steps, node_id=node_id), Previews()
+        bar, previews = comfy.utils.ProgressBar(steps, node_id=node_id), PreviewThrottle()
 
         def advance(step: Step) -> None:
             if model_management.processing_interrupted():
-                raise KeyboardInterrupt  # the cache's report tells it from a failure
-            bar.update_absolute(step.done, step.total, previews.next(step))
+                raise KeyboardInterrupt  # which the report records as interrupted, not failed
+            bar.update_absolute(step.done, step.total, previews.preview(step))
 
         device = model_management.get_torch_device()
         pipe = generation.for_image(pipeline.pipe, image is not None)
@@ -256,26 +261,34 @@ class DiffusionPipelineSampler(io.ComfyNode):
         return io.NodeOutput(result.pictures, json.dumps(report, indent=2))
 
 
-class Previews:
-    """Decodes previews as often as a tenth of the time allows."""
+class PreviewThrottle:
+    """Decodes previews of steps, spending at most a tenth of the time on them."""
 
     def __init__(self) -> None:
-        self.due = 0.0
+        self._next_time = 0.0
 
-    def next(self, step: Step) -> tuple[str, Image.Image, int] | None:
+    def preview(self, step: Step) -> tuple[str, Image.Image, int] | None:
+        """The step's preview as ComfyUI's progress bar takes it: format, image and size.
+
+        None if it is too early for one, or if the pipeline makes none.
+        """
         started = time.perf_counter()
-        if started < self.due:
+        if started < self._next_time:
             return None
-        picture = step.preview()
+        image = step.preview()
         ended = time.perf_counter()
-        self.due = ended + 9 * (ended - started)
-        return None if picture is None else ("JPEG", picture, PREVIEW_SIZE)
+        self._next_time = ended + 9 * (ended - started)
+        return None if image is None else ("JPEG", image, PREVIEW_SIZE)
 
 
-def pictures(images: torch.Tensor) -> Image.Image | list[Image.Image]:
-    """A batch of images as pipelines take them: one as itself."""
-    found = [to_pil(each) for each in images]
-    return found[0] if len(found) == 1 else found
+def pipeline_images(images: torch.Tensor) -> Image.Image | list[Image.Image]:
+    """Images as pipelines take them: a list, or the image itself if there is only one.
+
+    Args:
+        images: `[count, height, width, channels]`, values from 0 to 1.
+    """
+    converted = [to_pil(image) for image in images]
+    return converted[0] if len(converted) == 1 else converted
 
 
 NODES: list[type[io.ComfyNode]] = [LoadDiffusionPipeline, DiffusionPipelineSampler]

@@ -1,4 +1,4 @@
-"""TeaCache Profiles: the user's own calibrations, listed, renamed, exported, deleted."""
+"""TeaCache Profiles: lists, shows, renames, exports and deletes the user's calibrations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from ..teacache.hosts.comfyui.conditions import profile_store
 from ..teacache.profiles.store import ProfileStore
 from .schema import CATEGORY, schema
 
-NONE = "none"
+NO_PROFILE = "none"
 ACTIONS = ("list", "show", "rename", "export", "delete")
-EXPORTS = "teacache-profiles"
+EXPORT_FOLDER = "teacache-profiles"
 
 
 class TeaCacheProfiles(io.ComfyNode):
+    """Manages the user's profiles."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -26,7 +28,7 @@ class TeaCacheProfiles(io.ComfyNode):
             node_id="TeaCacheProfiles",
             display_name="TeaCache Profiles",
             category=CATEGORY,
-            description="Lists the profiles that Calibrate TeaCache made, and looks after them.",
+            description="Lists and manages the profiles that Calibrate TeaCache made.",
             inputs=[
                 io.Combo.Input(
                     "action",
@@ -34,27 +36,31 @@ class TeaCacheProfiles(io.ComfyNode):
                     default=ACTIONS[0],
                     tooltip=(
                         "export writes a copy into ComfyUI's output folder, under "
-                        f"{EXPORTS}. A deleted profile is gone."
+                        f"{EXPORT_FOLDER}. A deleted profile is gone."
                     ),
                 ),
                 io.Combo.Input(
                     "profile",
-                    options=[NONE, *profile_store().names()],
-                    default=NONE,
-                    tooltip="Of what; list needs none.",
+                    options=[NO_PROFILE, *profile_store().names()],
+                    default=NO_PROFILE,
+                    tooltip="The profile to act on; list needs none.",
                 ),
                 io.String.Input("new_name", default="", tooltip="For rename."),
             ],
-            outputs=[io.String.Output(display_name="text", tooltip="What was found or done.")],
+            outputs=[io.String.Output(display_name="text", tooltip="The result of the action.")],
             is_output_node=True,
             not_idempotent=True,
         )
 
     @classmethod
     def validate_inputs(
-        cls, action: str = ACTIONS[0], profile: str = NONE, new_name: str = ""
+        cls, action: str = ACTIONS[0], profile: str = NO_PROFILE, new_name: str = ""
     ) -> bool | str:
-        """Refuses the prompt before anything of the graph runs."""
+        """Checks the widgets when a prompt is queued.
+
+        Returns:
+            True, or the error message.
+        """
         try:
             check(profile_store(), action, profile, new_name)
         except ConfigError as error:
@@ -63,24 +69,28 @@ class TeaCacheProfiles(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: str) -> float:
-        """Runs whenever it is asked to: the folder may have changed."""
+        """NaN, so that the node runs with every prompt: the profiles may have changed."""
         return float("nan")
 
     @classmethod
     def execute(cls, action: str, profile: str, new_name: str) -> io.NodeOutput:
         store = profile_store()
         check(store, action, profile, new_name)
-        text = carry_out(store, action, profile, new_name)
+        text = run_action(store, action, profile, new_name)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 
 def check(store: ProfileStore, action: str, profile: str, new_name: str) -> None:
-    """ConfigError naming the widget that is unusable."""
+    """Checks the widgets against the store.
+
+    Raises:
+        ConfigError: A value cannot be used; names the widget.
+    """
     if action not in ACTIONS:
         raise ConfigError(f"action must be one of {', '.join(ACTIONS)}, not {action!r}")
     if action == "list":
         return
-    if profile == NONE:
+    if profile == NO_PROFILE:
         known = ", ".join(store.names()) or "none yet"
         raise ConfigError(f"profile: choose one to {action}. There are: {known}")
     if action != "delete" or not store.path(profile).is_file():
@@ -89,7 +99,12 @@ def check(store: ProfileStore, action: str, profile: str, new_name: str) -> None
         store.new_path(new_name)
 
 
-def carry_out(store: ProfileStore, action: str, profile: str, new_name: str) -> str:
+def run_action(store: ProfileStore, action: str, profile: str, new_name: str) -> str:
+    """Performs one of the `ACTIONS`.
+
+    Returns:
+        The list, the table, or a sentence that says what was done.
+    """
     if action == "list":
         lines = [
             f"{each.name} · {each.profile.family} · {each.conditions.sampler}, {each.steps} steps"
@@ -104,7 +119,7 @@ def carry_out(store: ProfileStore, action: str, profile: str, new_name: str) -> 
     if action == "delete":
         store.delete(profile)
         return f"{profile} is deleted"
-    target = Path(folder_paths.get_output_directory()) / EXPORTS / f"{profile}.json"
+    target = Path(folder_paths.get_output_directory()) / EXPORT_FOLDER / f"{profile}.json"
     store.export(profile, target, overwrite=True)
     return f"{profile} is copied to {target}"
 

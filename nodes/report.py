@@ -1,4 +1,4 @@
-"""TeaCache Report: what the cache did in the run that gave a latent."""
+"""TeaCache Report: what the cache did in the run that produced a latent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from .schema import CATEGORY, schema, to_image
 
 
 class TeaCacheReport(io.ComfyNode):
+    """Returns a run's timeline and its report."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(

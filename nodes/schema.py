@@ -1,4 +1,4 @@
-"""What differs between ComfyUI versions in a node's schema, in one place."""
+"""What the nodes' schemas share, and where ComfyUI's versions differ in them."""
 
 from __future__ import annotations
 
@@ -13,34 +13,41 @@ from PIL import Image
 from ..teacache.plots.pixels import to_tensor_image
 
 CATEGORY = "TeaCache"
-AnyInput = TypeVar("AnyInput", bound=io.Input)
+InputType = TypeVar("InputType", bound=io.Input)
 
 
 def schema(*, search_aliases: Sequence[str], **fields: Any) -> io.Schema:
-    """A schema with the words that also find the node, where the version has a place for them."""
+    """A node's schema.
+
+    Args:
+        search_aliases: Words that find the node in the editor; dropped where `io.Schema` has no
+            field for them.
+        fields: The other arguments of `io.Schema`.
+    """
     if any(field.name == "search_aliases" for field in dataclasses.fields(io.Schema)):
         fields["search_aliases"] = list(search_aliases)
     return io.Schema(**fields)
 
 
-def advanced(widget: AnyInput) -> AnyInput:
-    """`widget`, folded away under the node's advanced inputs where the editor can.
+def advanced(widget: InputType) -> InputType:
+    """Marks `widget` as advanced; an editor that supports it hides such inputs at first.
 
-    0.3.75 has no argument for it, but every version passes extra entries on to the editor.
+    ComfyUI 0.3.75 has no argument for this, but every version sends extra entries to the editor.
     """
     widget.extra_dict["advanced"] = True
     return widget
 
 
 async def offer_replacements() -> None:
-    """Where the version can replace missing nodes: Apply TeaCache for the other pack's TeaCache.
+    """Registers Apply TeaCache as the replacement of a missing node TeaCache of another pack.
 
-    What that pack calls model_type is recognised here, and its devices have other names.
+    Does nothing where ComfyUI cannot replace missing nodes. The other node's model_type is dropped
+    because the model is recognised here, and its cache_device because its values differ.
     """
     if not hasattr(io, "NodeReplace"):
         return
-    kept = ["model", "rel_l1_thresh", "start_percent", "end_percent"]
-    fixed = {
+    copied = ["model", "rel_l1_thresh", "start_percent", "end_percent"]
+    constants = {
         "auto_threshold": True,
         "max_skip": 0,
         "cache_device": "auto",
@@ -63,14 +70,14 @@ async def offer_replacements() -> None:
                 "cache_device",
             ],
             input_mapping=[
-                *({"new_id": name, "old_id": name} for name in kept),
-                *({"new_id": name, "set_value": value} for name, value in fixed.items()),
+                *({"new_id": name, "old_id": name} for name in copied),
+                *({"new_id": name, "set_value": value} for name, value in constants.items()),
             ],
             output_mapping=[{"new_idx": 0, "old_idx": 0}],
         )
     )
 
 
-def to_image(picture: Image.Image) -> torch.Tensor:
-    """`picture` as a batch of one, as ComfyUI passes images between nodes."""
-    return to_tensor_image(picture)[None]
+def to_image(image: Image.Image) -> torch.Tensor:
+    """Converts an image to ComfyUI's IMAGE type: a batch of one, `[1, height, width, 3]`."""
+    return to_tensor_image(image)[None]
