@@ -235,7 +235,7 @@ def session(comfy_dir, tmp_path_factory):
 def test_bad_graphs_are_refused_in_one_line(session, number):
     message = session[0][number]
     assert BAD[number][2] in message
-    assert "\n" not in message and "Traceback" not in messages
+    assert "\n" not in message and "Traceback" not in message
 
 
 def test_progress_is_reported_per_sampler(session):
