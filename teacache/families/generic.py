@@ -1,4 +1,4 @@
-"""An entry for transformers that the table does not know, where their shape leaves no doubt."""
+"""A generic family for transformers that no family describes, if their structure is clear."""
 
 from __future__ import annotations
 
@@ -9,30 +9,33 @@ from torch import nn
 from .spec import Family
 from .streams import BlockList, Role, Stream
 
-LIST_NAMES = ("blocks", "transformer_blocks", "layers", "single_blocks")
-"""Names that lists of blocks have; `single_blocks` follow others on the joined streams."""
-IMAGE_NAMES = ("x", "h", "img", "image", "image_tokens", "hidden_states", "latent", "tokens")
-"""Names that a block's first parameter has where it is the stream of tokens."""
-FEWEST_BLOCKS = 4
+BLOCK_LIST_NAMES = ("blocks", "transformer_blocks", "layers", "single_blocks")
+"""Usual names of a transformer's list of blocks."""
+IMAGE_PARAMETERS = ("x", "h", "img", "image", "image_tokens", "hidden_states", "latent", "tokens")
+"""Usual names of a block's first parameter, if that is the stream of image tokens."""
+MIN_BLOCKS = 4
 
 
 def generic_family(transformer: nn.Module) -> Family | None:
-    """An entry for `transformer`, or None where its blocks are not plainly one stack.
+    """A family made for `transformer`.
 
-    There must be exactly one list of at least four blocks of one class, under a usual name, whose
-    first parameter is the stream. That each of them returns the stream and nothing else is
-    checked while the model runs. The indicator is the change of the stack's input.
+    Its indicator is the change of the block stack's input. That each block returns the stream of
+    tokens and nothing else is checked while the model runs.
+
+    Returns:
+        None unless exactly one child of `transformer` is a list with a usual name of at least
+        `MIN_BLOCKS` blocks of one class, whose first parameter has a usual name.
     """
     stacks = [
-        (name, box)
-        for name, box in transformer.named_children()
-        if name in LIST_NAMES and _is_stack(box)
+        (name, child)
+        for name, child in transformer.named_children()
+        if name in BLOCK_LIST_NAMES and _is_block_stack(child)
     ]
     if len(stacks) != 1:
         return None
-    name, box = stacks[0]
-    parameter = _first_parameter(next(box.children()))
-    if parameter not in IMAGE_NAMES:
+    name, blocks = stacks[0]
+    parameter = _first_parameter(next(blocks.children()))
+    if parameter not in IMAGE_PARAMETERS:
         return None
     return Family(
         id="generic",
@@ -50,12 +53,14 @@ def generic_family(transformer: nn.Module) -> Family | None:
     )
 
 
-def _is_stack(box: nn.Module) -> bool:
-    kinds = {type(block) for block in box.children()}
-    return isinstance(box, nn.ModuleList) and len(box) >= FEWEST_BLOCKS and len(kinds) == 1
+def _is_block_stack(module: nn.Module) -> bool:
+    if not isinstance(module, nn.ModuleList) or len(module) < MIN_BLOCKS:
+        return False
+    return len({type(block) for block in module}) == 1
 
 
 def _first_parameter(block: nn.Module) -> str | None:
-    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    """Name of the first positional parameter of the block's `forward`."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(block.forward).parameters.values()
-    return next((p.name for p in parameters if p.kind in named), None)
+    return next((p.name for p in parameters if p.kind in positional), None)

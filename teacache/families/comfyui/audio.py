@@ -1,9 +1,9 @@
-"""Families that make sound."""
+"""Families of audio models, as ComfyUI's classes define them."""
 
 from __future__ import annotations
 
 from ..spec import Family, Uncacheable
-from .image import tokens_in
+from .image import single_stream_blocks
 from .modulation import ace15_block, ace_block, stable_audio_block
 
 AUDIO_DIT_CLASS = "comfy.ldm.audio.dit.AudioDiffusionTransformer"
@@ -12,7 +12,7 @@ ACE_STEP = Family(
     id="ace_step",
     name="ACE-Step",
     classes=("comfy.ldm.ace.model.ACEStepTransformer2DModel",),
-    block_lists=(tokens_in("transformer_blocks", "hidden_states"),),
+    block_lists=(single_stream_blocks("transformer_blocks", "hidden_states"),),
     modulated_input=ace_block,
     default_profile=lambda transformer: "ace-step-uncalibrated",
 )
@@ -22,7 +22,7 @@ STABLE_AUDIO = Family(
     name="Stable Audio Open",
     classes=(AUDIO_DIT_CLASS,),
     matches=lambda transformer: transformer.global_cond_type == "prepend",
-    block_lists=(tokens_in("transformer.layers", "x"),),
+    block_lists=(single_stream_blocks("transformer.layers", "x"),),
     modulated_input=stable_audio_block,
     default_profile=lambda transformer: "stable-audio-uncalibrated",
 )
@@ -32,7 +32,7 @@ STABLE_AUDIO_3 = Family(
     name="Stable Audio 3",
     classes=(AUDIO_DIT_CLASS,),
     matches=lambda transformer: transformer.global_cond_type != "prepend",
-    block_lists=(tokens_in("transformer.layers", "x"),),
+    block_lists=(single_stream_blocks("transformer.layers", "x"),),
     default_profile=lambda transformer: "stable-audio3-uncalibrated",
     tested="read",
 )
@@ -41,7 +41,7 @@ ACE_STEP_15 = Family(
     id="ace_step15",
     name="ACE-Step 1.5",
     classes=("comfy.ldm.ace.ace_step15.AceStepConditionGenerationModel",),
-    block_lists=(tokens_in("decoder.layers", "hidden_states"),),
+    block_lists=(single_stream_blocks("decoder.layers", "hidden_states"),),
     modulated_input=ace15_block,
     default_profile=lambda transformer: "ace-step15-uncalibrated",
     tested="newer",

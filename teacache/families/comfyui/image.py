@@ -1,4 +1,4 @@
-"""Families that make still images, present in the oldest supported ComfyUI."""
+"""Families of image models whose classes the oldest supported ComfyUI has."""
 
 from __future__ import annotations
 
@@ -20,10 +20,16 @@ from .modulation import (
 )
 
 DEMO_LAYERS = 5
+"""Blocks of the demo model; no published SD3 model has so few."""
 
 
-def tokens_in(path: str, name: str) -> BlockList:
-    """A list whose blocks take one stream first, image alone or joined, and return it bare."""
+def single_stream_blocks(path: str, name: str) -> BlockList:
+    """A block list whose blocks take one stream of tokens and return it.
+
+    Args:
+        path: dotted name of the list in the transformer.
+        name: of the block's first parameter, which is the stream.
+    """
     return BlockList(path, inputs=(Stream(Role.IMAGE, 0, name),), outputs=(Role.IMAGE,))
 
 
@@ -116,11 +122,11 @@ QWEN_IMAGE = Family(
 )
 
 LUMINA_CLASS = "comfy.ldm.lumina.model.NextDiT"
-LUMINA_LAYERS = tokens_in("layers", "x")
+LUMINA_LAYERS = single_stream_blocks("layers", "x")
 
 
-def has_part(transformer: Any, name: str) -> bool:
-    """Whether the transformer has a module `name`: newer versions of a class add some."""
+def has_module(transformer: Any, name: str) -> bool:
+    """Whether the transformer has a submodule; newer models of the same class have more."""
     return name in transformer._modules
 
 
@@ -129,7 +135,7 @@ LUMINA2 = Family(
     name="Lumina Image 2.0",
     classes=(LUMINA_CLASS,),
     matches=lambda transformer: (
-        transformer.pad_tokens_multiple is None and not has_part(transformer, "time_text_embed")
+        transformer.pad_tokens_multiple is None and not has_module(transformer, "time_text_embed")
     ),
     block_lists=(LUMINA_LAYERS,),
     modulated_input=lumina_block,
@@ -148,7 +154,7 @@ Z_IMAGE = Family(
 
 
 def _hidream_time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
-    """HiDream's timestep embedding, without the pooled text (`hidream/model.py`)."""
+    """HiDream's timestep embedding [n, width], without the pooled text (`hidream/model.py`)."""
     weight = next(transformer.get_submodule("x_embedder").parameters())
     embedding: Tensor = transformer.t_embedder(timesteps, weight.dtype)
     return embedding
@@ -198,7 +204,7 @@ PIXART = Family(
     id="pixart",
     name="PixArt alpha / sigma",
     classes=("comfy.ldm.pixart.pixartms.PixArtMS",),
-    block_lists=(tokens_in("blocks", "x"),),
+    block_lists=(single_stream_blocks("blocks", "x"),),
     modulated_input=pixart_block,
     default_profile=lambda transformer: "pixart-uncalibrated",
 )
@@ -207,7 +213,7 @@ HUNYUAN_DIT = Family(
     id="hunyuan_dit",
     name="HunyuanDiT",
     classes=("comfy.ldm.hydit.models.HunYuanDiT",),
-    block_lists=(tokens_in("blocks", "x"),),
+    block_lists=(single_stream_blocks("blocks", "x"),),
     modulated_input=hunyuan_dit_block,
     default_profile=lambda transformer: "hunyuan-dit-uncalibrated",
 )
@@ -216,7 +222,7 @@ OMNIGEN2 = Family(
     id="omnigen2",
     name="OmniGen2",
     classes=("comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel",),
-    block_lists=(tokens_in("layers", "hidden_states"),),
+    block_lists=(single_stream_blocks("layers", "hidden_states"),),
     modulated_input=omnigen_block,
     default_profile=lambda transformer: "omnigen2-uncalibrated",
 )

@@ -1,6 +1,6 @@
-"""Families that make still images, present only in newer versions of ComfyUI.
+"""Families of image models whose classes only newer versions of ComfyUI have.
 
-Recognised by class name alone, so that nothing here depends on their being there.
+Classes are matched by name and never imported, so they need not exist.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from .image import (
     LUMINA_CLASS,
     LUMINA_LAYERS,
     QWEN_DOUBLE,
-    has_part,
-    tokens_in,
+    has_module,
+    single_stream_blocks,
 )
 from .modulation import (
     boogu_block,
@@ -69,7 +69,7 @@ NEWBIE = Family(
     name="NewBie Image",
     classes=(LUMINA_CLASS,),
     matches=lambda transformer: (
-        transformer.pad_tokens_multiple is None and has_part(transformer, "time_text_embed")
+        transformer.pad_tokens_multiple is None and has_module(transformer, "time_text_embed")
     ),
     block_lists=(LUMINA_LAYERS,),
     modulated_input=lumina_block,
@@ -92,7 +92,7 @@ KANDINSKY5_IMAGE = Family(
     name="Kandinsky 5 Image",
     classes=("comfy.ldm.kandinsky5.model.Kandinsky5",),
     matches=lambda transformer: transformer.visual_embed_dim == KANDINSKY_IMAGE_CHANNELS,
-    block_lists=(tokens_in("visual_transformer_blocks", "visual_embed"),),
+    block_lists=(single_stream_blocks("visual_transformer_blocks", "visual_embed"),),
     modulated_input=kandinsky_block,
     default_profile=lambda transformer: "kandinsky5-image-uncalibrated",
     tested="newer",
@@ -102,7 +102,7 @@ KREA2 = Family(
     id="krea2",
     name="Krea 2",
     classes=("comfy.ldm.krea2.model.SingleStreamDiT",),
-    block_lists=(tokens_in("blocks", "x"),),
+    block_lists=(single_stream_blocks("blocks", "x"),),
     modulated_input=krea2_block,
     default_profile=lambda transformer: "krea2-uncalibrated",
     tested="newer",
@@ -112,7 +112,7 @@ IDEOGRAM4 = Family(
     id="ideogram4",
     name="Ideogram 4",
     classes=("comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel",),
-    block_lists=(tokens_in("layers", "x"),),
+    block_lists=(single_stream_blocks("layers", "x"),),
     modulated_input=ideogram_block,
     default_profile=lambda transformer: "ideogram4-uncalibrated",
     tested="newer",
@@ -122,7 +122,7 @@ ERNIE_IMAGE = Family(
     id="ernie_image",
     name="ERNIE-Image",
     classes=("comfy.ldm.ernie.model.ErnieImageModel",),
-    block_lists=(tokens_in("layers", "x"),),
+    block_lists=(single_stream_blocks("layers", "x"),),
     modulated_input=ernie_block,
     default_profile=lambda transformer: "ernie-image-uncalibrated",
     tested="newer",

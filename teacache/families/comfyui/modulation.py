@@ -1,8 +1,9 @@
-"""How the first block's modulated input is read in each family, by calling the block's own layers.
+"""The modulated input of the first block in each family, computed by the block's own layers.
 
-Each function takes (first block, its arguments) and returns the tokens that enter the first
-attention, [rows, tokens, width]: `m_t` of arXiv 2411.19108, section 3.3. Reference images may
-have a modulation of their own (timestep zero); the indicator uses the one of this timestep.
+Each function takes the first block and its arguments and returns the tokens that enter the first
+attention, [rows, tokens, width]: TeaCache's timestep embedding modulated noisy input (arXiv
+2411.19108, section 3.3). If reference images are modulated for timestep zero, all tokens are
+modulated for the current timestep here. Docstrings name the file under `comfy/ldm`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..streams import BlockArguments
 
 
 def modulate(normed: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
-    """normed * (1 + scale) + shift, as every adaLN has it."""
+    """adaLN: normed * (1 + scale) + shift."""
     return normed * (1 + scale) if shift is None else torch.addcmul(shift, normed, 1 + scale)
 
 
@@ -34,8 +35,8 @@ def joint_block(block: Any, arguments: BlockArguments) -> Tensor:
 def flux_double_block(block: Any, arguments: BlockArguments) -> Tensor:
     """FLUX: `img_norm1` with the image modulation of `vec` (`flux/layers.py`).
 
-    FLUX.2 computes its modulation once for all blocks and hands it over in place of `vec`;
-    Chroma does so for each block.
+    FLUX.2 and Chroma pass computed modulations instead of `vec`: FLUX.2 the same to all blocks,
+    Chroma its own to each.
     """
     img, vec = arguments[0, "img"], arguments[2, "vec"]
     first = block.img_mod(vec)[0] if block.modulation else vec[0][0]
@@ -48,7 +49,7 @@ def qwen_image_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def lens_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """Lens: as Qwen-Image, with `temb` in third place (`lens/model.py`)."""
+    """Lens: as Qwen-Image, with `temb` as third argument (`lens/model.py`)."""
     return _first_half_of_img_mod(block, arguments[0, "hidden_states"], arguments[2, "temb"])
 
 
@@ -69,13 +70,13 @@ def lumina_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def omnigen_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """OmniGen2: what `norm1(hidden_states, temb)` gives first (`omnigen/omnigen2.py`)."""
+    """OmniGen2: first output of `norm1(hidden_states, temb)` (`omnigen/omnigen2.py`)."""
     modulated: Tensor = block.norm1(arguments[0, "hidden_states"], arguments[3, "temb"])[0]
     return modulated
 
 
 def boogu_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """Boogu: what `img_norm1(img, temb)` gives first (`boogu/model.py`)."""
+    """Boogu: first output of `img_norm1(img, temb)` (`boogu/model.py`)."""
     modulated: Tensor = block.img_norm1(arguments[0, "img_hidden_states"], arguments[4, "temb"])[0]
     return modulated
 
@@ -88,22 +89,25 @@ def aura_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def pixart_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """PixArt: `norm1` with the block's table plus `t` (`pixart/pixartms.py`)."""
-    return _by_table(block, block.norm1, arguments[0, "x"], arguments[2, "t"])
+    """PixArt: `norm1` modulated by `scale_shift_table + t` (`pixart/pixartms.py`)."""
+    return _table_modulation(block, block.norm1, arguments[0, "x"], arguments[2, "t"])
 
 
 def ace_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """ACE-Step: `norm1` with the block's table plus `temb` (`ace/attention.py`)."""
-    return _by_table(block, block.norm1, arguments[0, "hidden_states"], arguments[6, "temb"])
+    """ACE-Step: `norm1` modulated by `scale_shift_table + temb` (`ace/attention.py`)."""
+    return _table_modulation(
+        block, block.norm1, arguments[0, "hidden_states"], arguments[6, "temb"]
+    )
 
 
 def ace15_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """ACE-Step 1.5: `self_attn_norm` with the table plus `temb` (`ace/ace_step15.py`)."""
+    """ACE-Step 1.5: `self_attn_norm` modulated in the same way (`ace/ace_step15.py`)."""
     x, temb = arguments[0, "hidden_states"], arguments[1, "temb"]
-    return _by_table(block, block.self_attn_norm, x, temb)
+    return _table_modulation(block, block.self_attn_norm, x, temb)
 
 
-def _by_table(block: Any, norm: Any, x: Tensor, t: Tensor) -> Tensor:
+def _table_modulation(block: Any, norm: Any, x: Tensor, t: Tensor) -> Tensor:
+    """`norm(x)` with the first shift and scale of `scale_shift_table + t`, 6 rows."""
     table = block.scale_shift_table.reshape(1, 6, -1).to(t)
     shift, scale = (table + t.reshape(x.shape[0], 6, -1)).chunk(6, dim=1)[:2]
     return modulate(norm(x), scale, shift)
@@ -123,8 +127,8 @@ def stable_audio_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def kandinsky_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """Kandinsky 5: `self_attention_norm` with a third of `visual_modulation`
-    (`kandinsky5/model.py`)."""
+    """Kandinsky 5: `self_attention_norm` with the first shift and scale of
+    `visual_modulation` (`kandinsky5/model.py`)."""
     x, time_embed = arguments[0, "visual_embed"], arguments[2, "time_embed"]
     shift, scale = block.visual_modulation(time_embed).unsqueeze(1).chunk(9, dim=-1)[:2]
     return modulate(block.self_attention_norm(x), scale, shift)

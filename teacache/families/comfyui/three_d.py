@@ -1,9 +1,9 @@
-"""Families that make 3D shapes."""
+"""Families of 3D models, as ComfyUI's classes define them."""
 
 from __future__ import annotations
 
 from ..spec import Family, Uncacheable
-from .image import FLUX_DOUBLE, FLUX_SINGLE, tokens_in
+from .image import FLUX_DOUBLE, FLUX_SINGLE, single_stream_blocks
 from .modulation import flux_double_block
 
 HUNYUAN3D = Family(
@@ -19,7 +19,7 @@ HUNYUAN3D_21 = Family(
     id="hunyuan3d21",
     name="Hunyuan3D 2.1",
     classes=("comfy.ldm.hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain",),
-    block_lists=(tokens_in("blocks", "hidden_states"),),
+    block_lists=(single_stream_blocks("blocks", "hidden_states"),),
     default_profile=lambda transformer: "hunyuan3d21-uncalibrated",
 )
 
@@ -27,7 +27,7 @@ TRIPOSPLAT = Family(
     id="triposplat",
     name="TripoSplat",
     classes=("comfy.ldm.triposplat.model.LatentSeqMMFlowModel",),
-    block_lists=(tokens_in("blocks", "x"),),
+    block_lists=(single_stream_blocks("blocks", "x"),),
     default_profile=lambda transformer: "triposplat-uncalibrated",
     tested="read",
 )

@@ -1,4 +1,4 @@
-"""Families that make video, apart from Wan."""
+"""Families of video models other than Wan, as ComfyUI's classes define them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from .video_modulation import (
     mochi_block,
     predict2_block,
 )
-from .wan import WAN_FAMILIES, WAN_UNCACHEABLE, for_layer, sinusoid
+from .wan import WAN_FAMILIES, WAN_UNCACHEABLE, sinusoidal_embedding, to_layer_dtype
 
 CLIP_WIDTH = 768
+"""Width of the pooled text embedding, which only the first HunyuanVideo takes."""
 
 
 def _image_first(transformer: Any) -> bool:
@@ -168,9 +169,9 @@ KANDINSKY5 = Family(
 
 
 def _cogvideox_time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
-    """CogVideoX's `emb`: two layers over the sinusoid of t (`cogvideo/model.py`)."""
+    """`emb`: two layers on the sinusoidal embedding of t (`cogvideo/model.py`)."""
     first, second = transformer.time_embedding_linear_1, transformer.time_embedding_linear_2
-    waves = for_layer(sinusoid(timesteps, transformer.time_proj_dim), first)
+    waves = to_layer_dtype(sinusoidal_embedding(timesteps, transformer.time_proj_dim), first)
     embedding: Tensor = second(transformer.time_embedding_act(first(waves)))
     return embedding
 

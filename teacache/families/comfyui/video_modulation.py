@@ -1,4 +1,4 @@
-"""As `modulation`, for the video families."""
+"""The modulated input of the first block in video families; see `modulation`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def _rms(x: Tensor) -> Tensor:
 def hunyuan_double_block(block: Any, arguments: BlockArguments) -> Tensor:
     """HunyuanVideo: `img_norm1` with the image modulation of `vec` (`flux/layers.py`).
 
-    With a guiding frame there are two rows of modulation, each for its span of tokens.
+    With a guiding frame, `modulation_dims_img` lists (start, end, row): the row of the modulation
+    for each span of tokens.
     """
     first = block.img_mod(arguments[2, "vec"])[0]
     normed: Tensor = block.img_norm1(arguments[0, "img"])
@@ -36,7 +37,8 @@ def hunyuan_double_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def ltx_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """LTX-Video: RMS norm with the table's first shift and scale (`lightricks/model.py`)."""
+    """LTX-Video: RMS norm with the first shift and scale of `scale_shift_table + timestep`
+    (`lightricks/model.py`)."""
     x, timestep = arguments[0, "x"], arguments[3, "timestep"]
     table = block.scale_shift_table.to(device=x.device, dtype=x.dtype)
     rows = timestep.reshape(x.shape[0], timestep.shape[1], table.shape[0], -1)
@@ -45,7 +47,7 @@ def ltx_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def ltx_av_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """LTX-AV: the same for the video of the pair (`lightricks/av_model.py`)."""
+    """LTX-AV: as LTX-Video, of the video in (video, audio) (`lightricks/av_model.py`)."""
     video = arguments[0, "x"][0]
     shift, scale = block.get_ada_values(
         block.scale_shift_table, video.shape[0], arguments[4, "v_timestep"], slice(0, 2)
@@ -54,26 +56,29 @@ def ltx_av_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def mochi_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """Mochi: RMS norm with the first part of `mod_x` (`asymm_models_joint.py`)."""
+    """Mochi: RMS norm with the first quarter of `mod_x` (`asymm_models_joint.py`)."""
     scale = block.mod_x(silu(arguments[1, "c"])).chunk(4, dim=1)[0]
     return modulate(_rms(arguments[0, "x"]), scale.unsqueeze(1))
 
 
 def cosmos_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """Cosmos 1: norm and adaLN of the block's first part; [T, H, W, B, D] (`cosmos/blocks.py`)."""
+    """Cosmos 1: norm and adaLN of the block's first sublayer (`cosmos/blocks.py`).
+
+    The stream is [T, H, W, B, D]; the batch is moved to the front.
+    """
     x, embedding = arguments[0, "x"], arguments[1, "emb_B_D"]
-    part = block.blocks[0]
-    modulation = part.adaLN_modulation(embedding)
-    if part.use_adaln_lora:
+    sublayer = block.blocks[0]
+    modulation = sublayer.adaLN_modulation(embedding)
+    if sublayer.use_adaln_lora:
         modulation = modulation + arguments[5, "adaln_lora_B_3D"]
     shift, scale, _ = modulation.chunk(3, dim=1)
-    return modulate(part.norm_state(x), scale, shift).movedim(3, 0)
+    return modulate(sublayer.norm_state(x), scale, shift).movedim(3, 0)
 
 
 def predict2_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """Cosmos Predict2: norm and adaLN of the self-attention; [B, T, H, W, D] (`predict2.py`).
+    """Cosmos Predict2: norm and adaLN of the self-attention (`cosmos/predict2.py`).
 
-    The stream may be fp32 where the layers compute in fp16.
+    The stream is [B, T, H, W, D], and may be fp32 if the layers compute in fp16.
     """
     x, embedding = arguments[0, "x_B_T_H_W_D"], arguments[1, "emb_B_T_D"]
     modulation = block.adaln_modulation_self_attn(embedding)
@@ -85,7 +90,7 @@ def predict2_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def minimax_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """MiniMax-H3: `norm1` with shift and scale for each span of tokens (`minimax/model.py`)."""
+    """MiniMax-H3: `norm1` with the shift and scale of each span of tokens (`minimax/model.py`)."""
     normed: Tensor = block.norm1(arguments[0, "x"])
     shift, scale = block.adaln_proj(arguments[1, "t_emb"])[:2]
     parts = [

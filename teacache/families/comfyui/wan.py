@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2, and the models made from them (`comfy/ldm/wan`)."""
+"""Families of Wan 2.1, Wan 2.2 and models derived from them (`comfy/ldm/wan`)."""
 
 from __future__ import annotations
 
@@ -14,50 +14,54 @@ from ..streams import BlockList, Role, SideBlockList, SkippedOutput, Stream
 
 WIDTH_14B = 5120
 TI2V_5B_CHANNELS = 48
+"""Latent channels of Wan 2.2 TI2V 5B; Wan 2.1's VAE has 16."""
 VAE_SCALE = 8
+"""Pixels per latent position, in height and in width."""
 PIXELS_720P = 600_000
-"""From this many pixels on a frame counts as 720p: between 832x480 and 1280x720."""
+"""Pixels of a frame from which it counts as 720p; between 832x480 and 1280x720."""
 
 
-def sinusoid(timesteps: Tensor, dimensions: int) -> Tensor:
-    """Cosines, then sines, of `timesteps` at falling frequencies: [n, dimensions]."""
+def sinusoidal_embedding(timesteps: Tensor, dimensions: int) -> Tensor:
+    """Sinusoidal embedding of `timesteps` [n], cosines first: [n, dimensions]."""
     half = dimensions // 2
     exponents = torch.arange(half, dtype=torch.float64, device=timesteps.device) / half
     angles = timesteps.double()[:, None] * torch.exp(-math.log(10000.0) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def for_layer(values: Tensor, layer: Any) -> Tensor:
-    """`values` in the type that `layer` computes in (fp32 for quantized weights)."""
+def to_layer_dtype(values: Tensor, layer: Any) -> Tensor:
+    """`values` in the dtype that `layer` computes in: fp32 if its weights are quantized."""
     dtype = layer.weight.dtype
     computes = dtype in (torch.float32, torch.bfloat16, torch.float16)
     return values.to(dtype if computes else torch.float32)
 
 
 def _time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
-    """`e`: `time_embedding` of the sinusoid of t (`wan/model.py`)."""
+    """`e`: `time_embedding` of the sinusoidal embedding of t (`wan/model.py`)."""
     layers = transformer.time_embedding
-    embedding: Tensor = layers(for_layer(sinusoid(timesteps, transformer.freq_dim), layers[0]))
+    embedding: Tensor = layers(
+        to_layer_dtype(sinusoidal_embedding(timesteps, transformer.freq_dim), layers[0])
+    )
     return embedding
 
 
 def _time_projection(transformer: Any, timesteps: Tensor) -> Tensor:
-    """`e0`: what the blocks modulate with, `time_projection` of `e` (`wan/model.py`)."""
+    """`e0`, the modulation of the blocks: `time_projection` of `e` (`wan/model.py`)."""
     projection: Tensor = transformer.time_projection(_time_embedding(transformer, timesteps))
     return projection
 
 
 def _profile(transformer: Any) -> str:
-    """Wan 2.2 is recognised by the 48 channels of TI2V 5B, or an image input without CLIP."""
-    kind = type(transformer).__name__
-    if kind == "HumoWanModel":
+    """Name of the profile: Wan 2.2 has 48 latent channels, or takes an image without CLIP."""
+    class_name = type(transformer).__name__
+    if class_name == "HumoWanModel":
         return "wan21-uncalibrated"
-    from_image = transformer.in_dim > transformer.out_dim and transformer.img_emb is None
-    if kind in ("WanModel_S2V", "AnimateWanModel"):
+    image_without_clip = transformer.in_dim > transformer.out_dim and transformer.img_emb is None
+    if class_name in ("WanModel_S2V", "AnimateWanModel"):
         return "wan22-uncalibrated"
     if transformer.out_dim == TI2V_5B_CHANNELS:
         return "wan22-ti2v-5b"
-    if from_image:
+    if image_without_clip:
         return "wan22-uncalibrated"
     if transformer.dim < WIDTH_14B:
         return "wan21-t2v-1.3b"
@@ -65,10 +69,10 @@ def _profile(transformer: Any) -> str:
 
 
 def _run_profile(transformer: Any, scope: RunScope) -> str:
-    """As `_profile`; 480p or 720p by the latent's size.
+    """As `_profile`, and 480p or 720p by the size of the latent.
 
-    Wan 2.2's text-to-video experts have the weights' shapes of Wan 2.1 14B. A run over a part of
-    the noise levels is taken for one of them.
+    The text-to-video experts of Wan 2.2 have the shapes of Wan 2.1 14B. A run over a part of the
+    noise levels is assumed to be one of them.
     """
     name = _profile(transformer)
     if name == "wan21-t2v-14b" and not scope.full_range:
@@ -79,23 +83,25 @@ def _run_profile(transformer: Any, scope: RunScope) -> str:
     return name
 
 
-def _vace_runs(transformer: Any) -> Collection[str]:
-    """All or none: each block needs the stream of the one before it."""
+def _vace_always_run(transformer: Any) -> Collection[str]:
+    """All of them if one adds its output after the last block, since they form a chain."""
     at_end = len(transformer.blocks) - 1 in transformer.vace_layers_mapping
     return tuple(transformer.vace_blocks._modules) if at_end else ()
 
 
-def _no_face_runs(transformer: Any) -> Collection[str]:
-    """One comes after every fifth block, the first included: never after the last."""
+def _face_always_run(transformer: Any) -> Collection[str]:
+    """None: they add their output after blocks 0, 5, 10 and so on, never after the last one."""
     return ()
 
 
-def _audio_runs(transformer: Any) -> Collection[str]:
+def _audio_always_run(transformer: Any) -> Collection[str]:
+    """The injector that adds its output after the last block, if there is one."""
     after_last = transformer.audio_injector.injected_block_id.get(len(transformer.blocks) - 1)
     return () if after_last is None else (str(after_last),)
 
 
-def _music_runs(transformer: Any) -> Collection[str]:
+def _music_always_run(transformer: Any) -> Collection[str]:
+    """The injector that adds its output after the last block, if there is one."""
     after_last = transformer.music_injector.injected_block_id.get(len(transformer.blocks) - 1)
     return () if after_last is None else (str(after_last),)
 
@@ -116,16 +122,22 @@ WAN21 = Family(
     block_lists=(BLOCKS,),
     side_block_lists=(
         SideBlockList(
-            "vace_blocks", _vace_runs, stream="c", skipped_output=SkippedOutput.ZERO_AND_STREAM
+            "vace_blocks",
+            _vace_always_run,
+            stream="c",
+            skipped_output=SkippedOutput.ZERO_AND_STREAM,
         ),
         SideBlockList(
             "face_adapter.fuser_blocks",
-            _no_face_runs,
+            _face_always_run,
             stream="x",
             skipped_output=SkippedOutput.ZERO,
         ),
         SideBlockList(
-            "audio_injector.injector", _audio_runs, stream="x", skipped_output=SkippedOutput.ZERO
+            "audio_injector.injector",
+            _audio_always_run,
+            stream="x",
+            skipped_output=SkippedOutput.ZERO,
         ),
     ),
     embed_timesteps=_time_embedding,
@@ -145,7 +157,10 @@ WAN_VARIANTS = Family(
     block_lists=(BLOCKS,),
     side_block_lists=(
         SideBlockList(
-            "music_injector.injector", _music_runs, stream="x", skipped_output=SkippedOutput.ZERO
+            "music_injector.injector",
+            _music_always_run,
+            stream="x",
+            skipped_output=SkippedOutput.ZERO,
         ),
     ),
     embed_timesteps=_time_embedding,

@@ -1,4 +1,4 @@
-"""The families that make still images, as diffusers' transformers lay them out (0.42)."""
+"""Families of image models, as the transformer classes of diffusers 0.42 define them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..comfyui.image import (
     QWEN_IMAGE,
     SD3,
     Z_IMAGE,
-    tokens_in,
+    single_stream_blocks,
 )
 from ..spec import Family
 from ..streams import BlockList, Role, Stream
@@ -37,19 +37,24 @@ IMAGE = Stream(Role.IMAGE, 0, "hidden_states")
 TEXT = Stream(Role.TEXT, 1, "encoder_hidden_states")
 
 
-def joint(path: str, text_first: bool = True) -> BlockList:
-    """A list whose blocks take the image first and return both, the text first or last."""
-    returns = (Role.TEXT, Role.IMAGE) if text_first else (Role.IMAGE, Role.TEXT)
-    return BlockList(path, inputs=(IMAGE, TEXT), outputs=returns)
+def dual_stream_blocks(path: str, text_first: bool = True) -> BlockList:
+    """A block list whose blocks take the streams of image and text and return both.
+
+    Args:
+        path: dotted name of the list in the transformer.
+        text_first: whether the blocks return (text, image), not (image, text).
+    """
+    outputs = (Role.TEXT, Role.IMAGE) if text_first else (Role.IMAGE, Role.TEXT)
+    return BlockList(path, inputs=(IMAGE, TEXT), outputs=outputs)
 
 
-def joined(path: str) -> BlockList:
-    """A list whose blocks take and return text and image in one stream."""
+def joined_stream_blocks(path: str) -> BlockList:
+    """A block list whose blocks take and return one stream, text tokens before image tokens."""
     stream = Stream(Role.TEXT_IMAGE, 0, "hidden_states")
     return BlockList(path, inputs=(stream,), outputs=(Role.TEXT_IMAGE,))
 
 
-DOUBLE = joint("transformer_blocks")
+DOUBLE = dual_stream_blocks("transformer_blocks")
 SINGLE = "single_transformer_blocks"
 
 
@@ -68,7 +73,7 @@ DIFFUSERS_SD3 = replace(
 DIFFUSERS_FLUX1 = replace(
     FLUX1,
     classes=(MODELS + "transformer_flux.FluxTransformer2DModel",),
-    block_lists=(DOUBLE, joint(SINGLE)),
+    block_lists=(DOUBLE, dual_stream_blocks(SINGLE)),
     modulated_input=ada_norm_block,
     matches=lambda transformer: True,
 )
@@ -76,7 +81,7 @@ DIFFUSERS_FLUX1 = replace(
 DIFFUSERS_FLUX2 = replace(
     FLUX2,
     classes=(MODELS + "transformer_flux2.Flux2Transformer2DModel",),
-    block_lists=(DOUBLE, joined(SINGLE)),
+    block_lists=(DOUBLE, joined_stream_blocks(SINGLE)),
     modulated_input=flux2_block,
     matches=lambda transformer: True,
     default_profile=lambda transformer: (
@@ -88,7 +93,7 @@ DIFFUSERS_FLUX2 = replace(
 DIFFUSERS_CHROMA = replace(
     CHROMA,
     classes=(MODELS + "transformer_chroma.ChromaTransformer2DModel",),
-    block_lists=(DOUBLE, joined(SINGLE)),
+    block_lists=(DOUBLE, joined_stream_blocks(SINGLE)),
     modulated_input=chroma_block,
     indicator_depends_on_text=False,
 )
@@ -102,7 +107,7 @@ DIFFUSERS_QWEN_IMAGE = replace(
 DIFFUSERS_LUMINA2 = replace(
     LUMINA2,
     classes=(MODELS + "transformer_lumina2.Lumina2Transformer2DModel",),
-    block_lists=(tokens_in("layers", "hidden_states"),),
+    block_lists=(single_stream_blocks("layers", "hidden_states"),),
     modulated_input=lumina2_block,
     matches=lambda transformer: True,
 )
@@ -116,7 +121,7 @@ DIFFUSERS_Z_IMAGE = replace(
 
 
 def _hidream_time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
-    """HiDream's timestep embedding, without the pooled text."""
+    """HiDream's timestep embedding [n, width], without the pooled text."""
     weight = next(transformer.x_embedder.parameters())
     embedding: Tensor = transformer.t_embedder(timesteps, weight.dtype)
     return embedding
@@ -143,7 +148,7 @@ DIFFUSERS_HIDREAM = replace(
 DIFFUSERS_AURAFLOW = replace(
     AURAFLOW,
     classes=(MODELS + "auraflow_transformer_2d.AuraFlowTransformer2DModel",),
-    block_lists=(joint("joint_transformer_blocks"), joined(SINGLE)),
+    block_lists=(dual_stream_blocks("joint_transformer_blocks"), joined_stream_blocks(SINGLE)),
     modulated_input=ada_norm_block,
     indicator_depends_on_text=False,
 )
@@ -151,7 +156,7 @@ DIFFUSERS_AURAFLOW = replace(
 DIFFUSERS_PIXART = replace(
     PIXART,
     classes=(MODELS + "pixart_transformer_2d.PixArtTransformer2DModel",),
-    block_lists=(tokens_in("transformer_blocks", "hidden_states"),),
+    block_lists=(single_stream_blocks("transformer_blocks", "hidden_states"),),
     modulated_input=table_block,
     indicator_depends_on_text=False,
 )
@@ -160,7 +165,7 @@ DIFFUSERS_SANA = Family(
     id="sana",
     name="Sana",
     classes=(MODELS + "sana_transformer.SanaTransformer2DModel",),
-    block_lists=(tokens_in("transformer_blocks", "hidden_states"),),
+    block_lists=(single_stream_blocks("transformer_blocks", "hidden_states"),),
     modulated_input=table_block,
     default_profile=lambda transformer: "sana-uncalibrated",
     indicator_depends_on_text=False,

@@ -1,4 +1,7 @@
-"""As `modulation`, for the blocks of diffusers' transformers (0.42, `models/transformers`)."""
+"""The modulated input of the first block in diffusers 0.42; see `comfyui.modulation`.
+
+Docstrings name the file under `diffusers/models/transformers`.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,21 @@ from ..streams import BlockArguments
 
 
 def ada_norm_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """SD3, FLUX, AuraFlow, Mochi: what `norm1(hidden_states, emb=temb)` gives first."""
+    """SD3, FLUX, AuraFlow, Mochi: first output of `norm1(hidden_states, emb=temb)`."""
     modulated: Tensor = block.norm1(arguments[0, "hidden_states"], emb=arguments[2, "temb"])[0]
     return modulated
 
 
 def chroma_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """Chroma: the same with the image's half of the modulation (`transformer_chroma.py`)."""
+    """Chroma: first output of `norm1` with the image half of `temb` (`transformer_chroma.py`)."""
     image = arguments[2, "temb"][:, :6]
     modulated: Tensor = block.norm1(arguments[0, "hidden_states"], emb=image)[0]
     return modulated
 
 
 def flux2_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """FLUX.2: `norm1` with the shared modulation's first shift and scale."""
+    """FLUX.2: `norm1` with the first shift and scale of the modulation that all blocks share
+    (`transformer_flux2.py`)."""
     modulation = arguments[2, "temb_mod_img"]
     if modulation.ndim == 2:
         modulation = modulation.unsqueeze(1)
@@ -33,14 +37,16 @@ def flux2_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def lumina2_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """Lumina 2: what `norm1(hidden_states, temb)` gives first (`transformer_lumina2.py`)."""
+    """Lumina 2: first output of `norm1(hidden_states, temb)` (`transformer_lumina2.py`)."""
     modulated: Tensor = block.norm1(arguments[0, "hidden_states"], arguments[3, "temb"])[0]
     return modulated
 
 
 def z_image_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """Z-Image: `attention_norm1` with the scale of the adaLN; with reference images, that of
-    the noisy tokens (`transformer_z_image.py`)."""
+    """Z-Image: `attention_norm1` with the scale of the adaLN (`transformer_z_image.py`).
+
+    With reference images, all tokens get the scale of the noisy ones.
+    """
     x, adaln = arguments[0, "x"], arguments[3, "adaln_input"]
     if arguments[4, "noise_mask"] is not None:
         adaln = arguments[5, "adaln_noisy"]
@@ -49,8 +55,10 @@ def z_image_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def hunyuan_video_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """HunyuanVideo: `norm1`; from an image, the first frame's tokens have a modulation of their
-    own (`transformer_hunyuan_video.py`)."""
+    """HunyuanVideo: first output of `norm1` (`transformer_hunyuan_video.py`).
+
+    If an image guides the video, the tokens of the first frame have their own modulation.
+    """
     x, temb = arguments[0, "hidden_states"], arguments[2, "temb"]
     replaced = arguments[5, "token_replace_emb"]
     first_frame: dict[str, Any] = {}
@@ -62,7 +70,8 @@ def hunyuan_video_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def ltx_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """LTX-Video: `norm1` with the table's first shift and scale (`transformer_ltx.py`)."""
+    """LTX-Video: `norm1` with the first shift and scale of `scale_shift_table + temb`
+    (`transformer_ltx.py`)."""
     x, temb = arguments[0, "hidden_states"], arguments[2, "temb"]
     table = block.scale_shift_table
     rows = temb.reshape(x.shape[0], temb.shape[1], table.shape[0], -1)
@@ -71,7 +80,8 @@ def ltx_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def cosmos_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """Cosmos: what `norm1` gives first, with the position of the block's own (Cosmos 1)."""
+    """Cosmos: first output of `norm1`; Cosmos 1 adds `extra_pos_emb` before
+    (`transformer_cosmos.py`)."""
     x, position = arguments[0, "hidden_states"], arguments[5, "extra_pos_emb"]
     if position is not None:
         x = x + position
@@ -80,7 +90,7 @@ def cosmos_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def table_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """PixArt, Sana: `norm1` with the block's table plus the timestep's projection."""
+    """PixArt, Sana: `norm1` with the first shift and scale of `scale_shift_table + timestep`."""
     x, timestep = arguments[0, "hidden_states"], arguments[4, "timestep"]
     table = block.scale_shift_table[None].to(timestep)
     shift, scale = (table + timestep.reshape(x.shape[0], 6, -1)).chunk(6, dim=1)[:2]

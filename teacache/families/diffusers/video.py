@@ -1,4 +1,4 @@
-"""The families that make video, as diffusers' transformers lay them out (0.42)."""
+"""Families of video models, as the transformer classes of diffusers 0.42 define them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any
 
 from torch import Tensor
 
-from ..comfyui.image import tokens_in
+from ..comfyui.image import single_stream_blocks
 from ..comfyui.video import COGVIDEOX, COSMOS1, COSMOS_PREDICT2, HUNYUAN_VIDEO, LTX, MOCHI
-from ..comfyui.wan import PIXELS_720P, TI2V_5B_CHANNELS, VAE_SCALE, WAN21, WIDTH_14B, for_layer
+from ..comfyui.wan import PIXELS_720P, TI2V_5B_CHANNELS, VAE_SCALE, WAN21, WIDTH_14B, to_layer_dtype
 from ..spec import RunScope
-from .image import MODELS, joint
+from .image import MODELS, dual_stream_blocks
 from .modulation import ada_norm_block, cosmos_block, hunyuan_video_block, ltx_block
 
-DOUBLE = joint("transformer_blocks", text_first=False)
-BLOCKS = tokens_in("transformer_blocks", "hidden_states")
+DOUBLE = dual_stream_blocks("transformer_blocks", text_first=False)
+BLOCKS = single_stream_blocks("transformer_blocks", "hidden_states")
 
 
 def _wan_time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
-    """`temb`: `time_embedder` of the sinusoid of t (`transformer_wan.py`)."""
+    """`temb`: `time_embedder` of the sinusoidal embedding of t (`transformer_wan.py`)."""
     condition = transformer.condition_embedder
     layers = condition.time_embedder
-    embedding: Tensor = layers(for_layer(condition.timesteps_proj(timesteps), layers.linear_1))
+    embedding: Tensor = layers(to_layer_dtype(condition.timesteps_proj(timesteps), layers.linear_1))
     return embedding
 
 
 def _wan_time_projection(transformer: Any, timesteps: Tensor) -> Tensor:
-    """What the blocks modulate with: `time_proj` of the activated embedding."""
+    """The modulation of the blocks: `time_proj` of the activated `temb`."""
     condition = transformer.condition_embedder
     embedding = condition.act_fn(_wan_time_embedding(transformer, timesteps))
     projection: Tensor = condition.time_proj(embedding)
@@ -35,7 +35,7 @@ def _wan_time_projection(transformer: Any, timesteps: Tensor) -> Tensor:
 
 
 def _wan_profile(transformer: Any) -> str:
-    """As for ComfyUI's class (`wan.py`): Wan 2.2 by 48 channels, or an image without CLIP."""
+    """As `comfyui.wan`: Wan 2.2 has 48 latent channels, or takes an image without CLIP."""
     config = transformer.config
     from_image = config.in_channels > config.out_channels
     if config.out_channels == TI2V_5B_CHANNELS:
@@ -48,7 +48,7 @@ def _wan_profile(transformer: Any) -> str:
 
 
 def _wan_run_profile(transformer: Any, scope: RunScope) -> str:
-    """As `_wan_profile`; 480p or 720p by the latent, and Wan 2.2 where two experts share a run."""
+    """As `comfyui.wan`: 480p or 720p by the latent; one of two experts in a run is Wan 2.2."""
     name = _wan_profile(transformer)
     if name == "wan21-t2v-14b" and not scope.full_range:
         return "wan22-uncalibrated"
@@ -64,7 +64,7 @@ DIFFUSERS_WAN = replace(
         MODELS + "transformer_wan.WanTransformer3DModel",
         MODELS + "transformer_wan_vace.WanVACETransformer3DModel",
     ),
-    block_lists=(tokens_in("blocks", "hidden_states"),),
+    block_lists=(single_stream_blocks("blocks", "hidden_states"),),
     side_block_lists=(),
     embed_timesteps=_wan_time_embedding,
     project_timesteps=_wan_time_projection,
@@ -75,7 +75,7 @@ DIFFUSERS_WAN = replace(
 DIFFUSERS_HUNYUAN_VIDEO = replace(
     HUNYUAN_VIDEO,
     classes=(MODELS + "transformer_hunyuan_video.HunyuanVideoTransformer3DModel",),
-    block_lists=(DOUBLE, joint("single_transformer_blocks", text_first=False)),
+    block_lists=(DOUBLE, dual_stream_blocks("single_transformer_blocks", text_first=False)),
     modulated_input=hunyuan_video_block,
     default_profile=lambda transformer: "hunyuan-video",
     matches=lambda transformer: True,
@@ -118,9 +118,9 @@ DIFFUSERS_COSMOS_PREDICT2 = replace(
 
 
 def _cogvideox_time_embedding(transformer: Any, timesteps: Tensor) -> Tensor:
-    """`emb`: `time_embedding` of the sinusoid of t (`cogvideox_transformer_3d.py`)."""
+    """`emb`: `time_embedding` of the sinusoidal embedding of t (`cogvideox_transformer_3d.py`)."""
     layers = transformer.time_embedding
-    embedding: Tensor = layers(for_layer(transformer.time_proj(timesteps), layers.linear_1))
+    embedding: Tensor = layers(to_layer_dtype(transformer.time_proj(timesteps), layers.linear_1))
     return embedding
 
 
