@@ -7,9 +7,11 @@ the blocks stay as they are, and no forward is copied.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -73,15 +75,46 @@ def never_compiled(function: _Forward) -> _Forward:
 
 
 class BlockProxy(nn.Module):
-    """Takes a block's slot. The block is not registered as a child, so that it keeps its name."""
+    """Takes a block's slot for one call, and shows itself as that block to whoever looks at it.
+
+    Other code walks the model's modules during a call (weight prefetching, attention patches),
+    asks for a block's class and sets attributes on it: all of that reaches the block. It is no
+    child of the proxy, so that state dicts keep their names.
+    """
 
     def __init__(self, stack: BlockStack) -> None:
         super().__init__()
         self.__dict__["stack"] = stack
         self.__dict__["block"] = None
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        block = self.__dict__.get("block")
+        return type(self) if block is None else type(block)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["block"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        block = self.__dict__.get("block")
+        if block is None:
+            super().__setattr__(name, value)
+        else:
+            setattr(block, name, value)
+
+    def named_modules(
+        self,
+        memo: set[nn.Module] | None = None,
+        prefix: str = "",
+        remove_duplicate: bool = True,
+    ) -> Iterator[tuple[str, nn.Module]]:
+        shown = self.__dict__["block"]
+        walk = super().named_modules if shown is None else shown.named_modules
+        yield from walk(memo, prefix, remove_duplicate)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        shown = self.__dict__["block"]
+        yield from super().named_children() if shown is None else shown.named_children()
 
 
 class StackBlockProxy(BlockProxy):
@@ -229,6 +262,7 @@ class BlockStack:
         first_block_runs: bool = False,
     ) -> None:
         self.callbacks: StackCallbacks | None = None
+        self._transformer = transformer
         self.side_blocks_run = False
         """Whether side blocks run on a skip: they may need the stack's input unchanged."""
         self._slots: list[tuple[nn.Module, str, BlockProxy]] = []
@@ -264,6 +298,10 @@ class BlockStack:
     @contextmanager
     def installed(self, callbacks: StackCallbacks) -> Iterator[None]:
         """Every slot holds its proxy and serves `callbacks`; afterwards all is as it was."""
+        with _in_use(self._transformer):
+            yield from self._installed(callbacks)
+
+    def _installed(self, callbacks: StackCallbacks) -> Iterator[None]:
         replaced: list[tuple[nn.Module, str, nn.Module]] = []
         self.callbacks = callbacks
         try:
@@ -280,6 +318,19 @@ class BlockStack:
             for _, _, proxy in self._slots:
                 proxy.__dict__["block"] = None
             self.callbacks = None
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+@contextmanager
+def _in_use(transformer: nn.Module) -> Iterator[None]:
+    """One call at a time swaps the slots of a transformer, whichever run and thread makes it."""
+    with _LOCKS_LOCK:
+        lock = _LOCKS.setdefault(transformer, threading.RLock())
+    with lock:
+        yield
 
 
 def _container(transformer: nn.Module, path: str) -> nn.Module:

@@ -203,10 +203,17 @@ class RunState:
         """Drop the deferred updates: the evaluation is made again."""
         self._inputs, self._views = [], []
 
+    def release(self) -> None:
+        """Free the cached tensors of every pass."""
+        for state in self._passes.values():
+            state.branches.clear()
+            state.latent_view = None
+        self.discard()
+
     def clear(self) -> None:
         """Free everything."""
+        self.release()
         self._passes.clear()
-        self.discard()
 
     @property
     def bytes_held(self) -> int:

@@ -11,6 +11,11 @@ import torch
 
 from ..schedule import same_sigma
 
+OUT_OF_MEMORY: type[Exception] = (
+    torch.OutOfMemoryError if hasattr(torch, "OutOfMemoryError") else torch.cuda.OutOfMemoryError
+)
+"""What PyTorch raises where the device has no memory left; the first name is from 2.5 on."""
+
 
 class DeferredScalar(NamedTuple):
     """A scalar on its device, and the function that takes the number once it has been read."""

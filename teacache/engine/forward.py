@@ -11,6 +11,7 @@ from torch import nn
 from ..families.streams import BlockArguments, FamilyMismatch, reading_model
 from ..report import Reason
 from .decision import BranchState, Decision
+from .device import OUT_OF_MEMORY
 from .indicators import relative_change
 from .predictors import combine, interpolation_weights
 
@@ -78,12 +79,22 @@ class PredictionForward:
     def skipping(self) -> bool:
         return self._decision.skipping
 
-    def predict(self, like: torch.Tensor) -> torch.Tensor:
-        """The predicted value, on the device and in the type of `like`."""
-        self._decision.mark_call_skipped()
+    def predict(self, like: torch.Tensor) -> torch.Tensor | None:
+        """The predicted value, on the device and in the type of `like`.
+
+        Returns:
+            None where there is no memory for it: the model must be evaluated.
+        """
         position = self._run.position
+        try:
+            value = self._state.predictor.predict(position.sigma).to(like.device, like.dtype)
+        except OUT_OF_MEMORY:
+            self._run.release()
+            self._decision.require_compute(Reason.UNCACHED)
+            return None
+        self._decision.mark_call_skipped()
         self._state.skipped.append((position.sigma, position.step_size))
-        return self._state.predictor.predict(position.sigma).to(like.device, like.dtype)
+        return value
 
     def observe(self, value: torch.Tensor) -> torch.Tensor:
         """Cache the computed `value`.
@@ -97,11 +108,14 @@ class PredictionForward:
         """
         run, state = self._run, self._state
         corrected = value
-        if run.sampler.euler and state.skipped:
-            corrected = self._corrected(value)
+        try:
+            if run.sampler.euler and state.skipped:
+                corrected = self._corrected(value)
+            if run.cache_is_reusable:
+                cache_value(run, state, value)
+        except OUT_OF_MEMORY:
+            run.release()
         state.skipped = []
-        if run.cache_is_reusable:
-            cache_value(run, state, value)
         return corrected
 
     def _corrected(self, value: torch.Tensor) -> torch.Tensor:
@@ -156,34 +170,38 @@ class StackForward:
         return 0 if self._first_block_input is None else self._first_block_input.shape[1]
 
     def on_first_block(self, image: torch.Tensor) -> None:
-        self._first_block_input = image.clone()
+        self._first_block_input = self._copy(image)
 
     def on_stack_input(
         self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
     ) -> None:
         self.image_tokens = image.shape[1]
-        self._measure(block, arguments, image)
-        if self._measure_only:
-            self.skipping, self._prediction = True, image
-            return
-        self.skipping = self._decision.skipping
-        if self.skipping:
-            self._decision.mark_call_skipped()
-            self._prediction = self._predict(image)
-        elif self._run.cache_is_reusable:
-            self._stack_input = image.clone()
+        with self._run.lock:
+            self._measure(block, arguments, image)
+            if self._measure_only:
+                self.skipping, self._prediction = True, image
+                return
+            self.skipping = self._decision.skipping
+            if self.skipping:
+                self._skip(image)
+        if not self.skipping and not self._run.gave_up and self._run.cache_is_reusable:
+            self._stack_input = self._copy(image)
 
     def on_stack_output(self, image: torch.Tensor) -> None:
-        if self._stack_input is None:
+        if self._stack_input is None or self._run.gave_up:
             return
         with reading_model():
             residual = torch.sub(image, self._stack_input, out=self._stack_input)
         self._stack_input = None
         run = self._run
-        for key, part in zip(self._keys, self._split(residual), strict=True):
-            if run.observer is not None:
-                run.observer.on_residual(run.position.step, key, part)
-            cache_value(run, self._decision.state.branches[key], part)
+        try:
+            with run.lock:
+                for key, part in zip(self._keys, self._split(residual), strict=True):
+                    if run.observer is not None:
+                        run.observer.on_residual(run.position.step, key, part)
+                    cache_value(run, self._decision.state.branches[key], part)
+        except OUT_OF_MEMORY:
+            run.release()
 
     def predicted_output(self) -> torch.Tensor:
         assert self._prediction is not None
@@ -194,6 +212,25 @@ class StackForward:
         self._stack_input = self._first_block_input = None
         self._run.give_up(mismatch)
         self._decision.require_compute(Reason.UNCACHED)
+
+    def _copy(self, image: torch.Tensor) -> torch.Tensor | None:
+        """A copy of `image`; None where there is no memory for it."""
+        try:
+            return image.clone()
+        except OUT_OF_MEMORY:
+            self._run.release()
+            return None
+
+    def _skip(self, image: torch.Tensor) -> None:
+        """Predict the output of the stack; compute where there is no memory for it."""
+        try:
+            self._prediction = self._predict(image)
+        except OUT_OF_MEMORY:
+            self.skipping = False
+            self._run.release()
+            self._decision.require_compute(Reason.UNCACHED)
+        else:
+            self._decision.mark_call_skipped()
 
     def _split(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensor.chunk(len(self._keys))
@@ -206,6 +243,8 @@ class StackForward:
         indicator = run.strategy.indicator
         if indicator == "rate":
             decide_by_error_rate(run, decision, states)
+        elif self._run.gave_up:
+            decision.require_compute(Reason.UNCACHED)
         elif indicator == "first_block":
             assert self._first_block_input is not None
             stride = run.config.token_stride

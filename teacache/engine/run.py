@@ -16,6 +16,7 @@ joined depending on free memory.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from math import nan
 from typing import Any, Protocol
@@ -93,6 +94,8 @@ class Run:
         self.gave_up = False
         """Whether the model does not match its family's entry: it runs without the cache."""
         self.reader = DeviceReader()
+        self.lock = threading.RLock()
+        """Held while a forward decides or caches: branches may run in threads, one per device."""
         schedule = Schedule(sigmas)
         self.position = StepTracker(schedule, sampler.one_eval_per_step)
         self.state = RunState()
@@ -280,12 +283,18 @@ class Run:
         """`tensor` where cached tensors are kept."""
         return tensor.to("cpu") if self.config.cache_device == "cpu" else tensor
 
-    def give_up(self, mismatch: FamilyMismatch) -> None:
-        """The rest of the run is computed without the cache."""
+    def give_up(self, reason: FamilyMismatch | str) -> None:
+        """The rest of the run is computed without the cache, because of `reason`."""
         if not self.gave_up:
             self.gave_up = True
-            self.report.warn(f"{self.family.name}: runs without the cache: {mismatch}")
+            self.report.warn(f"{self.family.name}: runs without the cache: {reason}")
             log.warning("TeaCache: %s", self.report.warnings[-1])
+
+    def release(self) -> None:
+        """There is no memory for the cache: free what it holds, and run without it."""
+        self.give_up("there is no memory left for what it caches")
+        self.state.release()
+        self.reader.discard()
 
     # --- the end ---------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ class SamplerTraits:
             is taken from the model, so that values may be extrapolated from step to step.
         euler: a step is x + (next sigma - sigma) * derivative.
         one_eval_per_step: it evaluates once at each level of the schedule, in order.
+        foreign: it is not one of the host's own, so that nothing is known of it.
         adaptive: it chooses its own noise levels and may judge the next one by the model's answer,
             so that every step must be computed.
     """
@@ -36,6 +37,7 @@ class SamplerTraits:
     euler: bool = False
     one_eval_per_step: bool = False
     adaptive: bool = False
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,11 @@ def resolve_strategy(
         )
         return FAITHFUL, notes
     if strategy == FORECAST:
+        why = "it adds noise, or takes more than the prediction from the model"
+        if sampler.foreign:
+            why = "it is not one of the host's own, and what it does between the steps is not known"
         notes.append(
-            f"The sampler {sampler.name} cannot be forecast (it adds noise, or takes more than the "
-            "prediction from the model): the faithful mode is used."
+            f"The sampler {sampler.name} cannot be forecast ({why}): the faithful mode is used."
         )
         return FAITHFUL, notes
     extrapolates = strategy.caches_prediction or strategy.predictor != "reuse"

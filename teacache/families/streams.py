@@ -32,8 +32,6 @@ def reading_model() -> Iterator[None]:
     """Turns errors of reading a model's inside into `FamilyMismatch`."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise FamilyMismatch from error
 

@@ -15,7 +15,7 @@ from ..config import TeaCacheConfig
 from ..engine.blocks import BlockStack
 from ..engine.presets import RunContext, describe_settings, resolve_settings
 from ..engine.run import Run, RunListener
-from ..engine.strategy import SamplerTraits
+from ..engine.strategy import SamplerTraits, requested_strategy
 from ..families.registry import find_family, find_uncacheable, known_profiles
 from ..families.spec import Family, RunScope, class_name, unwrap_compiled
 from ..families.streams import FamilyMismatch, reading_model
@@ -160,6 +160,28 @@ class CacheHandle:
             self._listener,
             None if override is None else override.observer,
         )
+
+    def off_report(self, sigmas: list[float]) -> RunReport:
+        """The report of a run that the cache left alone, since its threshold is 0."""
+        report = RunReport(
+            host=self._host,
+            family=self.family.id,
+            family_name=self.family.name,
+            profile="",
+            calibrated=False,
+            method=requested_strategy(self.config).name,
+            cached="",
+            indicator="",
+            predictor="",
+            sampler="",
+            threshold=0.0,
+            steps=max(len(sigmas) - 1, 0),
+            sigmas=sigmas,
+            outcome="done",
+        )
+        if self._listener is not None:
+            self._listener("end", {"report": report.to_json()})
+        return report
 
     def keep(self, report: RunReport) -> None:
         """Keep the report of a finished run, and log it."""

@@ -59,8 +59,12 @@ def conditions_of(
 
 
 def guidance_of(guider: Any) -> float | None:
-    """The guidance scale of a guider, None where it has none."""
-    return float(guider.cfg) if "cfg" in vars(guider) else None
+    """The guidance scale; None where a guider has none, or one that is not a single number."""
+    cfg = vars(guider).get("cfg")
+    if isinstance(cfg, torch.Tensor) and cfg.numel() == 1:
+        return float(cfg)
+    number = isinstance(cfg, (int, float)) and not isinstance(cfg, bool)
+    return float(cfg) if number else None
 
 
 def _digest(model: ModelPatcher) -> str:

@@ -61,17 +61,25 @@ class CachedModel(CacheHandle):
         **kwargs: Any,
     ) -> Any:
         """`OUTER_SAMPLE`: one sampling run."""
+
+        def sample() -> Any:
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+
+        if self.config.rel_l1_thresh == 0:
+            result = sample()
+            self._digests.append(_digest(result))
+            self.keep(self.off_report(sigmas.tolist()))
+            return result
         guider = executor.class_obj
         run = self._run_for(guider, sampler, latent_image, sigmas.tolist())
-        if run.report.threshold > 0:
-            stacked = stacked_caches_warning(guider.model_patcher)
-            if stacked:
-                run.report.warn(stacked)
-                log.warning("TeaCache: %s", stacked)
-            RunWrappers(run, guider).attach(guider.model_options)
+        stacked = stacked_caches_warning(guider.model_patcher)
+        if stacked:
+            run.report.warn(stacked)
+            log.warning("TeaCache: %s", stacked)
         outcome, result_digest = "failed", ""
         try:
-            result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            with RunWrappers(run, guider).attached():
+                result = sample()
             outcome, result_digest = "done", _digest(result)
             return result
         except comfy.model_management.InterruptProcessingException:
@@ -124,8 +132,10 @@ def _in_available_memory(config: TeaCacheConfig) -> TeaCacheConfig:
     )
 
 
-def _digest(samples: torch.Tensor) -> str:
-    """Tells the latents of different runs apart, by their first values."""
+def _digest(samples: Any) -> str:
+    """Tells the latents of different runs apart, by their first values; empty for no latent."""
+    if not isinstance(samples, torch.Tensor):
+        return ""
     if samples.is_nested:
         samples = samples.unbind()[0]
     return digest(samples, DIGEST_VALUES)

@@ -3,8 +3,14 @@ which a run's conditioning changes."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
+
+import comfy.k_diffusion.sampling
+import comfy.samplers
+from comfy.extra_samplers import uni_pc
 
 from ...engine.strategy import SamplerTraits
 
@@ -23,30 +29,71 @@ SEVERAL_EVALS_PER_STEP = ("heun", "heunpp2", "dpm_2", "unipc", "unipc_bh2")
 """Deterministic samplers with further evaluations, at or between the schedule's noise levels."""
 ADAPTIVE = ("dpm_fast", "dpm_adaptive")
 """Samplers that take only the ends of the schedule and choose their own noise levels."""
+NOISE_OPTIONS = ("s_churn", "eta")
+"""Options that make a deterministic sampler add noise, unless they are 0."""
 
 
 def sampler_traits(sampler: Any) -> SamplerTraits:
     """The properties of a sampler that decide how its model may be cached.
 
-    A sampler in none of the tables counts as not deterministic, so that nothing is extrapolated:
-    those that add noise, and those that use the unconditional prediction by itself (CFG++).
+    A sampler is known if its function is ComfyUI's own, by identity. In none of the tables are
+    those that add noise, and those that use the unconditional prediction by itself (CFG++). What is
+    not known counts as not deterministic, so that nothing is extrapolated.
 
     Args:
         sampler: A `comfy.samplers.Sampler`.
     """
-    function = vars(sampler).get("sampler_function")
-    options: Mapping[str, Any] = vars(sampler).get("extra_options") or {}
-    if function is None:
-        return SamplerTraits(type(sampler).__name__, deterministic=False)
-    name = function.__name__.removeprefix("sample_").removesuffix("_function")
+    if type(sampler) is not comfy.samplers.KSAMPLER:
+        return SamplerTraits(type(sampler).__name__, deterministic=False, foreign=True)
+    function, options = _flattened(sampler.sampler_function, sampler.extra_options)
+    name = _own_name(function)
+    if name is None:
+        return SamplerTraits(_display_name(function), deterministic=False, foreign=True)
     if name in ADAPTIVE:
         return SamplerTraits(name, deterministic=False, adaptive=True)
-    noisy = any(options.get(option) for option in ("s_churn", "eta"))
-    if noisy or name not in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP:
+    if name not in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP or _adds_noise(options):
         return SamplerTraits(name, deterministic=False)
     return SamplerTraits(
-        name, deterministic=True, euler=name == "euler", one_eval_per_step=name in ONE_EVAL_PER_STEP
+        name,
+        deterministic=True,
+        euler=name == "euler",
+        one_eval_per_step=name in ONE_EVAL_PER_STEP,
     )
+
+
+def _flattened(function: Any, options: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The function inside a `functools.partial` with keywords only, and all its options."""
+    given = dict(options) if isinstance(options, Mapping) else {}
+    if isinstance(function, functools.partial) and not function.args:
+        return function.func, {**function.keywords, **given}
+    return function, given
+
+
+def _own_name(function: Any) -> str | None:
+    """The name under which ComfyUI itself offers a sampler function; None for a foreign one."""
+    if not inspect.isfunction(function):
+        return None
+    for name in ADAPTIVE:
+        inner = f"ksampler.<locals>.{name}_function"
+        if (function.__module__, function.__qualname__) == (comfy.samplers.__name__, inner):
+            return name
+    name = function.__name__.removeprefix("sample_")
+    for module in (comfy.k_diffusion.sampling, uni_pc):
+        if vars(module).get(f"sample_{name}") is function:
+            return name
+    return None
+
+
+def _display_name(function: Any) -> str:
+    """A foreign function as messages name it: with the module that it comes from."""
+    named: Callable[..., Any] | type = function if inspect.isroutine(function) else type(function)
+    return f"{named.__qualname__} of {str(named.__module__).rsplit('.', 1)[-1]}"
+
+
+def _adds_noise(options: Mapping[str, Any]) -> bool:
+    """Whether an option adds noise, or cannot be read as the number 0."""
+    given = [options[name] for name in NOISE_OPTIONS if options.get(name) is not None]
+    return not all(isinstance(value, (int, float)) and value == 0 for value in given)
 
 
 def conditioning_boundaries(conds: Mapping[str, Any]) -> list[float]:

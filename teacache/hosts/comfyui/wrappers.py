@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import functools
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrappersMP
+from torch import nn
 
 from ...engine.blocks import BlockStack
 from ...engine.decision import Decision, RecomputeEvaluation, RecomputePass
 from ...engine.forward import PredictionForward, StackForward
 from ...engine.run import Run
 from ...families.spec import unwrap_compiled
+from ...families.streams import FamilyMismatch, reading_model
 from ..common import embed_timesteps, prepare_stack
 from .samplers import conditioning_boundaries, conditioning_phase
 
@@ -32,55 +35,62 @@ class RunWrappers:
         self._run = run
         self._guider = guider
         self._boundaries: list[float] | None = None
-        self._stack: BlockStack | None = None
+        self._stacks: dict[nn.Module, BlockStack | None] = {}
+        """By transformer: where branches run on several devices, each has its own copy."""
         self._decision: Decision | None = None
 
-    def attach(self, model_options: dict[str, Any]) -> None:
-        """Add the wrappers to the run's own model options."""
-        wrappers: list[tuple[str, Callable[..., Any]]] = [
-            (WrappersMP.PREDICT_NOISE, self.predict_noise)
-        ]
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The wrappers are in force; afterwards the guider and its options are what they were.
+
+        `predict_noise` is set on the guider itself: some guiders call it directly, past the
+        wrappers of `PREDICT_NOISE`.
+        """
+        wrappers: dict[str, Callable[..., Any]] = {}
         if not self._run.strategy.caches_prediction:
-            wrappers += [
-                (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
-                (WrappersMP.APPLY_MODEL, self.apply_model),
-            ]
-        for kind, wrapper in wrappers:
-            comfy.patcher_extension.add_wrapper_with_key(
-                kind, KEY, wrapper, model_options, is_model_options=True
-            )
+            wrappers = {
+                WrappersMP.CALC_COND_BATCH: self.calc_cond_batch,
+                WrappersMP.APPLY_MODEL: self.apply_model,
+            }
+        with ExitStack() as stack:
+            stack.enter_context(_replaced(self._guider, "predict_noise", self.predict_noise))
+            for kind, wrapper in wrappers.items():
+                stack.enter_context(_wrapped(self._guider.model_options, kind, wrapper))
+            yield
 
     def predict_noise(
         self,
-        executor: Any,
+        predict: Callable[..., Any],
         x: torch.Tensor,
         timestep: torch.Tensor,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """`PREDICT_NOISE`: one evaluation of the denoiser by the sampler."""
+        """One evaluation of the denoiser by the sampler.
+
+        Args:
+            predict: the guider's own `predict_noise`.
+            x: the noisy latent. timestep: its noise level, [rows].
+        """
         run = self._run
         run.begin_evaluation(timestep, x.device)
 
-        def evaluate() -> torch.Tensor:
+        def evaluate() -> Any:
             try:
-                denoised: torch.Tensor = executor(x, timestep, *args, **kwargs)
+                return predict(x, timestep, *args, **kwargs)
             except RecomputeEvaluation as required:
                 run.recompute(required.reason)
-                denoised = executor(x, timestep, *args, **kwargs)
-            return denoised
+                return predict(x, timestep, *args, **kwargs)
 
         step, sigma = run.position.step, run.position.sigma
-        caches_prediction = run.strategy.caches_prediction and sigma > 0
-        result = self._cached_prediction(x, evaluate) if caches_prediction else evaluate()
-        if run.observer is not None and sigma > 0:
+        caches = run.strategy.caches_prediction and sigma > 0 and not run.gave_up
+        result = self._cached_prediction(x, evaluate) if caches else evaluate()
+        if run.observer is not None and sigma > 0 and _is_prediction(result, x):
             run.observer.on_prediction(step, (x - result) / sigma)
         run.end_evaluation()
         return result
 
-    def _cached_prediction(
-        self, x: torch.Tensor, evaluate: Callable[[], torch.Tensor]
-    ) -> torch.Tensor:
+    def _cached_prediction(self, x: torch.Tensor, evaluate: Callable[[], Any]) -> Any:
         """The denoised latent after guidance, evaluated or predicted.
 
         What is predicted is the derivative (x - denoised) / sigma, which samplers follow.
@@ -90,9 +100,13 @@ class RunWrappers:
         decision = run.decide("prediction")
         run.decide_by_latent(decision, x)
         forward = PredictionForward(run, decision, "prediction", layout)
-        if forward.skipping:
-            return x - sigma * forward.predict(x)
+        predicted = forward.predict(x) if forward.skipping else None
+        if predicted is not None:
+            return x - sigma * predicted
         denoised = evaluate()
+        if not _is_prediction(denoised, x):
+            run.give_up(f"the guider returns {_form(denoised)}, not one latent")
+            return denoised
         derivative = (x - denoised) / sigma
         corrected = forward.observe(derivative)
         return denoised if corrected is derivative else x - sigma * corrected
@@ -100,7 +114,12 @@ class RunWrappers:
     def _phase(self) -> Hashable:
         """Which conds, ControlNets and scheduled weights are in force."""
         if self._boundaries is None:
-            self._boundaries = conditioning_boundaries(self._guider.conds)
+            try:
+                with reading_model():
+                    self._boundaries = conditioning_boundaries(self._guider.conds)
+            except FamilyMismatch as mismatch:
+                self._run.give_up(f"the conds cannot be read: {mismatch}")
+                self._boundaries = []
         return conditioning_phase(self._boundaries, self._run.position.sigma)
 
     def calc_cond_batch(
@@ -121,6 +140,7 @@ class RunWrappers:
             try:
                 return executor(model, conds, x, timestep, model_options)
             except RecomputePass:
+                _wait_for_devices(model_options)
                 decision.restart()
                 return executor(model, conds, x, timestep, model_options)
         finally:
@@ -161,8 +181,73 @@ class RunWrappers:
             timesteps = model.model_sampling.timestep(levels).float()
             return embed_timesteps(self._run, transformer, timesteps)
 
-        self._stack = prepare_stack(self._run, transformer, self._stack, embed, ahead=True)
-        return self._stack
+        with self._run.lock:
+            stack = prepare_stack(
+                self._run, transformer, self._stacks.get(transformer), embed, ahead=True
+            )
+            self._stacks[transformer] = stack
+        return stack
+
+
+@contextmanager
+def _replaced(guider: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """`guider.name` is `function`, which gets the original as its first argument."""
+    original, own = getattr(guider, name), vars(guider).get(name)
+    replacement = functools.partial(function, original)
+    setattr(guider, name, replacement)
+    try:
+        yield
+    finally:
+        if vars(guider).get(name) is replacement:
+            if own is None:
+                delattr(guider, name)
+            else:
+                setattr(guider, name, own)
+
+
+@contextmanager
+def _wrapped(
+    model_options: dict[str, Any], kind: str, wrapper: Callable[..., Any]
+) -> Iterator[None]:
+    """`wrapper` is the innermost one of its kind, and the only one under this key."""
+    options = model_options.setdefault("transformer_options", {})
+    by_key = options.setdefault("wrappers", {}).setdefault(kind, {})
+    before = by_key.pop(KEY, None)
+    by_key[KEY] = [wrapper]
+    try:
+        yield
+    finally:
+        by_key.pop(KEY, None)
+        if before is not None:
+            by_key[KEY] = before
+
+
+def _is_prediction(value: Any, x: torch.Tensor) -> bool:
+    """Whether `value` is one latent in the shape of `x`."""
+    return isinstance(value, torch.Tensor) and value.shape == x.shape
+
+
+def _form(value: Any) -> str:
+    """What `value` is, in words."""
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def _wait_for_devices(model_options: dict[str, Any]) -> None:
+    """Wait for what ComfyUI's pool of device threads still runs, and drop its results.
+
+    A pass that is left by an exception leaves results in the queues of the other devices, which
+    the next pass would take for its own (`comfy/multigpu.py`, `MultiGPUThreadPool`).
+    """
+    pool = model_options.get("multigpu_thread_pool")
+    if pool is None:
+        return
+    end = object()
+    for device in pool.devices:
+        pool.submit(device, lambda: end)
+        while pool.get_result(device)[0] is not end:
+            pass
 
 
 def _branches(options: dict[str, Any]) -> list[Hashable]:

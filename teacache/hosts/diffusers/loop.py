@@ -222,7 +222,10 @@ class DenoisingLoop:
         if forward is None or run is None or run.gave_up:
             return prediction
         if forward.skipping:
-            return forward.predict(prediction).clone()
+            predicted = forward.predict(prediction)
+            if predicted is None:  # the transformer was not run: its output is not to be had
+                raise MemoryError("TeaCache: no memory left to predict a skipped step")
+            return predicted.clone()
         value = prediction.clone()  # pipelines and schedulers may change theirs in place
         corrected = forward.observe(value)
         return prediction if corrected is value else corrected

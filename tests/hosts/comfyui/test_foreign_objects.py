@@ -1,0 +1,265 @@
+"""What other nodes hand over: samplers, guiders and wrappers of foreign make."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+from hostile import MANY, MODES, NAME, alive, custom, latent, pattern, small, state_of
+from sampling import cached, report_of
+
+pytestmark = pytest.mark.usefixtures("comfy")
+
+SIGMAS = [1.0, 0.9, 0.78, 0.66, 0.54, 0.42, 0.3, 0.18, 0.08, 0.0]
+
+
+@pytest.fixture(scope="module")
+def model(comfy: Any) -> Any:
+    return small()
+
+
+def guided(model: Any, guider: Any, sampler: Any = "euler", seed: int = 1) -> torch.Tensor:
+    """A run over `SIGMAS` with a guider, as SamplerCustomAdvanced makes it."""
+    import comfy.sample
+    import comfy.samplers
+
+    chosen = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
+    start = latent()
+    noise = comfy.sample.prepare_noise(start, seed)
+    with torch.inference_mode():
+        return guider.sample(noise, start, chosen, torch.tensor(SIGMAS), seed=seed)
+
+
+def make_guider(model: Any, kind: type | None = None, cfg: Any = 3.0) -> Any:
+    import comfy.samplers
+
+    guider = (kind or comfy.samplers.CFGGuider)(model)
+    guider.set_conds(tiny_models.cond(NAME, 1), tiny_models.cond(NAME, 2))
+    guider.cfg = cfg
+    return guider
+
+
+# --- samplers ------------------------------------------------------------------------------------
+
+
+def partial_euler() -> Any:
+    from comfy.k_diffusion.sampling import sample_euler
+
+    return functools.partial(sample_euler)
+
+
+class CallableSampler:
+    """A sampler function that is an object, without a name."""
+
+    def __call__(self, model: Any, x: Any, sigmas: Any, **options: Any) -> Any:
+        from comfy.k_diffusion.sampling import sample_euler
+
+        return sample_euler(model, x, sigmas, **options)
+
+
+@pytest.mark.parametrize("make", [partial_euler, CallableSampler])
+@pytest.mark.parametrize("threshold", [0.0, 0.4])
+def test_a_sampler_function_without_a_name(
+    model: Any, make: Callable[[], Any], threshold: float
+) -> None:
+    import comfy.samplers
+
+    native = custom(model, SIGMAS, sampler=comfy.samplers.KSAMPLER(make()))
+    clone, handle = cached(model, threshold, mode="forecast")
+    got = custom(clone, SIGMAS, sampler=comfy.samplers.KSAMPLER(make()))
+    if threshold == 0:
+        assert torch.equal(got, native)
+    else:
+        report = report_of(handle)
+        assert len(report.records) == 9 and got.isfinite().all()
+        expected = "euler" if make is partial_euler else "CallableSampler of test_foreign_objects"
+        assert report.sampler == expected
+
+
+def test_a_partial_with_options_that_add_noise_is_not_extrapolated(model: Any) -> None:
+    import comfy.samplers
+    from comfy.k_diffusion.sampling import sample_euler
+
+    from teacache.hosts.comfyui.samplers import sampler_traits
+
+    def traits(*args: Any, **options: Any) -> Any:
+        function = functools.partial(sample_euler, *args, **options)
+        return sampler_traits(comfy.samplers.KSAMPLER(function))
+
+    assert traits().deterministic and traits(s_churn=0.0).deterministic
+    assert not traits(s_churn=0.5).deterministic
+    assert not traits(s_churn=torch.tensor([0.0, 1.0])).deterministic
+    assert traits(None).foreign
+
+
+def test_the_name_of_a_function_tells_nothing(model: Any) -> None:
+    """A foreign function that is called sample_euler, and adds noise, is not Euler's method."""
+    import comfy.samplers
+    from comfy.k_diffusion import sampling as known
+
+    def sample_euler(*args: Any, **options: Any) -> Any:
+        return known.sample_euler_ancestral(*args, **options)
+
+    clone, handle = cached(model, 0.4, mode="forecast")
+    custom(clone, SIGMAS, sampler=comfy.samplers.KSAMPLER(sample_euler))
+    report = report_of(handle)
+    assert report.method == "faithful"
+    (note,) = report.warnings
+    assert "is not one of the host's own" in note and "adds noise" not in note
+
+
+def test_a_sampler_of_another_class_is_unknown(model: Any) -> None:
+    import comfy.samplers
+
+    class Mine(comfy.samplers.KSAMPLER):
+        def sample(self, *args: Any, **options: Any) -> Any:
+            return super().sample(*args, **options)
+
+    from teacache.hosts.comfyui.samplers import sampler_traits
+
+    mine = Mine(comfy.samplers.sampler_object("euler").sampler_function)
+    assert sampler_traits(mine).foreign and not sampler_traits(mine).deterministic
+    for name in comfy.samplers.KSampler.SAMPLERS:
+        assert not sampler_traits(comfy.samplers.sampler_object(name)).foreign, name
+
+
+# --- guiders -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cfg", [[3.0] * 9, None, torch.tensor([3.0, 3.0]), torch.tensor(3.0), True], ids=repr
+)
+@pytest.mark.parametrize("threshold", [0.0, 2.0])
+def test_a_guidance_that_is_no_number(model: Any, cfg: Any, threshold: float) -> None:
+    """A guider may hold a schedule, or nothing, where others have a scale."""
+    import comfy.samplers
+
+    class Scheduled(comfy.samplers.CFGGuider):
+        def predict_noise(
+            self, x: Any, timestep: Any, model_options: Any = None, seed: Any = None
+        ) -> Any:
+            conds = self.conds
+            return comfy.samplers.sampling_function(
+                self.inner_model, x, timestep, conds["negative"], conds["positive"], 3.0,
+                model_options=model_options or {}, seed=seed,
+            )  # fmt: skip
+
+    native = guided(model, make_guider(model, Scheduled, cfg))
+    clone, handle = cached(model, threshold, mode="forecast")
+    got = guided(clone, make_guider(clone, Scheduled, cfg))
+    report = report_of(handle)
+    if threshold == 0:
+        assert torch.equal(got, native)
+    else:
+        assert report.skipped > 0 and len(report.records) == 9
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["foreign", "taken for euler"])
+@pytest.mark.parametrize("threshold", [0.0, 2.0])
+def test_a_guider_that_returns_two_predictions(
+    model: Any, known: bool, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passes through uncached where the prediction would be cached, and the report says so."""
+    import comfy.samplers
+
+    from teacache.engine.strategy import SamplerTraits
+    from teacache.hosts.comfyui import patch
+
+    class Twofold(comfy.samplers.CFGGuider):
+        def predict_noise(self, *args: Any, **options: Any) -> Any:
+            denoised = super().predict_noise(*args, **options)
+            return denoised, denoised
+
+    def sampler(model_k: Any, x: Any, sigmas: Any, extra_args: Any = None, **more: Any) -> Any:
+        options = {name: extra_args[name] for name in ("model_options", "seed")}
+        for sigma, following in pairwise(sigmas):
+            denoised, _ = model_k.inner_model(x, sigma * x.new_ones([x.shape[0]]), **options)
+            x = x + (x - denoised) / sigma * (following - sigma)
+        return x
+
+    if known:
+        euler = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
+        monkeypatch.setattr(patch, "sampler_traits", lambda sampler: euler)
+    chosen = comfy.samplers.KSAMPLER(sampler)
+    native = guided(model, make_guider(model, Twofold), chosen)
+    clone, handle = cached(model, threshold, mode="forecast")
+    got = guided(clone, make_guider(clone, Twofold), chosen)
+    report = report_of(handle)
+    if known or threshold == 0:
+        assert torch.equal(got, native) and report.skipped == 0
+    if threshold and known:
+        assert "the guider returns a tuple of 2, not one latent" in report.warnings[0]
+    elif threshold:
+        assert report.method == "faithful" and len(report.records) == 9 and report.skipped > 0
+
+
+def test_a_guider_that_calls_its_own_predict_noise(model: Any) -> None:
+    """Past the wrappers of PREDICT_NOISE, as the guider of a popular pack does."""
+    import comfy.samplers
+
+    class Direct(comfy.samplers.CFGGuider):
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            return self.predict_noise(*args, **options)
+
+    for mode in MODES:
+        clone, handle = cached(model, MANY[mode], mode=mode)
+        guider = make_guider(clone, Direct)
+        direct = guided(clone, guider)
+        assert "predict_noise" not in vars(guider)
+        direct_report = report_of(handle)
+        assert direct_report.skipped > 0 and len(direct_report.records) == 9
+        clone, handle = cached(model, MANY[mode], mode=mode)
+        assert torch.equal(direct, guided(clone, make_guider(clone)))
+        assert pattern(report_of(handle)) == pattern(direct_report)
+
+
+# --- wrappers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wrapper_that_samples_twice(model: Any, mode: str) -> None:
+    """The first of two runs is over when the second begins: nothing of it is left."""
+    from comfy.patcher_extension import WrappersMP
+
+    def twice(executor: Any, *args: Any, **options: Any) -> Any:
+        executor(*args, **options)
+        return executor(*args, **options)
+
+    clone, handle = cached(model, MANY[mode], mode=mode)
+    expected = custom(clone, SIGMAS)
+    clone, handle = cached(model, MANY[mode], mode=mode)
+    outer = clone.clone()
+    outer.wrappers = {}
+    outer.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "twice", twice)
+    for wrapper in clone.get_wrappers(WrappersMP.OUTER_SAMPLE, "teacache"):
+        outer.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "teacache", wrapper)
+    before = state_of(outer)
+    got = custom(outer, SIGMAS)
+    assert torch.equal(got, expected)
+    assert [len(report.records) for report in handle.reports] == [9, 9]
+    assert alive() == []
+    assert repr(outer.model_options) == before["options"]
+
+
+def test_at_threshold_0_nothing_of_ours_is_reached(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever our own code would raise: a switched-off node runs the graph as without it."""
+    from teacache.hosts.comfyui import patch
+
+    native = custom(model, SIGMAS)
+
+    def broken(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("reached")
+
+    names = ("sampler_traits", "conditions_of", "guidance_of", "profile_store", "RunWrappers")
+    clone, handle = cached(model, 0.0)
+    for name in names:
+        monkeypatch.setattr(patch, name, broken)
+    assert torch.equal(custom(clone, SIGMAS), native)
+    assert report_of(handle).summary.endswith("off (threshold 0)")

@@ -1,0 +1,256 @@
+"""The host's memory management beside the cache: what sees the blocks, devices, no memory left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+from hostile import MANY, MODES, alive, assert_same_state, patched, pattern, run, small, state_of
+from sampling import SKIP_ALL, cached, report_of, sample, stack_blocks
+
+pytestmark = pytest.mark.usefixtures("comfy")
+
+
+@pytest.fixture
+def model(comfy: Any) -> Any:
+    return small()
+
+
+# --- proxies show their block --------------------------------------------------------------------
+
+
+@contextmanager
+def looking(module: torch.nn.Module, look: Callable[[], Any]) -> Iterator[list[Any]]:
+    """What `look` gives inside each call of `module`, while the proxies are in their slots."""
+    seen: list[Any] = []
+    hook = module.register_forward_pre_hook(lambda *_: seen.append(look()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def test_who_walks_the_model_during_a_call_sees_its_modules(model: Any) -> None:
+    """Weight prefetching and attention patches find every module under its name and class."""
+    transformer = model.model.diffusion_model
+    blocks = stack_blocks(model)
+
+    def look() -> Any:
+        walked = dict(transformer.named_modules())
+        return (
+            [(name, type(module)) for name, module in walked.items()],
+            [name for name, _ in transformer.named_parameters()],
+            [sum(1 for _ in block.modules()) for block in transformer.joint_blocks],
+            [isinstance(block, type(blocks[0])) for block in transformer.joint_blocks],
+            [block.__class__ is type(blocks[0]) for block in transformer.joint_blocks],
+            sorted(name for name, _ in transformer.joint_blocks[0].named_children()),
+        )
+
+    expected = look()
+    clone, handle = cached(model, SKIP_ALL)
+    with looking(transformer.final_layer, look) as seen:
+        run(clone, steps=6)
+    assert report_of(handle).skipped == 4
+    assert seen == [expected] * 6
+    assert sum(kind.__name__ == "Linear" for _, kind in expected[0]) > 8
+
+
+def test_what_is_set_on_a_block_during_a_call_reaches_the_block(model: Any) -> None:
+    transformer = model.model.diffusion_model
+    clone, _ = cached(model, 0.4)
+
+    def mark() -> None:
+        transformer.joint_blocks[1].marked_by_a_node = True
+
+    with looking(transformer.final_layer, mark):
+        run(clone)
+    assert stack_blocks(model)[1].marked_by_a_node is True
+
+
+# --- several devices -----------------------------------------------------------------------------
+
+
+class Pool:
+    """One thread for each device, as ComfyUI's MultiGPUThreadPool: a result queue each."""
+
+    def __init__(self, devices: list[str]) -> None:
+        import queue
+
+        self.devices = devices
+        self._work = {device: queue.Queue() for device in devices}
+        self._results = {device: queue.Queue() for device in devices}
+        self._threads = [
+            threading.Thread(target=self._loop, args=(device,), daemon=True) for device in devices
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _loop(self, device: str) -> None:
+        while (item := self._work[device].get()) is not None:
+            try:
+                self._results[device].put((item(), None))
+            except Exception as error:
+                self._results[device].put((None, error))
+
+    def submit(self, device: str, function: Callable[[], Any]) -> None:
+        self._work[device].put(function)
+
+    def get_result(self, device: str) -> tuple[Any, Exception | None]:
+        return self._results[device].get()
+
+    def close(self) -> None:
+        for device in self.devices:
+            self._work[device].put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def split_over_devices(model: Any, copy: Any) -> Iterator[Pool]:
+    """Each cond is evaluated in a thread of its own, on its own copy of the model."""
+    import comfy.samplers
+
+    original = comfy.samplers._calc_cond_batch
+    pool = Pool(["first", "second"])
+    models = {"first": None, "second": copy.model}
+
+    def split(inner: Any, conds: Any, x: Any, timestep: Any, options: Any) -> list[Any]:
+        options["multigpu_thread_pool"] = pool
+        for device, cond in zip(pool.devices, conds, strict=True):
+
+            def evaluate(device: str = device, cond: Any = cond) -> Any:
+                with torch.inference_mode():
+                    return original(models[device] or inner, [cond], x, timestep, options)[0]
+
+            pool.submit(device, evaluate)
+        outputs = []
+        for device in pool.devices:
+            output, error = pool.get_result(device)
+            if error is not None:
+                raise error
+            outputs.append(output)
+        return outputs
+
+    with patched(comfy.samplers, "_calc_cond_batch", lambda _: split):
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+def copy_of(model: Any) -> Any:
+    """The same model once more; both have sampled, and hold what ComfyUI leaves on them."""
+    copy = small()
+    copy.model.load_state_dict(model.model.state_dict())
+    for each in (model, copy):
+        run(each, steps=2)
+    copy.model.current_patcher = copy
+    return copy
+
+
+def test_branches_in_threads_take_the_joint_decision(model: Any) -> None:
+    """On two copies of the model, cond and uncond at once: as in one batch, whoever is first."""
+    copy = copy_of(model)
+    before = state_of(model), state_of(copy)
+    skipped = 0
+    for threshold in (0.15, 0.25, 0.4, 0.6):
+        clone, handle = cached(model, threshold)
+        expected = run(clone, steps=12)
+        decisions = pattern(report_of(handle))
+        skipped += report_of(handle).skipped
+        for _ in range(2):
+            clone, handle = cached(model, threshold)
+            with split_over_devices(model, copy):
+                got = run(clone, steps=12)
+            assert pattern(report_of(handle)) == decisions
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert skipped > 8 and alive() == []
+    assert_same_state(model, before[0])
+    assert_same_state(copy, before[1])
+
+
+def test_a_device_that_fails_leaves_every_copy_clean(model: Any) -> None:
+    copy = copy_of(model)
+    before = state_of(model), state_of(copy)
+    calls: list[int] = []
+
+    def fail(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError("a device failed")
+
+    clone, handle = cached(model, 0.4)
+    hook = copy.model.diffusion_model.final_layer.register_forward_pre_hook(fail)
+    with split_over_devices(model, copy), pytest.raises(RuntimeError, match="a device failed"):
+        run(clone, steps=12)
+    hook.remove()
+    assert report_of(handle).outcome == "failed" and alive() == []
+    assert_same_state(model, before[0])
+    assert_same_state(copy, before[1])
+
+
+# --- no memory -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("call", [1, 2, 4])
+@pytest.mark.parametrize("where", ["copy", "observe", "predict"])
+def test_no_memory_for_what_is_cached_costs_speed_and_not_the_run(
+    model: Any, mode: str, call: int, where: str
+) -> None:
+    """From there on every step is computed, nothing is held, and the report says so."""
+    from teacache.engine.forward import StackForward
+    from teacache.engine.predictors import Predictor
+
+    owner: Any = {"copy": StackForward, "observe": Predictor, "predict": Predictor}[where]
+    name = {"copy": "_copy", "observe": "observe", "predict": "predict"}[where]
+    if where == "copy" and mode == "forecast":
+        pytest.skip("the prediction is not copied")
+    calls: list[int] = []
+
+    def make(original: Any) -> Any:
+        def failing(self: Any, *args: Any) -> Any:
+            calls.append(1)
+            if where == "copy" and len(calls) == call:
+                with patched(torch.Tensor, "clone", lambda _: exhausted):
+                    return original(self, *args)
+            if len(calls) == call:
+                raise torch.OutOfMemoryError("out of memory")
+            return original(self, *args)
+
+        return failing
+
+    def exhausted(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    clone, handle = cached(model, MANY[mode], mode=mode)
+    with patched(owner, name, make):
+        got = run(clone, steps=12)
+    report = report_of(handle)
+    assert len(calls) >= call, "nothing failed"
+    assert got.isfinite().all() and len(report.records) == 12
+    assert "there is no memory left for what it caches" in " ".join(report.warnings)
+    after = pattern(report).rstrip("c")
+    assert "s" not in pattern(report)[len(after) :] and alive() == []
+    assert report.outcome == "done"
+
+
+def test_a_run_without_memory_gives_the_native_picture(model: Any) -> None:
+    """Where nothing could ever be cached the picture is that of a run without the cache."""
+    from teacache.engine.forward import StackForward
+
+    def make(original: Any) -> Any:
+        def failing(self: Any, image: torch.Tensor) -> None:
+            self._run.release()
+
+        return failing
+
+    native = sample(tiny_models.build("sd3"), "sd3")
+    clone, _ = cached(tiny_models.build("sd3"), SKIP_ALL)
+    with patched(StackForward, "_copy", make):
+        assert torch.equal(sample(clone, "sd3"), native)
