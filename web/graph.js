@@ -1,12 +1,14 @@
 /**
- * Finding nodes by the ids that the server uses: "7", or "12:5" for node 5 of the subgraph that
- * node 12 stands for.
+ * Nodes by execution id, as the server names them: "7", or "12:5" for node 5 in the subgraph of
+ * node 12.
  *
  * @typedef {{id: string | number, comfyClass?: string, subgraph?: Graph}} GraphNode
  * @typedef {{id?: string, nodes: GraphNode[], getNodeById(id: string): GraphNode | null}} Graph
  */
 
 /**
+ * The node with an execution id.
+ *
  * @param {Graph} graph
  * @param {string} executionId
  * @returns {GraphNode | undefined}
@@ -19,12 +21,12 @@ export function findNode(graph, executionId) {
 }
 
 /**
- * Every node of some classes in the graph and its subgraphs, with its execution id. A node in a
- * subgraph that is used twice comes twice.
+ * The nodes of certain classes in the graph and its subgraphs, each with its execution id. A node
+ * in a subgraph that is used twice is returned twice.
  *
  * @param {Graph} graph
  * @param {string[]} classes
- * @param {string} prefix
+ * @param {string} prefix of the execution ids, for a subgraph
  * @returns {[string, GraphNode][]}
  */
 export function nodesOf(graph, classes, prefix = "") {

@@ -1,22 +1,32 @@
 /**
- * The last runs, kept in the browser so that they are there again after a reload.
+ * The last runs in the browser's local storage, to be shown again after a reload.
  *
  * @import { Run } from "./run.js"
- * @typedef {[string, Run][]} Kept oldest first
+ * @typedef {[string, Run][]} StoredRuns runs by key, oldest first
  */
 
-const KEY = "TeaCache.runs";
-const MOST = 8;
+const STORAGE_KEY = "TeaCache.runs";
+const MAX_RUNS = 8;
 
-/** @param {string} graphId @param {string} executionId */
-export function keyOf(graphId, executionId) {
+/**
+ * The key of a node's run.
+ *
+ * @param {string} graphId
+ * @param {string} executionId
+ */
+export function runKey(graphId, executionId) {
   return `${graphId}/${executionId}`;
 }
 
-/** @param {Storage} storage @returns {Map<string, Run>} */
-export function recall(storage) {
+/**
+ * The stored runs by key, oldest first; none where what is stored cannot be read.
+ *
+ * @param {Storage} storage
+ * @returns {Map<string, Run>}
+ */
+export function loadRuns(storage) {
   try {
-    return new Map(/** @type {Kept} */ (JSON.parse(storage.getItem(KEY) ?? "[]")));
+    return new Map(/** @type {StoredRuns} */ (JSON.parse(storage.getItem(STORAGE_KEY) ?? "[]")));
   } catch (error) {
     if (error instanceof SyntaxError || error instanceof TypeError) return new Map();
     throw error;
@@ -24,21 +34,25 @@ export function recall(storage) {
 }
 
 /**
- * Keeps the finished runs of `runs`, the newest first to stay.
+ * Stores the newest finished runs, fewer of them if the storage is full.
  *
  * @param {Storage} storage
- * @param {Map<string, Run>} runs in the order in which they ended
+ * @param {Map<string, Run>} runs by key, in the order in which they ended
  */
-export function keep(storage, runs) {
-  /** @type {Kept} */
-  let kept = [...runs].filter(([, run]) => !run.live).slice(-MOST);
-  while (!write(storage, kept) && kept.length) kept = kept.slice(1);
+export function saveRuns(storage, runs) {
+  /** @type {StoredRuns} */
+  let stored = [...runs].filter(([, run]) => !run.live).slice(-MAX_RUNS);
+  while (!write(storage, stored) && stored.length) stored = stored.slice(1);
 }
 
-/** @param {Storage} storage @param {Kept} kept @returns {boolean} whether there was room */
-function write(storage, kept) {
+/**
+ * @param {Storage} storage
+ * @param {StoredRuns} stored
+ * @returns {boolean} false if the storage is full
+ */
+function write(storage, stored) {
   try {
-    storage.setItem(KEY, JSON.stringify(kept));
+    storage.setItem(STORAGE_KEY, JSON.stringify(stored));
     return true;
   } catch (error) {
     if (error instanceof DOMException && error.name === "QuotaExceededError") return false;

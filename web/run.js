@@ -1,20 +1,20 @@
 /**
- * A sampling run as the strip shows it: pure data, built from the events that the node sends.
+ * A sampling run as the strip shows it: plain data, built from the events that the node sends.
  *
- * @typedef {object} StepRecord one evaluation of the model
+ * @typedef {object} StepRecord one evaluation of the model, as `StepRecord.to_json()` returns it
  * @property {number} step index of the sampler step, from 0
  * @property {number} sigma
  * @property {boolean} skipped
  * @property {string} reason
- * @property {Kind} [kind] how the reason is shown; not in runs kept by earlier versions
+ * @property {Kind} [kind] of the reason; missing in runs stored by earlier versions
  * @property {number | null} distance
  * @property {number} accumulated
  * @property {number} seconds
  *
- * @typedef {object} Report what `RunReport.to_json()` gives
+ * @typedef {object} Report of a run, as `RunReport.to_json()` returns it
  * @property {string} family_name
- * @property {string} method the mode, or its parts
- * @property {string} profile empty where none decided
+ * @property {string} method the mode, or the parts it is made of
+ * @property {string} profile empty if none was used
  * @property {number} threshold
  * @property {string} evidence what a preset was resolved to, and why
  * @property {string} outcome
@@ -29,17 +29,17 @@
  * @property {StepRecord[]} records
  *
  * @typedef {object} Run
- * @property {boolean} live whether more steps are to come
+ * @property {boolean} live whether it has not ended
  * @property {Report} report
- * @property {string[]} notes what the node said when it was prepared, and the user should know
- * @property {string} [line] what will run, until the first step does
+ * @property {string[]} notes sentences for the user, from when the node was executed
+ * @property {string} [line] the recognised family and the settings, until sampling starts
  *
- * @typedef {Record<string, string>} Texts phrases by key; `{name}` stands for a value
+ * @typedef {Record<string, string>} Texts translated phrases by key, with `{name}` for values
  *
  * @typedef {"skipped" | "computed" | "forced" | "capped" | "changed"} Kind
  */
 
-const UNKNOWN = /** @type {Report} */ ({
+const EMPTY_REPORT = /** @type {Report} */ ({
   family_name: "",
   method: "",
   profile: "",
@@ -57,11 +57,11 @@ const UNKNOWN = /** @type {Report} */ ({
   records: [],
 });
 
-/** No run at all. */
-export const IDLE = /** @type {Run} */ ({ live: false, notes: [], report: UNKNOWN });
+/** A node that has not run. */
+export const NO_RUN = /** @type {Run} */ ({ live: false, notes: [], report: EMPTY_REPORT });
 
 /**
- * The run after one more event of the node.
+ * The run after an event of the node.
  *
  * @param {Run | undefined} run
  * @param {"ready" | "start" | "step" | "end"} event
@@ -69,33 +69,33 @@ export const IDLE = /** @type {Run} */ ({ live: false, notes: [], report: UNKNOW
  *   notes?: string[]}} data
  * @returns {Run}
  */
-export function advance(run, event, data) {
+export function applyEvent(run, event, data) {
   const notes = run?.notes ?? [];
   switch (event) {
     case "ready": {
       const { cached: live = false, line } = data;
-      return { live, line, notes: data.notes ?? [], report: UNKNOWN };
+      return { live, line, notes: data.notes ?? [], report: EMPTY_REPORT };
     }
     case "start":
-      return { live: true, notes, report: { ...UNKNOWN, ...data.report } };
+      return { live: true, notes, report: { ...EMPTY_REPORT, ...data.report } };
     case "step": {
-      const report = run?.live ? run.report : UNKNOWN; // the page was opened during the run
+      const report = run?.live ? run.report : EMPTY_REPORT; // if the page was opened during the run
       return { live: true, notes, report: withRecord(report, data.record) };
     }
     case "end":
-      return { live: false, notes, report: { ...UNKNOWN, ...data.report } };
+      return { live: false, notes, report: { ...EMPTY_REPORT, ...data.report } };
   }
 }
 
 /** @param {Report} report @param {StepRecord} record @returns {Report} */
 function withRecord(report, record) {
   const records = [...report.records, record];
-  const skipped = records.filter((known) => known.skipped).length;
+  const skipped = records.filter((each) => each.skipped).length;
   return { ...report, records, skipped, computed: records.length - skipped };
 }
 
 /**
- * How a cell is coloured: by the kind of its reason, which the engine declares (`report.py`).
+ * The kind of a record's reason (`ReasonKind` in `report.py`), which decides a cell's colour.
  *
  * @param {StepRecord} record
  * @returns {Kind}
@@ -104,71 +104,71 @@ export function kindOf(record) {
   return record.kind ?? (record.skipped ? "skipped" : "computed");
 }
 
-/** @param {Run} run @returns {number} how many cells the strip has */
+/** @param {Run} run @returns {number} the number of the strip's cells */
 export function cellCount({ live, report }) {
   return live ? Math.max(report.steps, report.records.length) : report.records.length;
 }
 
 /**
- * The line under the cells.
+ * The line below the cells: what was computed, skipped and saved, or what is going on.
  *
  * @param {Run} run
  * @param {Texts} texts
  */
-export function lineOf(run, texts) {
+export function summaryLine(run, texts) {
   const { live, line, notes, report } = run;
   const { computed, skipped } = report;
   const count = report.records.length;
   if (line) return line;
-  if (live) return fill(texts.running, { count, steps: report.steps || "?", skipped });
+  if (live) return format(texts.running, { count, steps: report.steps || "?", skipped });
   if (!report.family_name) return notes.length ? "" : texts.none;
   if (report.threshold === 0) return texts.off;
   const unit = count === report.steps ? texts.steps : texts.evaluations;
-  const parts = [fill(texts.computed, { computed, count, unit })];
+  const parts = [format(texts.computed, { computed, count, unit })];
   if (skipped) {
     parts.push(
       `${report.estimated_speedup.toFixed(report.estimated_speedup < 10 ? 2 : 1)}x`,
-      fill(texts.saved, { time: duration(report.saved_seconds) }),
+      format(texts.saved, { time: formatDuration(report.saved_seconds) }),
     );
   }
-  if (report.bytes_held) parts.push(fill(texts.held, { size: size(report.bytes_held) }));
+  if (report.bytes_held) parts.push(format(texts.held, { size: formatSize(report.bytes_held) }));
   if (report.outcome === "interrupted") parts.push(texts.interrupted);
   if (report.outcome === "failed") parts.push(texts.failed);
   return parts.join(" · ");
 }
 
-/** @param {Run} run @returns {string} what the cache ran as */
-export function headOf({ report }) {
+/** @param {Run} run @returns {string} the family, the method and the profile */
+export function titleOf({ report }) {
   return [report.family_name, report.method, report.profile].filter(Boolean).join(" · ");
 }
 
-/** @param {Run} run @param {Texts} texts @returns {string} what decides between skips */
-export function limitOf({ report }, texts) {
+/** @param {Run} run @param {Texts} texts @returns {string} the threshold, or that a plan decides */
+export function thresholdLabel({ report }, texts) {
   if (report.method === "planned") return texts.planned;
   return report.threshold ? `${texts.threshold} ${report.threshold}` : "";
 }
 
-/** @param {Run} run @returns {string[]} sentences on what the user can do, mostly none */
-export function adviceOf({ live, notes, report }) {
+/** @param {Run} run @returns {string[]} evidence, notes, warnings and advice */
+export function messagesOf({ live, notes, report }) {
   return [report.evidence, ...notes, ...report.warnings, live ? "" : report.advice].filter(Boolean);
 }
 
 /**
- * What a cell says when it is pointed at, a line each.
+ * The lines of a cell's tooltip.
  *
  * @param {StepRecord} record
  * @param {number} threshold
  * @param {Texts} texts
  */
-export function detailsOf(record, threshold, texts) {
+export function tooltipLines(record, threshold, texts) {
   const decision = record.skipped ? texts.skipped : texts.computedOne;
   const lines = [
-    `${fill(texts.step, { step: record.step + 1 })} · ${decision}: ${reasonOf(record, texts)}`,
-    `sigma ${record.sigma.toPrecision(4)} · ${duration(record.seconds)}`,
+    `${format(texts.step, { step: record.step + 1 })} · ${decision}: ${reasonOf(record, texts)}`,
+    `sigma ${record.sigma.toPrecision(4)} · ${formatDuration(record.seconds)}`,
   ];
   if (record.distance !== null) {
     const sum = `${record.accumulated.toFixed(4)} / ${threshold}`;
-    lines.push(`${fill(texts.distance, { distance: record.distance.toFixed(4) })} · Σ ${sum}`);
+    lines.push(`${format(texts.distance, { distance: record.distance.toFixed(4) })} · Σ ${sum}`);
   }
   return lines;
 }
@@ -178,19 +178,24 @@ function reasonOf(record, texts) {
   return texts[`reason ${record.reason}`] ?? record.reason;
 }
 
-/** @param {string} text @param {Record<string, unknown>} values */
-function fill(text, values) {
+/**
+ * Replaces each `{name}` in a phrase by its value.
+ *
+ * @param {string} text
+ * @param {Record<string, unknown>} values
+ */
+function format(text, values) {
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }
 
 /** @param {number} seconds */
-export function duration(seconds) {
+function formatDuration(seconds) {
   if (Math.abs(seconds) < 0.9995) return `${(seconds * 1e3).toFixed(seconds < 0.01 ? 1 : 0)} ms`;
   return `${seconds.toFixed(1)} s`;
 }
 
 /** @param {number} bytes */
-export function size(bytes) {
+function formatSize(bytes) {
   if (bytes < 1e6) return `${(bytes / 1e3).toFixed(0)} kB`;
   if (bytes < 1e9) return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
   return `${(bytes / 1e9).toFixed(1)} GB`;

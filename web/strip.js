@@ -1,44 +1,54 @@
 /**
- * The strip on the node: a cell per step, the curve above, a line below. DOM only.
+ * The DOM of the strip on a node: a cell per step, the curve above, a summary below.
  *
  * @import { Run, Texts } from "./run.js"
  */
 
-import { areaOf, curveOf, HEIGHT, heightOf, pathOf, topOf } from "./chart.js";
-import { adviceOf, cellCount, detailsOf, headOf, IDLE, kindOf, limitOf, lineOf } from "./run.js";
+import { areaPath, axisTop, curvePoints, HEIGHT, linePath, yOf } from "./chart.js";
+import {
+  cellCount,
+  kindOf,
+  messagesOf,
+  NO_RUN,
+  summaryLine,
+  thresholdLabel,
+  titleOf,
+  tooltipLines,
+} from "./run.js";
 
-const EMPTY = 24; // cells of a strip that has nothing to show
+const EMPTY_CELLS = 24; // of a strip without a run
+const DENSE_CELLS = 120; // above it there are no gaps between cells
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
  * @typedef {object} Strip
  * @property {HTMLElement} element
- * @property {(run: Run) => void} show
- * @property {() => number} height of what it shows, in pixels
- * @property {() => void} dispose
+ * @property {(run: Run) => void} show shows a run
+ * @property {() => number} height in pixels
+ * @property {() => void} dispose removes what lies outside the element
  */
 
 /**
  * @param {Texts} texts
- * @param {() => void} onResize called when the strip needs another height
+ * @param {() => void} onResize called when the strip's height changes
  * @returns {Strip}
  */
 export function makeStrip(texts, onResize) {
-  const element = tag("div", "teacache-strip");
-  const body = tag("div", "teacache-body", element);
-  const head = tag("div", "teacache-head", body);
-  const family = tag("span", "teacache-family", head);
-  const limit = tag("span", "teacache-limit", head);
-  const plot = tag("div", "teacache-plot", body);
-  const chart = drawing("teacache-chart", plot);
-  const area = shape("path", "teacache-area", chart);
-  const curve = shape("path", "teacache-curve", chart);
-  const threshold = shape("line", "teacache-threshold", chart);
-  const cells = drawing("teacache-cells", plot);
-  const line = tag("div", "teacache-line", body);
-  const advice = tag("div", "teacache-advice", body);
-  const tip = tag("div", "teacache-tip");
-  tip.popover = "manual";
+  const element = createElement("div", "teacache-strip");
+  const body = createElement("div", "teacache-body", element);
+  const head = createElement("div", "teacache-head", body);
+  const title = createElement("span", "teacache-family", head);
+  const limit = createElement("span", "teacache-limit", head);
+  const plot = createElement("div", "teacache-plot", body);
+  const chart = createSvg("teacache-chart", plot);
+  const area = createSvgElement("path", "teacache-area", chart);
+  const curve = createSvgElement("path", "teacache-curve", chart);
+  const threshold = createSvgElement("line", "teacache-threshold", chart);
+  const cells = createSvg("teacache-cells", plot);
+  const summary = createElement("div", "teacache-line", body);
+  const messages = createElement("div", "teacache-advice", body);
+  const tooltip = createElement("div", "teacache-tip");
+  tooltip.popover = "manual";
 
   /** @type {Run | undefined} */
   let shown;
@@ -48,42 +58,43 @@ export function makeStrip(texts, onResize) {
     shown = run;
     const { records, method } = run.report;
     const value = method === "planned" ? 0 : run.report.threshold;
-    const count = cellCount(run) || EMPTY;
+    const count = cellCount(run) || EMPTY_CELLS;
     element.dataset.live = String(run.live);
-    element.classList.toggle("teacache-dense", count > 120);
-    family.textContent = headOf(run);
-    limit.textContent = limitOf(run, texts);
-    line.textContent = lineOf(run, texts);
-    advice.replaceChildren(...adviceOf(run).map(paragraph));
+    element.classList.toggle("teacache-dense", count > DENSE_CELLS);
+    title.textContent = titleOf(run);
+    limit.textContent = thresholdLabel(run, texts);
+    summary.textContent = summaryLine(run, texts);
+    messages.replaceChildren(...messagesOf(run).map(createLine));
 
-    const top = topOf(records, value);
-    const points = curveOf(records, top);
-    for (const drawn of [chart, cells]) drawn.setAttribute("viewBox", `0 0 ${count} ${HEIGHT}`);
-    curve.setAttribute("d", pathOf(points));
-    area.setAttribute("d", areaOf(points));
-    place(threshold, { x1: 0, x2: count, y1: heightOf(value, top), y2: heightOf(value, top) });
+    const top = axisTop(records, value);
+    const points = curvePoints(records, top);
+    for (const svg of [chart, cells]) svg.setAttribute("viewBox", `0 0 ${count} ${HEIGHT}`);
+    curve.setAttribute("d", linePath(points));
+    area.setAttribute("d", areaPath(points));
+    setAttributes(threshold, { x1: 0, x2: count, y1: yOf(value, top), y2: yOf(value, top) });
     threshold.style.display = value ? "" : "none";
-    showCells(cells, run, count);
+    updateCells(cells, run, count);
   }
 
-  show(IDLE);
+  show(NO_RUN);
   plot.addEventListener("pointermove", (event) => {
     const record = shown?.report.records[indexAt(cells, event.clientX, shown)];
     if (!record || !shown) {
-      tip.remove();
+      tooltip.remove();
       return;
     }
-    tip.replaceChildren(...detailsOf(record, shown.report.threshold, texts).map(paragraph));
-    tip.dataset.kind = kindOf(record);
-    if (!tip.isConnected) {
-      element.append(tip);
-      tip.showPopover(); // above everything, and in the window's own coordinates
+    tooltip.replaceChildren(...tooltipLines(record, shown.report.threshold, texts).map(createLine));
+    tooltip.dataset.kind = kindOf(record);
+    if (!tooltip.isConnected) {
+      element.append(tooltip);
+      tooltip.showPopover(); // in the top layer, with the window's coordinates
     }
-    const box = tip.getBoundingClientRect();
+    const box = tooltip.getBoundingClientRect();
     const left = Math.min(event.clientX + 12, window.innerWidth - box.width - 8);
-    tip.style.transform = `translate(${left}px, ${Math.max(8, event.clientY - box.height - 12)}px)`;
+    const top = Math.max(8, event.clientY - box.height - 12);
+    tooltip.style.transform = `translate(${left}px, ${top}px)`;
   });
-  plot.addEventListener("pointerleave", () => tip.remove());
+  plot.addEventListener("pointerleave", () => tooltip.remove());
 
   const observer = new ResizeObserver(onResize);
   observer.observe(body);
@@ -93,37 +104,44 @@ export function makeStrip(texts, onResize) {
     height: () => body.offsetHeight,
     dispose() {
       observer.disconnect();
-      tip.remove();
+      tooltip.remove();
     },
   };
 }
 
 /**
- * Brings the cells up to date: one rectangle each, those to come as empty ones.
+ * Updates the cells: a rectangle for each step, empty for steps that are still to come.
  *
  * @param {SVGSVGElement} cells
  * @param {Run} run
  * @param {number} count
  */
-function showCells(cells, run, count) {
+function updateCells(cells, run, count) {
   while (cells.childElementCount > count) cells.lastElementChild?.remove();
-  while (cells.childElementCount < count) shape("rect", "", cells);
+  while (cells.childElementCount < count) createSvgElement("rect", "", cells);
   const { records } = run.report;
-  const gap = count > 120 ? 0 : 0.12;
+  const gap = count > DENSE_CELLS ? 0 : 0.12;
   [...cells.children].forEach((cell, index) => {
     const record = records[index];
     const kind = record ? kindOf(record) : "open";
-    if (cell.getAttribute("data-kind") === kind && cell.getAttribute("data-of") === `${count}`) {
+    const unchanged = cell.getAttribute("data-kind") === kind;
+    if (unchanged && cell.getAttribute("data-count") === `${count}`) {
       return;
     }
     const top = kind === "skipped" ? 0.55 * HEIGHT : 0;
     cell.setAttribute("data-kind", kind);
-    cell.setAttribute("data-of", `${count}`);
-    place(cell, { x: index + gap / 2, width: 1 - gap, y: top, height: HEIGHT - top });
+    cell.setAttribute("data-count", `${count}`);
+    setAttributes(cell, { x: index + gap / 2, width: 1 - gap, y: top, height: HEIGHT - top });
   });
 }
 
-/** @param {SVGSVGElement} cells @param {number} clientX @param {Run} run */
+/**
+ * The index of the cell at a horizontal position of the pointer.
+ *
+ * @param {SVGSVGElement} cells
+ * @param {number} clientX
+ * @param {Run} run
+ */
 function indexAt(cells, clientX, run) {
   const box = cells.getBoundingClientRect();
   return Math.floor(((clientX - box.left) / box.width) * cellCount(run));
@@ -134,7 +152,7 @@ function indexAt(cells, clientX, run) {
  * @param {string} className
  * @param {Element} [parent]
  */
-function tag(name, className, parent) {
+function createElement(name, className, parent) {
   const element = document.createElement(name);
   element.className = className;
   parent?.append(element);
@@ -142,14 +160,14 @@ function tag(name, className, parent) {
 }
 
 /** @param {string} className @param {Element} parent */
-function drawing(className, parent) {
-  const svg = /** @type {SVGSVGElement} */ (shape("svg", className, parent));
+function createSvg(className, parent) {
+  const svg = /** @type {SVGSVGElement} */ (createSvgElement("svg", className, parent));
   svg.setAttribute("preserveAspectRatio", "none");
   return svg;
 }
 
 /** @param {string} name @param {string} className @param {Element} parent */
-function shape(name, className, parent) {
+function createSvgElement(name, className, parent) {
   const element = /** @type {SVGElement} */ (document.createElementNS(SVG, name));
   if (className) element.setAttribute("class", className);
   parent.append(element);
@@ -157,13 +175,13 @@ function shape(name, className, parent) {
 }
 
 /** @param {Element} element @param {Record<string, number>} attributes */
-function place(element, attributes) {
+function setAttributes(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, `${value}`);
 }
 
 /** @param {string} text */
-function paragraph(text) {
-  const element = tag("div", "");
+function createLine(text) {
+  const element = createElement("div", "");
   element.textContent = text;
   return element;
 }
