@@ -118,14 +118,14 @@ def is_ours(source: Path) -> bool:
 
 
 @contextmanager
-def loading(what: str) -> Iterator[None]:
+def loading(comfyui: Path) -> Iterator[None]:
     """Raises `UserError` for a failing import of ComfyUI; the message names what is missing."""
     try:
         yield
     except ImportError as error:
         raise UserError(
-            f"{what} cannot be loaded by {sys.executable}: {error}. Run with the Python that "
-            "ComfyUI runs with, or install its requirements.txt"
+            f"ComfyUI cannot be loaded by {sys.executable}: {error}. Run with the Python that "
+            f"ComfyUI runs with, or install {comfyui / 'requirements.txt'}"
         ) from error
 
 
@@ -147,7 +147,7 @@ def boot(
     """
     quiet(verbose)
     sys.path.insert(0, str(comfyui))
-    with loading("ComfyUI"):
+    with loading(comfyui):
         arguments = importlib.import_module("comfy.cli_args").args
         importlib.import_module("cuda_malloc")  # before torch: it sets the allocator
         arguments.cpu = arguments.cpu or not has_accelerator(importlib.import_module("torch"))
