@@ -147,9 +147,9 @@ class Calibrator:
     def _total(self) -> int:
         """Evaluations in all, about."""
         steps = self.backend.steps
-        tries = sum(steps_for(steps, speedup) for speedup in SPEEDUPS) + steps // 3
+        plans = sum(steps_for(steps, speedup) for speedup in SPEEDUPS) + steps // 3
         probes = sum(map(len, probe_plans(steps)))
-        return len(self.backend.cases) * (steps + steps // 3 + probes + (1 + self.trials) * tries)
+        return len(self.backend.cases) * (steps + steps // 3 + probes + (1 + self.trials) * plans)
 
     def _report_progress(self, case: int, what: str, evaluations: int) -> None:
         self._done += evaluations

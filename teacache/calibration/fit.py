@@ -16,13 +16,19 @@ LEAST_R2 = 0.5
 """A fit that explains less than half of the residual's variance is refused."""
 LEAST_POINTS = 16
 EFFECTS = (1.5, 2.0, 3.0)
-"""Speed-ups for which a fit's threshold is told."""
+"""Speed-ups for which a fit gives a threshold."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """coefficients: a4 … a0, as `numpy.poly1d`. r2: share of the residual's variance that it
-    explains. x_range: indicator changes that it saw. refused: why it must not be used, or empty.
+    """A fitted polynomial.
+
+    Args:
+        coefficients: a4 … a0, as `numpy.poly1d`.
+        r2: share of the residual's variance that it explains.
+        x_range: lowest and highest indicator change of the points.
+        points: how many it was fitted to.
+        refused: why it must not be used; empty if it may.
     """
 
     coefficients: tuple[float, ...]
@@ -34,19 +40,19 @@ class Fit:
 
 def fit_polynomial(points: Sequence[Point]) -> Fit:
     """Least squares of degree 4 from indicator to residual (arXiv 2411.19108, eq. 7, with the
-    residual in the place of the model's output: it is what a skip reuses)."""
+    residual instead of the model's output: it is what a skip reuses)."""
     x = np.array([point.indicator for point in points])
     y = np.array([point.residual for point in points])
     usable = np.isfinite(x) & np.isfinite(y)
     x, y = x[usable], y[usable]
     if len(x) < LEAST_POINTS:
-        told = f"{len(x)} points are too few for a fit ({LEAST_POINTS} are needed)"
-        return Fit((), 0.0, (0.0, 0.0), len(x), f"{told}: give more steps or prompts")
+        reason = f"{len(x)} points are too few for a fit ({LEAST_POINTS} are needed)"
+        return Fit((), 0.0, (0.0, 0.0), len(x), f"{reason}: give more steps or prompts")
     low, high = float(x.min()), float(x.max())
     spread = float(((y - y.mean()) ** 2).sum())
     if high - low <= 1e-9 * max(abs(high), 1e-9) or not spread:
-        told = "the indicator or the residual does not change"
-        return Fit((), 0.0, (low, high), len(x), f"{told}: there is nothing to fit")
+        reason = "the indicator or the residual does not change"
+        return Fit((), 0.0, (low, high), len(x), f"{reason}: there is nothing to fit")
     # fitted on 0 … 1, where a quartic is well conditioned, then written in the indicator itself
     scaled = np.polynomial.Polynomial.fit(x, y, DEGREE, domain=[low, high], window=[0.0, 1.0])
     r2 = 1.0 - float(((y - scaled(x)) ** 2).sum()) / spread
@@ -59,22 +65,23 @@ def fit_polynomial(points: Sequence[Point]) -> Fit:
 def thresholds_for(
     distances: Sequence[Sequence[float]], steps: int, speedups: Sequence[float] = EFFECTS
 ) -> dict[float, float]:
-    """For each wanted speed-up the threshold under which about steps / speed-up are computed.
+    """For each speed-up the threshold under which about steps / speed-up steps are computed.
 
-    distances: of each recorded run, one per step from the second one on.
+    Args:
+        distances: of each recorded run, one per step from the second one on.
     """
-    found: dict[float, float] = {}
+    thresholds: dict[float, float] = {}
     total = max((sum(run) for run in distances), default=0.0)
     if not total > 0:
-        return found
-    for wanted in speedups:
+        return thresholds
+    for speedup in speedups:
         low, high = 0.0, total
         for _ in range(40):
             middle = (low + high) / 2
             computed = float(np.mean([_computed(run, steps, middle) for run in distances]))
-            low, high = (low, middle) if computed < steps / wanted else (middle, high)
-        found[wanted] = (low + high) / 2
-    return found
+            low, high = (low, middle) if computed < steps / speedup else (middle, high)
+        thresholds[speedup] = (low + high) / 2
+    return thresholds
 
 
 def _computed(distances: Sequence[float], steps: int, threshold: float) -> int:

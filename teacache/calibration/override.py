@@ -1,4 +1,4 @@
-"""What a calibration makes a run do, in place of what the user's settings say."""
+"""Overrides what a run does, for a calibration, instead of the user's settings."""
 
 from __future__ import annotations
 

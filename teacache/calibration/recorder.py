@@ -1,4 +1,4 @@
-"""What calibration keeps of an uncached run: numbers, and small sketches instead of tensors."""
+"""Records an uncached run for a calibration: numbers, and small sketches instead of tensors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from .sketch import Sketcher, gram
 class Point:
     """One branch between two consecutive steps.
 
-    step: the later one. indicator, residual: relative L1 change of what the indicator reads and
-    of the block stack's residual. ratio: mean |residual| now over before (MagCache,
-    arXiv 2506.09045, eq. 4).
+    Args:
+        step: the later one.
+        branch: number of the branch, such as conditional and unconditional.
+        indicator, residual: relative L1 change of the indicator's tensor and of the block stack's
+            residual.
+        ratio: mean |residual| at the step over that before (MagCache, arXiv 2506.09045, eq. 4).
     """
 
     step: int
@@ -30,7 +33,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Recording:
-    """One uncached run. final: sketch of the sampled latent."""
+    """One uncached run, with a sketch of the sampled latent in `final`."""
 
     trajectory: Trajectory
     points: tuple[Point, ...]
@@ -39,7 +42,7 @@ class Recording:
 
 @dataclass
 class _Branch:
-    """What is held of a branch while it is recorded: one residual, and the newest changes."""
+    """The state of a branch while it is recorded: one residual, and the changes by step."""
 
     number: int
     step: int = -1
@@ -50,7 +53,7 @@ class _Branch:
 class Recorder:
     """A `engine.run.RunObserver`: reduces every tensor as it comes. Holds one residual per branch.
 
-    Of a step with several evaluations the first one counts. Branches are told apart by the host's
+    Of a step with several evaluations the first one counts. Branches differ by the host's
     keys, and a change is always between two values of one branch.
     """
 
@@ -65,28 +68,28 @@ class Recorder:
             self._derivatives[step] = self._sketch(derivative)
 
     def on_indicator_change(self, step: int, branch: Hashable, change: float) -> None:
-        self._known(branch).indicator.setdefault(step, change)
+        self._branch(branch).indicator.setdefault(step, change)
 
     def on_residual(self, step: int, branch: Hashable, residual: torch.Tensor) -> None:
-        known = self._known(branch)
-        if known.step == step:
+        state = self._branch(branch)
+        if state.step == step:
             return
-        before, known.residual = known.residual, residual.clone()
-        consecutive, known.step = known.step == step - 1, step
-        change = known.indicator.get(step)
+        before, state.residual = state.residual, residual.clone()
+        consecutive, state.step = state.step == step - 1, step
+        change = state.indicator.get(step)
         if not consecutive or before is None or change is None or before.shape != residual.shape:
             return
         self._points.append(
             Point(
                 step,
-                known.number,
+                state.number,
                 change,
                 float(relative_change(residual, before).max()),
                 float(residual.float().abs().mean() / before.float().abs().mean()),
             )
         )
 
-    def _known(self, branch: Hashable) -> _Branch:
+    def _branch(self, branch: Hashable) -> _Branch:
         return self._branches.setdefault(branch, _Branch(len(self._branches)))
 
     def finish(self, sigmas: Sequence[float], final: torch.Tensor) -> Recording:

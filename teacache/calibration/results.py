@@ -6,7 +6,7 @@ from ..profiles.calibrated import Calibration, PlanResult
 
 
 def calibration_table(calibration: Calibration) -> str:
-    """What was found, for a node or the command: plain text."""
+    """The results as plain text, for a node or the command."""
     made, profile = calibration.provenance, calibration.profile
     runs = len(made.get("cases", []))
     lines = [
@@ -15,7 +15,7 @@ def calibration_table(calibration: Calibration) -> str:
         f"{calibration.steps} steps · {runs} runs",
         "",
         "speed-up  computed  error of the latent, mean  worst run",
-        *(_row(calibration, tried, "") for tried in reversed(calibration.plan_results)),
+        *(_row(calibration, result, "") for result in reversed(calibration.plan_results)),
         _row(calibration, calibration.default_result, "  default, before"),
         "",
         fit_line(calibration),
@@ -39,9 +39,9 @@ def fit_line(calibration: Calibration) -> str:
     )
 
 
-def _row(calibration: Calibration, tried: PlanResult, label: str) -> str:
-    speedup, steps = calibration.speedup(tried.computed_steps), calibration.steps
+def _row(calibration: Calibration, result: PlanResult, label: str) -> str:
+    speedup, steps = calibration.speedup(result.computed_steps), calibration.steps
     return (
-        f"{speedup:7.2f}x  {f'{tried.computed_steps} of {steps}':>8}  "
-        f"{100 * tried.mean_error:24.3g} %  {100 * tried.worst_error:7.3g} %{label}"
+        f"{speedup:7.2f}x  {f'{result.computed_steps} of {steps}':>8}  "
+        f"{100 * result.mean_error:24.3g} %  {100 * result.worst_error:7.3g} %{label}"
     )

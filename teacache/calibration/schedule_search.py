@@ -1,10 +1,10 @@
 """Which steps to compute: the best plan for every number of computed steps, from one trajectory.
 
-What a skip adds to the sample follows from the derivatives along an uncached trajectory alone,
-and predictions are linear in them: every error is a norm sqrt(w' G w), with the Gram matrix G of
-the derivatives. Dynamic programming over pairs of computed steps then finds, for each number of
-them, the plan with the least sum of (error of a gap) ** peak. The power makes the worst gap count
-most, as LeMiCa (arXiv 2511.00090) and MeanCache do it, there with other errors.
+The error that a skip adds to the sample follows from the derivatives along an uncached trajectory
+alone, and predictions are linear in them: every error is a norm sqrt(w' G w), with the Gram matrix
+G of the derivatives. Dynamic programming over pairs of computed steps then gives, for each number
+of them, the plan with the least sum of (error of a gap) ** peak. The power makes the worst gap
+count most, as LeMiCa (arXiv 2511.00090) and MeanCache do it, there with other errors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..engine.predictors import Damped, interpolation_weights
 
 PEAKS = (4.0, 2.0, 1.0)
-"""Powers to which the errors of gaps are added; the first one is tried first."""
+"""Powers to which the errors of gaps are added, in order of preference."""
 REACH = 12
 """Longest gap between computed steps that is considered."""
 BANDS = 6
@@ -33,7 +33,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trajectory:
-    """An uncached run, reduced: sigmas (noise levels, n + 1), gram [n, n] of its derivatives."""
+    """An uncached run, reduced.
+
+    Args:
+        sigmas: its n + 1 noise levels.
+        gram: [n, n], the inner products of its derivatives.
+    """
 
     sigmas: tuple[float, ...]
     gram: Floats
@@ -44,7 +49,7 @@ class Trajectory:
 
     @cached_property
     def length(self) -> float:
-        """Sum over steps of the norm of what a step adds to the sample."""
+        """Sum over steps of the norm of the change that a step makes to the sample."""
         return float(
             sum(abs(h) * g**0.5 for h, g in zip(self.spans, self.gram.diagonal(), strict=True))
         )
@@ -55,51 +60,61 @@ class Trajectory:
 
     def norm(self, weights: dict[int, float]) -> float:
         """Norm of the sum of derivatives times `weights`, over `length`."""
-        places = list(weights)
-        w = np.array([weights[place] for place in places])
-        return float(max(w @ self.gram[np.ix_(places, places)] @ w, 0.0) ** 0.5) / self.length
+        steps = list(weights)
+        w = np.array([weights[step] for step in steps])
+        return float(max(w @ self.gram[np.ix_(steps, steps)] @ w, 0.0) ** 0.5) / self.length
 
 
 def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: bool) -> float:
-    """What skipping the steps between computed `start` and `end` adds to the sample.
+    """The error of the sample from skipping the steps between the computed `start` and `end`.
 
-    before: the computed step before `start`. The steps between are predicted half-way along the
-    line through `before` and `start`, as a plan does (`Damped`, never updated). With
-    Euler's method the step at `end` then makes good what a parabola through the three tells
-    (`PredictionForward`); what the model was meanwhile shown in a wrong place changes its value there by
-    about as much over the noise level.
+    The skipped steps are predicted half-way along the line through `before` and `start`, as in a
+    plan (`Damped`, never updated). With Euler's method the step at `end` then corrects the sample
+    by the parabola through all three steps (`PredictionForward`). Until then the model's input is
+    off, which changes its value at `end` by about the error over the noise level.
+
+    Args:
+        before: the computed step before `start`, None for none.
+
+    Returns:
+        The norm of the error over the trajectory's length.
     """
     if end == start + 1:
         return 0.0
     predictor = Damped()
-    for step in [start] if before is None else [before, start]:
+    past = [start] if before is None else [before, start]
+    for step in past:
         predictor.observe(run.sigmas[step], _NOTHING)
-    known = [start] if before is None else [before, start]
-    nodes = [*known, end]
+    nodes = [*past, end]
     levels = [run.sigmas[node] for node in nodes]
     missed: dict[int, float] = dict.fromkeys(nodes, 0.0)
     corrected: dict[int, float] = dict.fromkeys(nodes, 0.0)
     for step in range(start + 1, end):
         span, level = run.spans[step], run.sigmas[step]
         missed[step] = corrected[step] = -span
-        for place, weight in zip(known, predictor.weights(level), strict=True):
-            missed[place] += span * weight
-        for place, weight in zip(nodes, interpolation_weights(levels, level), strict=True):
-            corrected[place] += span * weight
-    shown = run.norm(missed)
+        for node, weight in zip(past, predictor.weights(level), strict=True):
+            missed[node] += span * weight
+        for node, weight in zip(nodes, interpolation_weights(levels, level), strict=True):
+            corrected[node] += span * weight
+    input_error = run.norm(missed)
     if not euler:
-        return shown
-    return run.norm(corrected) + shown * abs(run.spans[end]) / max(run.sigmas[end], 1e-3)
+        return input_error
+    return run.norm(corrected) + input_error * abs(run.spans[end]) / max(run.sigmas[end], 1e-3)
 
 
 Errors = dict[tuple[int, int, int], Floats]
-"""Of each gap (computed step before it, start, end) in each run; -1: there is none before."""
+"""By gap (computed step before it or -1, start, end): the error in each run, [runs]."""
 
 
 def best_plans(errors: Errors, steps: int, peak: float) -> dict[int, tuple[int, ...]]:
-    """For each number of computed steps the best plan: the steps that are computed, in order.
+    """The best plan for each number of computed steps.
 
-    errors: of `gap_errors`. The first and the last step are in every plan.
+    Args:
+        errors: of `gap_errors`.
+        peak: power to which the errors are added.
+
+    Returns:
+        The computed steps, in order, with the first and the last one in every plan.
     """
     last = steps - 1
     costs = {gap: float(np.mean(each**peak)) for gap, each in errors.items()}
@@ -125,32 +140,32 @@ def best_plans(errors: Errors, steps: int, peak: float) -> dict[int, tuple[int, 
 def _walk(
     table: list[dict[tuple[int, int], tuple[float, int]]], count: int, pair: tuple[int, int]
 ) -> tuple[int, ...]:
-    found = [pair[1]]
+    steps = [pair[1]]
     while count > 1:
         before, at = pair
-        found.append(before)
+        steps.append(before)
         pair = (table[count][before, at][1], before)
         count -= 1
-    return tuple(reversed(found))
+    return tuple(reversed(steps))
 
 
 def gap_errors(runs: Sequence[Trajectory], euler: bool) -> Errors:
-    """The error of every gap that is considered; runs: over the same noise levels."""
+    """The error of every gap that is considered, in `runs` over the same noise levels."""
     last = runs[0].steps - 1
-    found: Errors = {}
+    errors: Errors = {}
     for start in range(last):
         for before in range(max(-1, start - REACH), start):
             if before == -1 and start > 0:
                 continue
             for end in range(start + 1, min(start + REACH, last) + 1):
-                known = None if before == -1 else before
-                errors = [gap_error(run, known, start, end, euler) for run in runs]
-                found[before, start, end] = np.array(errors)
-    return found
+                first = None if before == -1 else before
+                gap = [gap_error(run, first, start, end, euler) for run in runs]
+                errors[before, start, end] = np.array(gap)
+    return errors
 
 
 def plan_error(errors: Errors, plan: Sequence[int], peak: float) -> float:
-    """What `best_plans` keeps small; infinite for a plan with a gap that is too long."""
+    """The sum that `best_plans` minimises; infinite for a plan with a gap that is too long."""
     total, before = 0.0, -1
     for start, end in pairwise(plan):
         known = errors.get((before, start, end))
@@ -163,33 +178,35 @@ def plan_error(errors: Errors, plan: Sequence[int], peak: float) -> float:
 
 def neighbours(errors: Errors, plan: tuple[int, ...], peak: float) -> list[tuple[int, ...]]:
     """Plans with one computed step moved by one, the most promising first."""
-    found = []
-    for place in range(1, len(plan) - 1):
-        for moved in (plan[place] - 1, plan[place] + 1):
-            if plan[place - 1] < moved < plan[place + 1]:
-                found.append((*plan[:place], moved, *plan[place + 1 :]))
-    return sorted(found, key=lambda other: (plan_error(errors, other, peak), other))
+    plans = []
+    for index in range(1, len(plan) - 1):
+        for moved in (plan[index] - 1, plan[index] + 1):
+            if plan[index - 1] < moved < plan[index + 1]:
+                plans.append((*plan[:index], moved, *plan[index + 1 :]))
+    return sorted(plans, key=lambda other: (plan_error(errors, other, peak), other))
 
 
 def probe_plans(steps: int) -> list[tuple[int, ...]]:
     """One plan for each of `BANDS` parts of a run: every other step of that part is skipped."""
     edges = np.linspace(1, steps - 1, BANDS + 1).round().astype(int).tolist()
-    found = []
+    plans = []
     for start, end in pairwise(edges):
         skipped = set(range(start, end, 2))
         if skipped:
-            found.append(tuple(step for step in range(steps) if step not in skipped))
-    return found
+            plans.append(tuple(step for step in range(steps) if step not in skipped))
+    return plans
 
 
 def weighted(
     errors: Errors, probes: Sequence[tuple[int, ...]], measured: Sequence[Sequence[float]]
 ) -> Errors:
-    """`errors`, each times how much an error at its place has grown by the end of the run.
+    """`errors`, each times the factor by which an error at that step grows until the run's end.
 
-    measured: for each of the `probes` the error of the sampled latent, in each run.
+    Args:
+        probes: of `probe_plans`.
+        measured: for each of them the error of the sampled latent, in each run.
     """
-    places, growths = [], []
+    centres, growths = [], []
     for plan, ends in zip(probes, measured, strict=True):
         gaps = [
             (before, start, end)
@@ -200,10 +217,10 @@ def weighted(
         if not (missed > 0).all():
             return errors
         growths.append(float(np.mean(np.array(ends) / missed)))
-        places.append(float(np.mean([start + 1 for _, start, _ in gaps])))
-    if not places or not min(growths) > 0:
+        centres.append(float(np.mean([start + 1 for _, start, _ in gaps])))
+    if not centres or not min(growths) > 0:
         return errors
     return {
-        gap: each * float(np.exp(np.interp((gap[1] + gap[2]) / 2, places, np.log(growths))))
+        gap: each * float(np.exp(np.interp((gap[1] + gap[2]) / 2, centres, np.log(growths))))
         for gap, each in errors.items()
     }

@@ -1,4 +1,4 @@
-"""Small stand-ins for large tensors that keep their inner products."""
+"""Sketches: a few numbers for a large tensor, which preserve inner products."""
 
 from __future__ import annotations
 

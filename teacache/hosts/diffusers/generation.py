@@ -27,9 +27,12 @@ BATCHES = ("num_images_per_prompt", "num_videos_per_prompt")
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw. None leaves a value to the pipeline.
+    """What to sample. None leaves a value to the pipeline.
 
-    image: what to edit or start from, one or several. strength: how far to go from it, 0 to 1.
+    Args:
+        batch: pictures to make.
+        image: to edit or start from, one or several.
+        strength: how far to go from it, 0 to 1.
     """
 
     prompt: str
@@ -55,7 +58,14 @@ class Step:
 
 @dataclass
 class Result:
-    """pictures: [B, H, W, C] in 0 to 1. notes: inputs that were not taken, and other oddities."""
+    """The result of one call of a pipeline.
+
+    Args:
+        pictures: [B, H, W, C] in 0 to 1.
+        seconds: of the whole call.
+        report: the cache's, None without a cache.
+        notes: sentences for the user: inputs that the pipeline does not take, invalid values.
+    """
 
     pictures: Tensor
     seconds: float
@@ -84,7 +94,11 @@ def parameters(pipe: Any) -> dict[str, inspect.Parameter]:
 
 
 def arguments(pipe: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
-    """The arguments of `pipe`'s call, and a sentence for each input that it does not take."""
+    """The arguments of a call.
+
+    Returns:
+        The arguments, and a sentence for each input that the pipeline does not take.
+    """
     taken, name = parameters(pipe), type(pipe).__name__
     values: dict[str, Any] = {"prompt": request.prompt, "num_inference_steps": request.steps}
     unused: list[str] = []
@@ -127,8 +141,8 @@ def arguments(pipe: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
 
 
 def guidance_parameter(taken: dict[str, inspect.Parameter]) -> str | None:
-    """The parameter that stands for guidance: Qwen-Image's is true_cfg_scale, which others have
-    beside the one that they are guided by."""
+    """The name of the guidance scale: true_cfg_scale for Qwen-Image, whose pipelines have it in
+    addition to, or instead of, guidance_scale."""
     if "true_cfg_scale" in taken and (
         "guidance_scale" not in taken or taken["guidance_scale"].default is None
     ):
@@ -137,7 +151,7 @@ def guidance_parameter(taken: dict[str, inspect.Parameter]) -> str | None:
 
 
 def guides(taken: dict[str, inspect.Parameter], scale: str | None, request: Request) -> bool:
-    """Whether a negative prompt must be given even if empty, for guidance to take place."""
+    """Whether the pipeline needs a negative prompt, even an empty one, to apply guidance."""
     if scale != "true_cfg_scale" or "negative_prompt" not in taken:
         return False
     guidance = taken[scale].default if request.guidance is None else request.guidance
@@ -152,9 +166,15 @@ def generate(
     listener: RunListener | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Result:
-    """Runs `pipe` once, with the cache if `cache` is given; its state does not outlive the run.
+    """Call `pipe` once.
 
-    Raises `ConfigError` or `UserError` for values that the model or the pipeline refuses.
+    Args:
+        cache: settings of the cache, whose state does not outlive the call; None for no cache.
+        listener: receives the cache's events.
+        on_step: called after each step.
+
+    Raises:
+        ConfigError, UserError: the model or the pipeline refuses a value.
     """
     pipe = for_image(pipe, request.image is not None)
     values, notes = arguments(pipe, request)
@@ -193,9 +213,11 @@ def generate(
 
 
 def attempt(pipe: Any, request: Request, **options: Any) -> Result:
-    """`generate` with its options; what diffusers raises meanwhile becomes one line, with details.
+    """`generate` with its options, any failure within diffusers as one line with details.
 
-    Raises `ExecutionError` then, and what `generate` raises.
+    Raises:
+        ConfigError, UserError: as `generate`.
+        ExecutionError: the pipeline failed.
     """
     try:
         return generate(pipe, request, **options)
@@ -215,7 +237,7 @@ def shortened(request: Request) -> Request:
 
 
 def cached(pipe: Any, cache: TeaCacheConfig | None, listener: RunListener | None) -> Any:
-    """The cache on `pipe` for the time of a `with`, which gives its handle, or None without one."""
+    """A context with the cache on `pipe`; it gives the cache's handle, None without a cache."""
     if cache is None:
         return nullcontext()
     from .enable import teacache
@@ -224,7 +246,7 @@ def cached(pipe: Any, cache: TeaCacheConfig | None, listener: RunListener | None
 
 
 def to_tensor(output: Any) -> Tensor:
-    """The pictures of a pipeline's output, those of videos one after the other."""
+    """The pictures of a pipeline's output, [B, H, W, C]; videos as their frames in turn."""
     pictures = output.images if "images" in output else output[0]
     if isinstance(pictures, list):
         pictures = np.stack([np.asarray(picture) for picture in pictures])
@@ -236,7 +258,7 @@ def to_tensor(output: Any) -> Tensor:
 
 
 def preview(pipe: Any, tensors: dict[str, Any]) -> Image.Image | None:
-    """The first picture so far, where the pipeline's decoder is a tiny one."""
+    """The first picture so far, where the pipeline has a small decoder that is quick enough."""
     from diffusers import AutoencoderTiny
 
     vae, latents = pipe.components.get("vae"), tensors.get("latents")

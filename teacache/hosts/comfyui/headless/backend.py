@@ -82,7 +82,7 @@ class WorkflowSamplingBackend:
                 latest[progress.node] = progress
                 samplers = max(len(self._samplers), len(latest))
                 steps = sum(each.total for each in latest.values()) * samplers / len(latest)
-                on_step(sum(each.value for each in latest.values()), steps)
+                on_step(sum(each.value for each in latest.values()), round(steps))
 
         return listen
 
