@@ -75,7 +75,7 @@ def _own_name(function: Any) -> str | None:
         return None
     for name in ADAPTIVE:
         inner = f"ksampler.<locals>.{name}_function"
-        if (function.__module__, function.__qualname__) == (comfy.samplers.__name__, inner):
+        if (function.__module__, function.__qualname__) == ("comfy.samplers", inner):
             return name
     name = function.__name__.removeprefix("sample_")
     for module in (comfy.k_diffusion.sampling, uni_pc):
