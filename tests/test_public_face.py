@@ -15,7 +15,17 @@ import teacache
 
 PACKAGE = ROOT / "teacache"
 LAYERS = (
-    {"config", "errors", "files", "installation", "journal", "digest", "report", "schedule"},
+    {
+        "config",
+        "errors",
+        "files",
+        "installation",
+        "journal",
+        "digest",
+        "progress",
+        "report",
+        "schedule",
+    },
     {"profiles", "families", "environment", "demo", "tables"},
     {"engine"},
     {"calibration", "comparison"},
