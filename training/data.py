@@ -1,7 +1,7 @@
-"""The training pictures: Fluent Emoji (MIT) drawn at 128 px, with captions from emojibase (MIT).
+"""The demo model's training data: Fluent Emoji (MIT) at 128 px, captions from emojibase (MIT).
 
-The transformer learns the chosen vector drawings (`pictures.npy`); the autoencoder starts from
-the set's 3D renderings (`renders.npy`).
+The transformer is trained on vector drawings (`pictures.npy`), the autoencoder on 3D renderings of
+the same set (`renders.npy`).
 
     python -m training.data                 # fetch the packages with `npm pack`, verify, draw
     python -m training.data --tarballs DIR  # the same from tarballs that are already there
@@ -47,20 +47,31 @@ RENDERS = (
     "lobehub-fluent-emoji-3d-1.1.0.tgz",
     "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
 )
-# Code points of skin tones and flags, as they stand in the renderings' file names.
-UNWANTED = re.compile(r"1f3f[b-f]|1f1[ef]|1f3f[34]|1f6a9|1f38c|e00|20e3")
+# Code points of skin tones and flags in the file names of the renderings.
+EXCLUDED = re.compile(r"1f3f[b-f]|1f1[ef]|1f3f[34]|1f6a9|1f38c|e00|20e3")
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One picture and the words that call for it."""
+    """The words for one picture: its label, and tags that other pictures may share."""
 
     label: str
     tags: tuple[str, ...]
 
 
 def fetch(package: tuple[str, str, str, str], tarballs: Path) -> Path:
-    """The package's tarball in `tarballs`, fetched if it is missing; refuses a wrong hash."""
+    """Download a package unless it is there.
+
+    Args:
+        package: name, version, file name and SHA-256, as `ICONS`.
+        tarballs: folder of the file.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        SystemExit: npm is missing, or the hash is wrong.
+    """
     name, version, filename, sha256 = package
     path = tarballs / filename
     if not path.exists():
@@ -70,9 +81,9 @@ def fetch(package: tuple[str, str, str, str], tarballs: Path) -> Path:
         tarballs.mkdir(parents=True, exist_ok=True)
         spec = f"{name}@{version}"
         subprocess.run([npm, "pack", spec, "--pack-destination", str(tarballs)], check=True)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise SystemExit(f"{path} has SHA-256 {found}, expected {sha256}")
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != sha256:
+        raise SystemExit(f"{path} has SHA-256 {actual}, expected {sha256}")
     return path
 
 
@@ -84,11 +95,12 @@ def read_json(tarball: Path, member: str) -> Any:
 
 
 def icon_name(label: str) -> str:
+    """The icon's name in the icon set for a label of emojibase."""
     return re.sub(r"[^a-z0-9-]", "", label.lower().replace("&", "and").replace(" ", "-"))
 
 
 def draw(body: str, size: int = SIZE) -> np.ndarray:
-    """An icon's SVG body on white, as (size, size, 3) bytes."""
+    """Draw the SVG body of an icon on white: uint8 [size, size, 3]."""
     import resvg_py
 
     svg = (
@@ -100,27 +112,29 @@ def draw(body: str, size: int = SIZE) -> np.ndarray:
 
 
 def read_renders(tarball: Path) -> np.ndarray:
-    """The 3D renderings on white, at SIZE."""
+    """The 3D renderings on white: uint8 [n, SIZE, SIZE, 3]."""
     pictures = []
     with tarfile.open(tarball) as archive:
         members = {m.name: m for m in archive.getmembers() if m.name.endswith(".webp")}
         for name in sorted(members):
-            if not UNWANTED.search(Path(name).name):
+            if not EXCLUDED.search(Path(name).name):
                 handle = archive.extractfile(members[name])
                 assert handle is not None, name
                 picture = Image.open(io.BytesIO(handle.read())).convert("RGBA")
-                paper = Image.new("RGBA", picture.size, "white")
-                flat = Image.alpha_composite(paper, picture).convert("RGB")
+                background = Image.new("RGBA", picture.size, "white")
+                flat = Image.alpha_composite(background, picture).convert("RGB")
                 pictures.append(np.asarray(flat.resize((SIZE, SIZE), Image.Resampling.LANCZOS)))
     return np.stack(pictures)
 
 
 def chosen_labels() -> list[str]:
+    """The labels in `concepts.txt`."""
     lines = (ROOT / "concepts.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def build(tarballs: Path) -> None:
+    """Write `concepts.json`, `pictures.npy` and `renders.npy`; packages are in `tarballs`."""
     icons = read_json(fetch(ICONS, tarballs), "icons.json")["icons"]
     emoji = read_json(fetch(LABELS, tarballs), "en/data.json")
     by_label = {entry["label"]: entry for entry in emoji}
@@ -147,13 +161,19 @@ def load_concepts() -> list[Concept]:
 
 
 def load_pictures(name: str = "pictures") -> np.ndarray:
-    """(n, 128, 128, 3) bytes, in the order of `load_concepts`."""
+    """uint8 [n, 128, 128, 3]; `pictures` are in the order of `load_concepts`."""
     pictures: np.ndarray = np.load(DATA / f"{name}.npy")
     return pictures
 
 
 class Captioner:
-    """Draws a caption for a concept: its label mostly, else tags, rare ones more often."""
+    """Draws a random caption for a concept: nothing (10 %), its label (55 %) or tags.
+
+    Rare tags are drawn more often; some captions have label and tags.
+
+    Args:
+        concepts: all of them.
+    """
 
     def __init__(self, concepts: list[Concept]) -> None:
         self.concepts = concepts
@@ -165,13 +185,13 @@ class Captioner:
 
     def __call__(self, index: int, rng: random.Random) -> str:
         concept = self.concepts[index]
-        dice = rng.random()
-        if dice < 0.1:
+        draw = rng.random()
+        if draw < 0.1:
             return ""
-        if dice < 0.65 or not concept.tags:
+        if draw < 0.65 or not concept.tags:
             return concept.label
         tags = rng.choices(concept.tags, self.weights[index], k=rng.randint(1, 2))
-        words = [concept.label, *tags] if dice < 0.8 else tags
+        words = [concept.label, *tags] if draw < 0.8 else tags
         rng.shuffle(words)
         return " ".join(dict.fromkeys(words))
 

@@ -1,10 +1,9 @@
-"""A second test model, of another kind and on other data: short films of moving digits.
+"""The digits model: a small Wan transformer for films of moving digits.
 
-A small Wan transformer (video tokens, cross-attention, a timestep embedding that does not know
-the text) on six frames of 32 × 32 grey pixels. The digits are the 8 × 8 scans that come with
-scikit-learn (UCI Optical Recognition of Handwritten Digits); the films are made as they are
-needed, so that the model cannot know them by heart. Its latent is the film itself: each 4 × 4
-square of pixels is one position with 16 channels.
+A video model with cross-attention and a timestep embedding without text, on six frames of 32 × 32
+grey pixels. The digits are the 8 × 8 scans in scikit-learn (UCI Optical Recognition of Handwritten
+Digits). Films are generated during training, so that the model cannot memorise them. There is no
+autoencoder: each 4 × 4 square of pixels is one latent position with 16 channels.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from torch.nn import functional
 FRAMES, SIZE, DIGIT, SQUARE = 6, 32, 16, 4
 LATENT = (SQUARE * SQUARE, FRAMES, SIZE // SQUARE, SIZE // SQUARE)
 MEAN, STD = -0.83, 0.42
-"""Of the pixels: latents have about zero mean and unit variance."""
+"""Of the pixels; latents are normalised by them."""
 SHIFT = 3.0
-"""Timestep shift the model is sampled with."""
+"""Timestep shift for sampling."""
 
 DIGITS = tuple(str(digit) for digit in range(10))
 DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")
@@ -51,7 +50,14 @@ TRANSFORMER: dict[str, Any] = {
 
 
 def numbers(caption: str) -> list[int]:
-    """The words of a caption, `3 up-left fast`; an empty one stands for any film."""
+    """Indices in `WORDS` of the words of a caption.
+
+    Args:
+        caption: such as `3 up-left fast`, or empty for the unconditional model.
+
+    Raises:
+        ValueError: it is neither.
+    """
     words = caption.split()
     if not words:
         return [0] * CAPTION_WORDS
@@ -61,7 +67,7 @@ def numbers(caption: str) -> list[int]:
 
 
 def load_digits() -> tuple[Tensor, Tensor]:
-    """(pictures [n, 16, 16] in [0, 1], labels [n])."""
+    """Pictures [n, 16, 16] in [0, 1], and their labels [n]."""
     from sklearn.datasets import load_digits as scans
 
     data = scans()
@@ -71,39 +77,45 @@ def load_digits() -> tuple[Tensor, Tensor]:
 
 
 def film(pictures: Tensor, start: Tensor, velocity: Tensor) -> Tensor:
-    """Films [n, FRAMES, SIZE, SIZE] in [-1, 1] of `pictures` [n, DIGIT, DIGIT] on black.
+    """Films of digits that move over black and bounce at the borders.
 
-    start [n, 2]: place (x, y) of the first frame, in pixels from the left upper corner, 0 to
-    SIZE - DIGIT. velocity [n, 2]: pixels per frame; at the border the digit turns back.
+    Args:
+        pictures: [n, DIGIT, DIGIT] in [0, 1].
+        start: [n, 2], position (x, y) of the top left corner in the first frame, in pixels, from 0
+            to SIZE - DIGIT.
+        velocity: [n, 2], pixels per frame.
+
+    Returns:
+        [n, FRAMES, SIZE, SIZE] in [-1, 1].
     """
-    room = SIZE - DIGIT
+    limit = SIZE - DIGIT
     times = torch.arange(FRAMES).view(1, -1, 1)
-    place = (start[:, None] + velocity[:, None] * times) % (2 * room)
-    place = torch.where(place > room, 2 * room - place, place).flatten(0, 1)
-    # `affine_grid` maps places of the frame to places of the picture, both from -1 to 1.
-    theta = torch.zeros(len(place), 2, 3)
+    position = (start[:, None] + velocity[:, None] * times) % (2 * limit)
+    position = torch.where(position > limit, 2 * limit - position, position).flatten(0, 1)
+    # `affine_grid` maps coordinates of the frame to those of the picture, both from -1 to 1.
+    theta = torch.zeros(len(position), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = SIZE / DIGIT
-    theta[:, :, 2] = (room - 2 * place) / DIGIT
-    grid = functional.affine_grid(theta, [len(place), 1, SIZE, SIZE], align_corners=False)
+    theta[:, :, 2] = (limit - 2 * position) / DIGIT
+    grid = functional.affine_grid(theta, [len(position), 1, SIZE, SIZE], align_corners=False)
     source = pictures[:, None].repeat_interleave(FRAMES, dim=0)
     drawn = functional.grid_sample(source, grid, align_corners=False)
     return (2 * drawn - 1).view(-1, FRAMES, SIZE, SIZE)
 
 
 def to_latent(films: Tensor) -> Tensor:
-    """[n, FRAMES, SIZE, SIZE] in [-1, 1] as [n, *LATENT]."""
+    """Films [n, FRAMES, SIZE, SIZE] in [-1, 1] -> latents [n, *LATENT]."""
     scaled = ((films - MEAN) / STD)[:, :, None]
     return functional.pixel_unshuffle(scaled, SQUARE).transpose(1, 2)
 
 
 def to_film(latents: Tensor) -> Tensor:
-    """The inverse of `to_latent`, kept in [-1, 1]."""
+    """The inverse of `to_latent`, clamped to [-1, 1]."""
     pixels = functional.pixel_shuffle(latents.transpose(1, 2), SQUARE)[:, :, 0]
     return (pixels * STD + MEAN).clamp(-1, 1)
 
 
 def new_transformer() -> Any:
-    """Random weights, with every modulation and the output starting from zero."""
+    """A transformer with random weights and a zero output layer."""
     from diffusers import WanTransformer3DModel
 
     model = WanTransformer3DModel(**TRANSFORMER)
@@ -113,7 +125,13 @@ def new_transformer() -> Any:
 
 
 class Films:
-    """Batch number `step`, from the seed alone: latents, noise, times and caption numbers."""
+    """Training batches, functions of the seed and the step: latents, noise, times, caption words.
+
+    Args:
+        size: of a batch.
+        seed: of all random numbers.
+        times: (size, generator) -> times [size].
+    """
 
     def __init__(self, size: int, seed: int, times: Any) -> None:
         self.pictures, self.labels = load_digits()
@@ -126,25 +144,25 @@ class Films:
         def draw(high: int) -> Tensor:
             return torch.randint(high, (n,), generator=generator)
 
-        picked, direction, speed = draw(len(self.pictures)), draw(8), draw(2)
-        pace = torch.tensor(list(SPEEDS.values()))[speed, None]
+        digit, direction, speed = draw(len(self.pictures)), draw(8), draw(2)
+        pixels_per_frame = torch.tensor(list(SPEEDS.values()))[speed, None]
         angle = direction * (math.pi / 4)
-        velocity = torch.stack((angle.cos(), angle.sin()), dim=1) * pace
+        velocity = torch.stack((angle.cos(), angle.sin()), dim=1) * pixels_per_frame
         start = torch.rand(n, 2, generator=generator) * (SIZE - DIGIT)
-        latents = to_latent(film(self.pictures[picked], start, velocity))
-        ids = torch.stack((1 + self.labels[picked], 11 + direction, 19 + speed), dim=1)
+        latents = to_latent(film(self.pictures[digit], start, velocity))
+        ids = torch.stack((1 + self.labels[digit], 11 + direction, 19 + speed), dim=1)
         ids[torch.rand(n, generator=generator) < 0.1] = 0
         noise = torch.randn(latents.shape, generator=generator)
         return latents, noise, self.times(n, generator), ids
 
 
 def save_model(path: Path, weights: dict[str, Tensor]) -> None:
-    """`transformer.*` and `text.*`, as half floats."""
+    """Save the weights `transformer.*` and `text.*` in float16."""
     save_file({k: v.half().contiguous() for k, v in weights.items()}, path, {"format": "pt"})
 
 
 def load_model(path: Path) -> tuple[Any, nn.Embedding]:
-    """The transformer (diffusers) and the embedding of caption words, as float32."""
+    """The transformer (diffusers) and the embedding of caption words, in float32."""
     from diffusers import WanTransformer3DModel
 
     weights = {name: value.float() for name, value in load_file(str(path)).items()}
@@ -160,6 +178,6 @@ def load_model(path: Path) -> tuple[Any, nn.Embedding]:
 
 
 def embed(text: nn.Embedding, captions: Sequence[str]) -> Tensor:
-    """[n, CAPTION_WORDS, TEXT_WIDTH]"""
+    """Embeddings [n, CAPTION_WORDS, TEXT_WIDTH] of n captions."""
     embedded: Tensor = text(torch.tensor([numbers(caption) for caption in captions]))
     return embedded

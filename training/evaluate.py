@@ -1,18 +1,18 @@
-"""Measures whether the shipped files draw what a prompt asks for.
+"""Measures whether samples of the demo model match their prompts.
 
-One sample per concept, from its label. Its nearest training picture is then looked for among
-all of them, once by colour (pixels at 32 px) and once by shape (edges at 32 px, of grey).
-A sample counts as recognised only if both find the concept's own picture.
-As a control that must fail, the same samples are scored against captions moved by one place.
+Each concept's label is sampled once. The nearest training picture is determined by colour (pixels
+at 32 px) and by shape (edges of the grey picture at 32 px). A sample is recognised if both are the
+concept's own picture. As a control, the same samples are scored against the next concept's picture.
 
-    python -m training.evaluate --grid models/samples.jpg   # and show the samples it judged
-    python -m training.evaluate --tags      # prompts of one tag each, never the label's words
+    python -m training.evaluate --grid models/samples.jpg   # also draw the samples
+    python -m training.evaluate --tags      # prompts of one tag each, without words of the label
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,37 +26,44 @@ from training.sample_grid import captioned, grid
 from training.sampling import DemoPipeline
 
 
-def colour(pictures: np.ndarray) -> Tensor:
+def colour_features(pictures: np.ndarray) -> Tensor:
+    """uint8 [n, 128, 128, 3] -> pixels at 32 px, [n, features]."""
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     return functional.avg_pool2d(x, 4).flatten(1)
 
 
-def shape(pictures: np.ndarray) -> Tensor:
+def shape_features(pictures: np.ndarray) -> Tensor:
+    """uint8 [n, 128, 128, 3] -> normalised edges at 32 px, [n, features]."""
     x = torch.from_numpy(pictures).float().mean(-1).unsqueeze(1) / 255
     x = functional.avg_pool2d(x, 4)
-    across, down = x.diff(dim=3)[:, :, 1:], x.diff(dim=2)[:, :, :, 1:]
-    strength = functional.avg_pool2d((across.square() + down.square()).sqrt(), 3, 1, 1)
+    horizontal, vertical = x.diff(dim=3)[:, :, 1:], x.diff(dim=2)[:, :, :, 1:]
+    strength = functional.avg_pool2d((horizontal.square() + vertical.square()).sqrt(), 3, 1, 1)
     return functional.normalize(strength.flatten(1))
 
 
 def nearest(samples: np.ndarray, pictures: np.ndarray) -> tuple[Tensor, Tensor]:
-    """For each sample, the number of the nearest picture by colour and by shape."""
-    found = [torch.cdist(f(samples), f(pictures)).argmin(1) for f in (colour, shape)]
-    return found[0], found[1]
+    """For each sample, the index of the nearest picture by colour and by shape."""
+
+    def by(features: Callable[[np.ndarray], Tensor]) -> Tensor:
+        return torch.cdist(features(samples), features(pictures)).argmin(1)
+
+    return by(colour_features), by(shape_features)
 
 
-def recognised(samples: np.ndarray, pictures: np.ndarray, wanted: Tensor) -> Tensor:
+def recognised(samples: np.ndarray, pictures: np.ndarray, own: Tensor) -> Tensor:
+    """Whether each sample is nearest to its own picture, of index `own`, by colour and shape."""
     by_colour, by_shape = nearest(samples, pictures)
-    return (by_colour == wanted) & (by_shape == wanted)
+    return (by_colour == own) & (by_shape == own)
 
 
 def psnr(samples: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """In dB, of each sample."""
     error = np.square((samples.astype(np.float64) - pictures) / 255).mean((1, 2, 3))
     return -10 * np.log10(error)
 
 
 def rarest_tag(concept: Concept, concepts: list[Concept]) -> str | None:
-    """The concept's tag that fewest others have, leaving out words of its own label."""
+    """The tag that the fewest concepts have, of those without a word of the label; None if none."""
     label = set(Tokenizer.split(concept.label))
     tags = [t for t in concept.tags if not label & set(Tokenizer.split(t))]
     return min(tags, key=lambda tag: sum(tag in c.tags for c in concepts), default=None)
@@ -87,7 +94,7 @@ def evaluate_labels(pipeline: DemoPipeline, args: argparse.Namespace) -> dict[st
 
 
 def evaluate_tags(pipeline: DemoPipeline, args: argparse.Namespace) -> dict[str, object]:
-    """A hit: the sample is recognised as a concept that has the tag (there may be several)."""
+    """Sample one tag of each concept. A hit is recognised as any concept that has the tag."""
     concepts, pictures = load_concepts(), load_pictures()
     tags = [t for c in concepts if (t := rarest_tag(c, concepts)) is not None]
     samples = pipeline(tags, steps=args.steps, cfg=args.cfg, seed=args.seed)

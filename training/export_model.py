@@ -1,4 +1,4 @@
-"""Writes the trained weights (averaged over the last steps) as the three files of models/.
+"""Exports the averaged weights of a checkpoint as the three files of the demo model in models/.
 
 python -m training.export_model
 """
@@ -25,6 +25,13 @@ from training.train_transformer import CHECKPOINTS, TEXT_WIDTH
 
 
 def export(checkpoint: Path, autoencoder: Path, models: Path) -> None:
+    """Write transformer, autoencoder and text encoder, in float16.
+
+    Args:
+        checkpoint: of `training.train_transformer`.
+        autoencoder: folder that `training.train_autoencoder` writes.
+        models: folder of the demo model.
+    """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     weights = {**state["model"], **state["ema"]}
     parts: dict[str, dict[str, torch.Tensor]] = {"transformer": {}, "text": {}}

@@ -1,8 +1,8 @@
-"""Training by flow matching: optimisers, averaged weights, checkpoints, the loop.
+"""Flow matching: optimisers, averaged weights, checkpoints and the training loop.
 
-A run can be ended early or prolonged by starting it again with another `--steps`: the learning
-rate is constant after a short warm-up and falls to nothing over the last part. Batches are
-functions of the seed and the step alone, so an interrupted run continues as if it had not been.
+The learning rate is constant after a short warm-up and decays to zero over the last part of the
+run. A run can be shortened or prolonged by starting it again with another `--steps`. Batches are
+functions of the seed and the step, so an interrupted run gives the same weights when resumed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,26 @@ from tqdm import tqdm
 
 MUON_LR = 4e-3
 Batches = Callable[[int], tuple[Tensor, ...]]
-"""Batch number `step`: clean latents first, then noise and times, then what conditions them."""
+"""step -> (clean latents, noise of the same shape, times [n] in (0, 1), conditioning...)."""
 
 
 def stratified_times(size: int, generator: torch.Generator) -> Tensor:
-    """Logit-normal times (0.3, 1.2), one from each of `size` equal shares of the distribution."""
-    share = torch.randperm(size, generator=generator)
-    u = (share + torch.rand(size, generator=generator)) / size
+    """Logit-normal times (mean 0.3, deviation 1.2) [size], one from each of `size` quantiles."""
+    quantile = torch.randperm(size, generator=generator)
+    u = (quantile + torch.rand(size, generator=generator)) / size
     return torch.sigmoid(0.3 + 1.2 * torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4)))
 
 
 def new_optimizers(
     model: nn.Module, name: str, blocks: str = "transformer_blocks"
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of `blocks` and AdamW for the rest, or AdamW alone."""
+    """The optimisers of a model.
+
+    Args:
+        model: the model.
+        name: `muon` for Muon on the matrices of `blocks` and AdamW on the rest, or `adamw`.
+        blocks: part of the names of the blocks' parameters.
+    """
     matrices, rest = [], []
     for key, weight in model.named_parameters():
         hidden = blocks in key and "norm" not in key and weight.ndim == 2
@@ -55,15 +61,24 @@ def new_optimizers(
 
 
 def rate(step: int, steps: int, decay: float = 0.4, warmup: int = 40) -> float:
-    """Share of the peak learning rate at `step`."""
-    left = (steps - step) / (decay * steps)
-    return min(1.0, (step + 1) / warmup, max(left, 0.0))
+    """Learning rate at `step`, as a fraction of the peak.
+
+    Args:
+        decay: the last fraction of `steps`, in which the rate decays linearly to zero.
+        warmup: first steps, in which it rises linearly.
+    """
+    remaining = (steps - step) / (decay * steps)
+    return min(1.0, (step + 1) / warmup, max(remaining, 0.0))
 
 
 class FlowTrainer(ABC):
-    """Models, optimisers, averaged weights and the clock: all that a checkpoint holds.
+    """The state of a training run, which a checkpoint stores.
 
-    words: what the conditioning's numbers stand for; a checkpoint made with others is refused.
+    Args:
+        model: with the part `transformer`; all parts are trained.
+        words: vocabulary of the captions; a checkpoint with another one is refused.
+        blocks: as in `new_optimizers`.
+        args: options of the command (`add_options`).
     """
 
     def __init__(
@@ -80,9 +95,16 @@ class FlowTrainer(ABC):
 
     @abstractmethod
     def velocity(self, noisy: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
-        """What the network predicts for noise - picture."""
+        """The network's prediction of noise - latents, in the shape of `noisy`.
+
+        Args:
+            noisy: noisy latents.
+            time: [n], 0 for clean latents and 1 for noise.
+            conditions: the conditioning of the batch.
+        """
 
     def save(self, path: Path) -> None:
+        """Write a checkpoint."""
         state = {
             "model": self.model.state_dict(),
             "ema": self.ema,
@@ -96,6 +118,7 @@ class FlowTrainer(ABC):
         partial.replace(path)
 
     def load(self, path: Path) -> None:
+        """Resume from a checkpoint; SystemExit if it has another vocabulary."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["words"] != self.words:
             raise SystemExit(f"{path} was trained on other captions; choose another --out")
@@ -106,7 +129,11 @@ class FlowTrainer(ABC):
         self.step, self.seconds = state["step"], state["seconds"]
 
     def advance(self, batches: Batches) -> float:
-        """One optimiser step; the loss."""
+        """Take one optimiser step.
+
+        Returns:
+            The loss.
+        """
         latents, noise, time, *conditions = batches(self.step)
         mix = time.view(-1, *(1,) * (latents.ndim - 1))
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -114,20 +141,21 @@ class FlowTrainer(ABC):
         loss = (velocity.float() - (noise - latents)).square().mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        share = rate(self.step, self.args.steps, self.args.decay)
+        scale = rate(self.step, self.args.steps, self.args.decay)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share
+                group["lr"] = group["peak"] * scale
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
-        keep = min(0.996, self.step / (self.step + 10))
+        momentum = min(0.996, self.step / (self.step + 10))
         averaged, current = list(self.ema.values()), list(self.model.parameters())
-        torch._foreach_lerp_(averaged, [p.detach() for p in current], 1 - keep)
+        torch._foreach_lerp_(averaged, [p.detach() for p in current], 1 - momentum)
         return loss.item()
 
 
 def add_options(parser: argparse.ArgumentParser, steps: int, out: Path) -> None:
+    """Add the options of a training command; `steps` and `out` are defaults."""
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--decay", type=float, default=0.4, help="share of --steps at the end")
     parser.add_argument("--batch", type=int, default=64)
@@ -141,7 +169,7 @@ def add_options(parser: argparse.ArgumentParser, steps: int, out: Path) -> None:
 
 
 def train(trainer: FlowTrainer, batches: Batches) -> None:
-    """Goes on from the checkpoint, if there is one, to the last step."""
+    """Train to the last step, from the checkpoint `--out` if it exists."""
     args = trainer.args
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.exists():

@@ -1,4 +1,4 @@
-"""Draws a grid of samples from the shipped files.
+"""Draws a grid of samples of the demo model.
 
 python -m training.sample_grid models/samples.jpg
 python -m training.sample_grid grid.png --prompts "red apple" "fox"
@@ -19,6 +19,7 @@ CAPTION_HEIGHT = 14
 
 
 def captioned(picture: np.ndarray, caption: str) -> Image.Image:
+    """A picture, uint8 [H, W, 3], with its caption below."""
     tile = Image.new("RGB", (picture.shape[1], picture.shape[0] + CAPTION_HEIGHT), "white")
     tile.paste(Image.fromarray(picture))
     draw = ImageDraw.Draw(tile)
@@ -28,6 +29,7 @@ def captioned(picture: np.ndarray, caption: str) -> Image.Image:
 
 
 def grid(tiles: list[Image.Image], columns: int) -> Image.Image:
+    """Tiles of one size in rows of `columns`."""
     width, height = tiles[0].size
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * width, rows * height), "white")

@@ -1,4 +1,4 @@
-"""Pictures from the shipped files, without ComfyUI: Euler steps on its SD3 schedule (shift 3)."""
+"""Sampling the demo model without ComfyUI: Euler steps on ComfyUI's SD3 schedule (shift 3)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,19 @@ SHIFT = 3.0
 
 
 def schedule(steps: int) -> Tensor:
+    """Noise levels [steps + 1], from 1 to 0."""
     t = torch.linspace(1, 0, steps + 1)
     return SHIFT * t / (1 + (SHIFT - 1) * t)
 
 
 class DemoPipeline:
-    """The three shipped files, in float32 or under bfloat16 autocast."""
+    """Text-to-image with the three files of the demo model.
+
+    Args:
+        models: folder of the files.
+        device: for PyTorch.
+        bfloat16: run the transformer under bfloat16 autocast; else in float32.
+    """
 
     def __init__(self, models: Path = MODELS, device: str = "cpu", bfloat16: bool = True) -> None:
         self.device, self.bfloat16 = torch.device(device), bfloat16
@@ -56,21 +63,33 @@ class DemoPipeline:
         seed: int = 0,
         batch: int = 64,
     ) -> np.ndarray:
-        """(n, 128, 128, 3) bytes. A prompt's noise depends on its place in the list alone."""
+        """Sample a picture for each prompt.
+
+        Args:
+            prompts: n captions.
+            steps: number of Euler steps.
+            cfg: guidance scale.
+            seed: of the noise; that of a prompt depends on its index, not on `batch`.
+            batch: prompts that are sampled at once.
+
+        Returns:
+            uint8 [n, 128, 128, 3].
+        """
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(prompts), 16, 16, 16, generator=generator)
         pictures = []
         progress = tqdm(total=len(prompts), unit="picture")
         for start in range(0, len(prompts), batch):
-            part = list(prompts[start : start + batch])
-            latents = self.denoise(part, noise[start : start + batch], steps, cfg)
+            chunk = list(prompts[start : start + batch])
+            latents = self.denoise(chunk, noise[start : start + batch], steps, cfg)
             decoded = self.vae.decode(latents).sample
             pictures.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
-            progress.update(len(part))
+            progress.update(len(chunk))
         progress.close()
         return torch.cat(pictures).permute(0, 2, 3, 1).numpy()
 
     def denoise(self, prompts: list[str], noise: Tensor, steps: int, cfg: float) -> Tensor:
+        """Latents [n, 16, 16, 16] of n prompts, from noise of that shape."""
         n, x = len(prompts), noise.to(self.device)
         text = self.text([*prompts, *[""] * n])
         sigmas = schedule(steps).tolist()
@@ -83,6 +102,7 @@ class DemoPipeline:
                     timestep=torch.full((2 * n,), sigma * 1000, device=self.device),
                     return_dict=False,
                 )[0].float()
-            with_text, without = velocity.chunk(2)
-            x = x + (following - sigma) * (without + cfg * (with_text - without))
+            conditional, unconditional = velocity.chunk(2)
+            guided = unconditional + cfg * (conditional - unconditional)
+            x = x + (following - sigma) * guided
         return x

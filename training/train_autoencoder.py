@@ -1,9 +1,9 @@
 """Trains the demo model's autoencoder (TAESD's architecture with 16 latent channels).
 
     python -m training.train_autoencoder
-    python -m training.train_autoencoder      # again: goes on from the checkpoint
+    python -m training.train_autoencoder      # again: resumes from the checkpoint
 
-It learns from random crops of the 3D renderings, less a few that are held out to measure PSNR.
+It is trained on random crops of the 3D renderings. A few renderings are held out to measure PSNR.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ HELD_OUT = 50
 LATENT_NOISE = 0.03
 
 
-def to_signal(pictures: np.ndarray, device: torch.device) -> Tensor:
+def to_tensor(pictures: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 [n, H, W, 3] -> [n, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def crops(pictures: np.ndarray, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Random square crops, mirrored half the time."""
-    room = pictures.shape[1] - size + 1
+    """`count` random square crops of `pictures` [n, H, W, 3]; half of them are mirrored."""
+    positions = pictures.shape[1] - size + 1
     chosen = []
     for index in rng.integers(len(pictures), size=count):
-        top, left = rng.integers(room, size=2)
+        top, left = rng.integers(positions, size=2)
         crop = pictures[index, top : top + size, left : left + size]
         chosen.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
     return np.stack(chosen)
 
 
 def latent_penalty(z: Tensor) -> Tensor:
-    """Keeps latents near zero mean and unit variance, inside the decoder's soft clamp at 3."""
+    """Penalty for latents away from zero mean and unit variance, or beyond the clamp at 3."""
     return z.mean().square() + (z.std() - 1).square() + functional.relu(z.abs() - 3).mean()
 
 
@@ -53,10 +54,10 @@ def reconstruction_loss(decoded: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def psnr(autoencoder: AutoencoderTiny, pictures: np.ndarray, device: torch.device) -> float:
-    """Mean over pictures, in dB."""
+    """Mean PSNR of the reconstructed pictures, in dB."""
     values = []
     for start in range(0, len(pictures), 16):
-        x = to_signal(pictures[start : start + 16], device)
+        x = to_tensor(pictures[start : start + 16], device)
         y = autoencoder.decode(autoencoder.encode(x).latents).sample.clamp(-1, 1)
         error = ((x - y) / 2).square().mean((1, 2, 3))
         values += (-10 * error.log10()).tolist()
@@ -98,7 +99,7 @@ def main() -> None:
     progress = tqdm(total=args.steps, initial=step, unit="step", mininterval=5)
     while step < args.steps:
         rng = np.random.default_rng((args.seed, step))
-        x = to_signal(crops(train, args.batch, args.crop, rng), device)
+        x = to_tensor(crops(train, args.batch, args.crop, rng), device)
         generator = torch.Generator().manual_seed(args.seed * 7_368_787 + step)
         with torch.autocast(device.type, torch.bfloat16):
             z = autoencoder.encode(x).latents
@@ -106,14 +107,14 @@ def main() -> None:
             decoded = autoencoder.decode(z + LATENT_NOISE * noise).sample
         loss = reconstruction_loss(decoded.float(), x) + 0.02 * latent_penalty(z.float())
         loss.backward()
-        rise, fall = min(1.0, (step + 1) / 50), 0.5 + 0.5 * np.cos(np.pi * step / args.steps)
+        warmup, decay = min(1.0, (step + 1) / 50), 0.5 + 0.5 * np.cos(np.pi * step / args.steps)
         for group in optimizer.param_groups:
-            group["lr"] = args.rate * rise * fall
+            group["lr"] = args.rate * warmup * decay
         optimizer.step()
         optimizer.zero_grad()
         step += 1
-        keep = min(0.998, step / (step + 10))
-        torch._foreach_lerp_(ema, [p.detach() for p in autoencoder.parameters()], 1 - keep)
+        momentum = min(0.998, step / (step + 10))
+        torch._foreach_lerp_(ema, [p.detach() for p in autoencoder.parameters()], 1 - momentum)
         progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
         progress.update()
         if step % args.save_every == 0 or step == args.steps:

@@ -1,9 +1,9 @@
-"""Trains the second test model, films of moving digits (see `training.digits`).
+"""Trains the digits model, for films of moving digits (see `training.digits`).
 
     python -m training.train_digits --steps 1600 --compile
-    python -m training.train_digits --export FILE    # the averaged weights so far
+    python -m training.train_digits --export FILE    # the averaged weights of the checkpoint
 
-Needs scikit-learn, which brings the digits.
+Needs scikit-learn, which contains the digits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MODEL = ROOT / "checkpoints" / "digits.safetensors"
 
 
 class DigitsTrainer(FlowTrainer):
-    """The transformer and the embedding of caption words."""
+    """Trains the transformer and the embedding of caption words."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         parts = {"transformer": new_transformer(), "text": nn.Embedding(len(WORDS), TEXT_WIDTH)}

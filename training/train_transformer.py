@@ -1,7 +1,7 @@
 """Trains the demo model's transformer and text encoder together, on the autoencoder's latents.
 
 python -m training.train_transformer --steps 4500
-python -m training.train_transformer --steps 4500    # again: goes on from the checkpoint
+python -m training.train_transformer --steps 4500    # again: resumes from the checkpoint
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TRANSFORMER = {
 
 
 def new_transformer() -> SD3Transformer2DModel:
-    """Random weights, with every modulation and the output starting from zero."""
+    """A transformer with random weights, and zero modulation and output layers."""
     model = SD3Transformer2DModel(**TRANSFORMER)
     modulations = [m for n, m in model.named_modules() if n.endswith(("norm1.linear", "t.linear"))]
     for layer in [*modulations, model.proj_out]:
@@ -48,14 +48,22 @@ def new_transformer() -> SD3Transformer2DModel:
 
 @torch.no_grad()
 def encode_latents(folder: Path, device: torch.device) -> Tensor:
-    """The pictures' latents as the autoencoder gives them: near unit variance already."""
+    """The training pictures' latents [n, 16, 16, 16], not scaled: their variance is about 1."""
     autoencoder = AutoencoderTiny.from_pretrained(folder).to(device).eval()
     pictures = torch.from_numpy(load_pictures()).permute(0, 3, 1, 2).float() / 127.5 - 1
     return torch.cat([autoencoder.encode(b.to(device)).latents for b in pictures.split(32)])
 
 
 class Batches:
-    """Batch number `step`: latents, noise, times and caption numbers, from the seed alone."""
+    """Training batches, functions of the seed and the step: latents, noise, times, caption words.
+
+    Args:
+        latents: of all pictures.
+        captioner: draws captions.
+        tokenizer: words -> indices.
+        size: of a batch.
+        seed: of all random numbers.
+    """
 
     def __init__(
         self, latents: Tensor, captioner: Captioner, tokenizer: Tokenizer, size: int, seed: int
@@ -64,6 +72,7 @@ class Batches:
         self.size, self.seed = size, seed
 
     def index(self, position: int) -> int:
+        """Index of the picture at a position in the sequence of shuffled epochs."""
         epoch, offset = divmod(position, len(self.latents))
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return int(torch.randperm(len(self.latents), generator=generator)[offset])
@@ -80,7 +89,7 @@ class Batches:
 
 
 class Trainer(FlowTrainer):
-    """The demo model: transformer and text encoder."""
+    """Trains the demo model's transformer and text encoder."""
 
     def __init__(self, tokenizer: Tokenizer, args: argparse.Namespace) -> None:
         text = TextEncoder(len(tokenizer.words) + 2, TEXT_WIDTH, TEXT_WIDTH)
