@@ -1,15 +1,14 @@
-"""What a skipped step and a decision cost, beside the model's own parts.
+"""Time of a skipped step and of a decision, compared with the rest of the model.
 
     python -m benchmarks.costs [--repeats 12] [--threads 1] [--out FILE.md]
 
-Each repeat samples 50 steps in every way, in a shuffled order, after a warm-up; a step's time is
-that of the guider's prediction, by a wrapper around it. Ways are compared within a repeat, by their
-median steps; figures are medians over the repeats, with the lowest and the highest behind them.
-What decides is also timed by itself, within its step. The floor is the same model with its blocks
-replaced by one that passes its inputs through: embedders, final layer and what ComfyUI does around
-them. Beside it, the same with the indicator that TeaCache defines, read and compared over both
-branches at once. All of it again on a model as wide as a real one (`benchmarks.wide`), whose blocks
-do nothing.
+After a warm-up, each repeat samples 50 steps by every variant, in random order. The time of a step
+is that of the guider's prediction, measured by a wrapper. The median steps of the variants are
+compared within each repeat; figures are the median over the repeats, with the lowest and the
+highest. The decision is also timed by itself. The floor is the same model with its blocks replaced
+by one that returns its inputs: embedders, final layer and ComfyUI's overhead. It is measured with
+and without the indicator as TeaCache defines it, read and compared for both branches at once. All
+is repeated on a model of full width whose blocks do almost nothing (`benchmarks.wide`).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 
 from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, STEPS, Pair, Testbed, load
-from benchmarks.wide import wide_bed
+from benchmarks.wide import wide_testbed
 from teacache.config import TeaCacheConfig
 from teacache.engine.forward import PredictionForward, StackForward
 from teacache.engine.indicators import relative_change
@@ -43,72 +42,73 @@ from teacache.files import write_atomically
 from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
 
 FLOOR = "floor: embedders and final layer"
-READING = "floor, and the profile's indicator"
-FLOORS = (FLOOR, READING)
-NEVER, ALWAYS = 1e-12, 90.0
+FLOOR_WITH_INDICATOR = "floor, and the profile's indicator"
+FLOORS = (FLOOR, FLOOR_WITH_INDICATOR)
+NEVER_SKIP, ALWAYS_SKIP = 1e-12, 90.0
 REPEATS = 12
 WIDE_STEPS = 12
-SKIPPING: dict[str, dict[str, Any]] = {
-    "residual, reuse (faithful)": {"mode": "faithful", "rel_l1_thresh": ALWAYS},
+SKIP_CONFIGS: dict[str, dict[str, Any]] = {
+    "residual, reuse (faithful)": {"mode": "faithful", "rel_l1_thresh": ALWAYS_SKIP},
     "residual, reuse, every 8th token": {
         "mode": "faithful",
         "token_stride": 8,
-        "rel_l1_thresh": ALWAYS,
+        "rel_l1_thresh": ALWAYS_SKIP,
     },
-    "residual, linear": {"mode": "faithful", "predictor": "linear", "rel_l1_thresh": ALWAYS},
+    "residual, linear": {"mode": "faithful", "predictor": "linear", "rel_l1_thresh": ALWAYS_SKIP},
     "residual, rate (reads nothing)": {
         "mode": "faithful",
         "indicator": "rate",
         "predictor": "reuse",
-        "rel_l1_thresh": ALWAYS,
+        "rel_l1_thresh": ALWAYS_SKIP,
     },
     "forecast": {"mode": "forecast", "rel_l1_thresh": 0.2},
 }
-WIDE = {name: config for name, config in SKIPPING.items() if name != "forecast"}
-DECIDING: dict[str, dict[str, Any]] = {
-    "faithful": {"mode": "faithful", "rel_l1_thresh": NEVER},
+WIDE_CONFIGS = {name: config for name, config in SKIP_CONFIGS.items() if name != "forecast"}
+DECISION_CONFIGS: dict[str, dict[str, Any]] = {
+    "faithful": {"mode": "faithful", "rel_l1_thresh": NEVER_SKIP},
     "faithful, every 8th token": {
         "mode": "faithful",
         "token_stride": 8,
-        "rel_l1_thresh": NEVER,
+        "rel_l1_thresh": NEVER_SKIP,
     },
-    "forecast": {"mode": "forecast", "rel_l1_thresh": NEVER},
+    "forecast": {"mode": "forecast", "rel_l1_thresh": NEVER_SKIP},
 }
-DECISION: tuple[tuple[type, str], ...] = (
-    (Run, "decide_by_latent"),
-    (StackForward, "_measure"),
+DECISION_METHODS: tuple[tuple[type, str], ...] = (
+    (Run, Run.decide_by_latent.__name__),
+    (StackForward, StackForward._measure.__name__),
     (PredictionForward, "__init__"),
-    (PredictionForward, "observe"),
+    (PredictionForward, PredictionForward.observe.__name__),
 )
-"""What reads, compares and judges; `observe` learns how wrong a prediction would have been."""
+"""Methods that read and compare the indicator and decide; `observe` measures prediction errors."""
 
 
 class PassThrough(nn.Module):
-    """Stands for all blocks of an SD3 model.
+    """A block that returns its inputs, in place of all blocks of an SD3 model.
 
-    block: where given, its modulated input is read and compared with the last one, as TeaCache
-    defines its indicator (arXiv 2411.19108, section 3.3). Nothing is done with it.
+    Args:
+        block: if given, its modulated input is computed and compared with the previous one, as
+            TeaCache's indicator (arXiv 2411.19108, section 3.3). The result is not used.
     """
 
     def __init__(self, block: nn.Module | None) -> None:
         super().__init__()
         self.block = block
-        self.before: Tensor | None = None
+        self.previous: Tensor | None = None
 
     def forward(self, context: Tensor, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.block is not None:
-            now = joint_block(self.block, BlockArguments((context, x), kwargs))
-            if self.before is not None:
-                relative_change(now, self.before).tolist()
-            self.before = now
+            current = joint_block(self.block, BlockArguments((context, x), kwargs))
+            if self.previous is not None:
+                relative_change(current, self.previous).tolist()
+            self.previous = current
         return context, x
 
 
 @contextmanager
-def without_blocks(bed: Testbed, reading: bool) -> Iterator[None]:
-    transformer = bed.patcher.model.diffusion_model
+def without_blocks(testbed: Testbed, with_indicator: bool) -> Iterator[None]:
+    transformer = testbed.patcher.model.diffusion_model
     blocks = transformer.joint_blocks
-    transformer.joint_blocks = nn.ModuleList([PassThrough(blocks[0] if reading else None)])
+    transformer.joint_blocks = nn.ModuleList([PassThrough(blocks[0] if with_indicator else None)])
     try:
         yield
     finally:
@@ -116,8 +116,15 @@ def without_blocks(bed: Testbed, reading: bool) -> Iterator[None]:
 
 
 @contextmanager
-def clocked(functions: Iterable[tuple[type, str]]) -> Iterator[list[float]]:
-    """Seconds spent in methods, by class and name, added to the one entry of what it gives."""
+def timed_methods(functions: Iterable[tuple[type, str]]) -> Iterator[list[float]]:
+    """Time calls of methods.
+
+    Args:
+        functions: (class, name) of each method.
+
+    Yields:
+        A list of one entry, to which the seconds of all calls are added.
+    """
     spent = [0.0]
 
     def timing(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,144 +143,166 @@ def clocked(functions: Iterable[tuple[type, str]]) -> Iterator[list[float]]:
 
 
 @dataclass
-class Timed:
-    """Seconds of a sampling call, of each of its steps, and of the decision in each of them."""
+class TimedRun:
+    """Times of one sampling call.
+
+    Args:
+        seconds, decision: of each step, and of the decision in it.
+        skipped: whether each step was skipped.
+        total: seconds of the call.
+    """
 
     seconds: list[float] = field(default_factory=list)
-    deciding: list[float] = field(default_factory=list)
+    decision: list[float] = field(default_factory=list)
     skipped: list[bool] = field(default_factory=list)
-    whole: float = 0.0
+    total: float = 0.0
 
 
-def timed(bed: Testbed, config: dict[str, Any] | None, steps: int) -> Timed:
+def time_run(testbed: Testbed, config: dict[str, Any] | None, steps: int) -> TimedRun:
     from comfy.patcher_extension import WrappersMP
 
     from teacache.hosts.comfyui.patch import apply_teacache
 
-    model, handle = bed.patcher.clone(), None
+    model, handle = testbed.patcher.clone(), None
     if config is not None:
         model, handle = apply_teacache(model, TeaCacheConfig(**config))
-    found = Timed()
-    with clocked(DECISION) as spent:
+    times = TimedRun()
+    with timed_methods(DECISION_METHODS) as spent:
 
         def clock(executor: Any, *args: Any, **kwargs: Any) -> Any:
             spent[0] = 0.0
             started = time.perf_counter()
             result = executor(*args, **kwargs)
-            found.seconds.append(time.perf_counter() - started)
-            found.deciding.append(spent[0])
+            times.seconds.append(time.perf_counter() - started)
+            times.decision.append(spent[0])
             return result
 
         model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "clock", clock)
-        pair = Pair(bed.tuning[0], 0)
-        found.whole = sample(bed, COMFYUI, model, [pair], bed.levels(steps)).seconds
+        pair = Pair(testbed.tuning_captions[0], 0)
+        times.total = sample(testbed, COMFYUI, model, [pair], testbed.sigmas(steps)).seconds
     report = None if handle is None else handle.report_for()
-    found.skipped = [record.skipped for record in report.records] if report else [False] * steps
-    return found
+    times.skipped = [record.skipped for record in report.records] if report else [False] * steps
+    return times
 
 
 @dataclass
 class Series:
-    """One way to sample: an entry per repeat.
+    """Times of one variant, with an entry for each repeat.
 
-    computed, skipped: seconds of the median step of that kind; empty where no step is of it.
-    deciding: seconds of the decision in the median computed step. whole: seconds of the call.
-    share: of the steps that are skipped.
+    Args:
+        computed, skipped: seconds of the median step of that kind; empty if there is none.
+        decision: seconds of the decision in the median computed step.
+        total: seconds of the sampling call.
+        skipped_share: skipped steps over all steps.
     """
 
     computed: list[float] = field(default_factory=list)
     skipped: list[float] = field(default_factory=list)
-    deciding: list[float] = field(default_factory=list)
-    whole: list[float] = field(default_factory=list)
-    share: float = 0.0
+    decision: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+    skipped_share: float = 0.0
 
-    def add(self, run: Timed) -> None:
+    def add(self, run: TimedRun) -> None:
         steps = range(3, len(run.skipped) - 1)
         computed = [step for step in steps if not run.skipped[step]]
         skipped = [step for step in steps if run.skipped[step]]
         if computed:
             self.computed.append(statistics.median(run.seconds[step] for step in computed))
-            self.deciding.append(statistics.median(run.deciding[step] for step in computed))
+            self.decision.append(statistics.median(run.decision[step] for step in computed))
         if skipped:
             self.skipped.append(statistics.median(run.seconds[step] for step in skipped))
-        self.whole.append(run.whole)
-        self.share = sum(run.skipped) / len(run.skipped)
+        self.total.append(run.total)
+        self.skipped_share = sum(run.skipped) / len(run.skipped)
 
 
 def measure(
-    bed: Testbed, ways: dict[str, dict[str, Any] | None], steps: int, repeats: int
+    testbed: Testbed, variants: dict[str, dict[str, Any] | None], steps: int, repeats: int
 ) -> dict[str, Series]:
-    found = {name: Series() for name in ways}
+    """Time all variants.
+
+    Args:
+        variants: settings of the cache by name; None for none. Those in `FLOORS` run without
+            the model's blocks.
+        steps: of each run.
+        repeats: runs of each variant, after one that is not counted.
+    """
+    series = {name: Series() for name in variants}
     for repeat in range(repeats + 1):
-        for name in random.Random(repeat).sample(list(ways), len(ways)):
-            alone = name in FLOORS
-            with without_blocks(bed, reading=name == READING) if alone else nullcontext():
-                result = timed(bed, ways[name], steps)
+        for name in random.Random(repeat).sample(list(variants), len(variants)):
+            with ExitStack() as stack:
+                if name in FLOORS:
+                    stack.enter_context(without_blocks(testbed, name == FLOOR_WITH_INDICATOR))
+                run = time_run(testbed, variants[name], steps)
             if repeat:
-                found[name].add(result)
-    return found
+                series[name].add(run)
+    return series
 
 
-def over(values: list[float], base: list[float]) -> list[float]:
-    """Repeat by repeat, how often `base` goes into `values`."""
+def ratios(values: list[float], base: list[float]) -> list[float]:
+    """`values` / `base`, element by element."""
     return [value / each for value, each in zip(values, base, strict=True)]
 
 
-def spread(values: list[float], show: str) -> str:
-    """Median, lowest and highest. show: the format of a value."""
+def format_spread(values: list[float], spec: str) -> str:
+    """Median, lowest and highest of `values`, each in the format `spec`."""
     middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:{show}} ({low:{show}} to {high:{show}})"
+    return f"{middle:{spec}} ({low:{spec}} to {high:{spec}})"
 
 
-def skips(found: dict[str, Series], names: Iterable[str], full: list[float] | None) -> list[str]:
-    """Rows of the floor and of skipped steps."""
-    rows = {name: found[name].computed for name in FLOORS}
+def skip_rows(
+    measured: dict[str, Series], names: Iterable[str], full: list[float] | None
+) -> list[str]:
+    """Table rows of the floor and of skipped steps; `full`: seconds of a computed step, if any."""
+    rows = {name: measured[name].computed for name in FLOORS}
     floor = rows[FLOOR]
-    rows |= {f"skipped step, {name}": found[f"skip: {name}"].skipped for name in names}
+    rows |= {f"skipped step, {name}": measured[f"skip: {name}"].skipped for name in names}
     return [
         f"| {name} | {1e3 * statistics.median(took):.2f} ms |"
-        + (f" {statistics.median(over(took, full)):.1%} |" if full is not None else "")
-        + (f" {spread(over(took, floor), '.2f')} |" if name != FLOOR else " 1 |")
+        + (f" {statistics.median(ratios(took, full)):.1%} |" if full is not None else "")
+        + (f" {format_spread(ratios(took, floor), '.2f')} |" if name != FLOOR else " 1 |")
         for name, took in rows.items()
     ]
 
 
-def table(found: dict[str, Series]) -> str:
-    full, base = found["uncached"].computed, found["uncached"].whole
+def table(measured: dict[str, Series]) -> str:
+    full, base = measured["uncached"].computed, measured["uncached"].total
     lines = [
         "| | time | of a full step | beside the floor |",
         "|---|---|---|---|",
         f"| full step, no cache | {1e3 * statistics.median(full):.2f} ms | 100 % | |",
-        *skips(found, SKIPPING, full),
+        *skip_rows(measured, SKIP_CONFIGS, full),
         "",
         "| a computed step | decision | of that step | more than without a cache |",
         "|---|---|---|---|",
     ]
-    for name in DECIDING:
-        series = found[f"decide: {name}"]
-        more = [ratio - 1 for ratio in over(series.computed, full)]
+    for name in DECISION_CONFIGS:
+        series = measured[f"decide: {name}"]
+        more = [ratio - 1 for ratio in ratios(series.computed, full)]
         lines.append(
-            f"| {name} | {1e3 * statistics.median(series.deciding):.2f} ms "
-            f"| {spread(over(series.deciding, series.computed), '.1%')} | {spread(more, '.1%')} |"
+            f"| {name} | {1e3 * statistics.median(series.decision):.2f} ms "
+            f"| {format_spread(ratios(series.decision, series.computed), '.1%')} "
+            f"| {format_spread(more, '.1%')} |"
         )
     lines += [
         "",
         "| | steps skipped | gain | limit 1 / (1 - s (1 - f)) | gain / limit |",
         "|---|---|---|---|---|",
     ]
-    for name in SKIPPING:
-        series = found[f"skip: {name}"]
-        gains = over(base, series.whole)
-        limits = [1 / (1 - series.share * (1 - f)) for f in over(series.skipped, full)]
+    for name in SKIP_CONFIGS:
+        series = measured[f"skip: {name}"]
+        gains = ratios(base, series.total)
+        limits = [1 / (1 - series.skipped_share * (1 - f)) for f in ratios(series.skipped, full)]
         lines.append(
-            f"| {name} | {series.share:.0%} | {statistics.median(gains):.2f}x "
-            f"| {statistics.median(limits):.2f}x | {spread(over(gains, limits), '.2f')} |"
+            f"| {name} | {series.skipped_share:.0%} | {statistics.median(gains):.2f}x "
+            f"| {statistics.median(limits):.2f}x | {format_spread(ratios(gains, limits), '.2f')} |"
         )
     return "\n".join(lines)
 
 
-def wide_table(found: dict[str, Series]) -> str:
-    return "\n".join(["| | time | beside the floor |", "|---|---|---|", *skips(found, WIDE, None)])
+def wide_table(measured: dict[str, Series]) -> str:
+    return "\n".join(
+        ["| | time | beside the floor |", "|---|---|---|", *skip_rows(measured, WIDE_CONFIGS, None)]
+    )
 
 
 def main() -> None:
@@ -286,24 +315,27 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory(prefix="teacache-costs-") as folder:
         boot(find_comfyui(args.comfyui), Path(folder))
-        ways: dict[str, dict[str, Any] | None] = {"uncached": None, **dict.fromkeys(FLOORS)}
-        ways |= {f"skip: {name}": config for name, config in SKIPPING.items()}
-        ways |= {f"decide: {name}": config for name, config in DECIDING.items()}
-        found = measure(load("demo", None), ways, STEPS, args.repeats)
-        wide = wide_bed()
-        ways = dict.fromkeys(FLOORS) | {f"skip: {name}": config for name, config in WIDE.items()}
-        found_wide = measure(wide, ways, WIDE_STEPS, args.repeats)
+        variants: dict[str, dict[str, Any] | None] = {"uncached": None, **dict.fromkeys(FLOORS)}
+        variants |= {f"skip: {name}": config for name, config in SKIP_CONFIGS.items()}
+        variants |= {f"decide: {name}": config for name, config in DECISION_CONFIGS.items()}
+        demo_series = measure(load("demo", None), variants, STEPS, args.repeats)
+        wide = wide_testbed()
+        variants = dict.fromkeys(FLOORS) | {
+            f"skip: {name}": config for name, config in WIDE_CONFIGS.items()
+        }
+        wide_series = measure(wide, variants, WIDE_STEPS, args.repeats)
     text = (
         f"# What a skip and a decision cost\n\n"
         f"`python -m benchmarks.costs --repeats {args.repeats} --threads {args.threads}` · torch "
         f"{torch.__version__} · {platform.machine()}, {args.threads} thread(s) · guidance 3, "
         f"float32 · medians over the repeats, with the lowest and the highest\n\n"
         f"## The demo model\n\n"
-        f"128 x 128, {STEPS} Euler steps, of which 4 to {STEPS - 1} count.\n\n{table(found)}\n\n"
-        f"## {wide.about}\n\n"
+        f"128 x 128, {STEPS} Euler steps, of which 4 to {STEPS - 1} count.\n\n"
+        f"{table(demo_series)}\n\n"
+        f"## {wide.description}\n\n"
         f"Random weights, {WIDE_STEPS} Euler steps, of which 4 to {WIDE_STEPS - 1} count. There is "
         f"no full step to compare with.\n\n"
-        f"{wide_table(found_wide)}\n"
+        f"{wide_table(wide_series)}\n"
     )
     print(text)
     if args.out is not None:

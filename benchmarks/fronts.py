@@ -1,4 +1,4 @@
-"""From a record of samples to points, and from points to the front of each method."""
+"""Statistics of a comparison: points from its journal, and each method's Pareto front."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from benchmarks.journal import Journal
 from benchmarks.testbeds import UNCACHED
 
 REFERENCES = ("uncached", "converged")
-WORST = 0.05
+WORST_FRACTION = 0.05
+"""Fraction of pairs that "worst" figures are the mean of."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Against one reference, over all pairs. identical: how many pictures are that."""
+    """Similarity of a variant's pictures to one reference.
+
+    Args:
+        mean, worst: PSNR in dB, over all pairs and over the worst 5 % of them.
+        ssim, lpips: means over all pairs; `lpips` is None if it was not measured.
+        identical: number of pictures that equal the reference.
+    """
 
     mean: float
     worst: float
@@ -33,14 +40,20 @@ MEASURES: dict[str, Callable[[Quality], float | None]] = {
     "ssim": lambda quality: quality.ssim,
     "lpips": lambda quality: None if quality.lpips is None else -quality.lpips,
 }
-"""More is better, hence LPIPS with its sign turned."""
+"""By name; higher is better, so LPIPS is negated."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One variant.
+    """The figures of one variant.
 
-    seconds, speedup: medians over pairs. memory: bytes held beyond the uncached run's.
+    Args:
+        name, group, method, setting, host, steps: as in `benchmarks.variants.Variant`.
+        pairs: number of pairs.
+        computed: mean number of model evaluations that ran the blocks.
+        seconds, speedup: medians over the pairs.
+        memory: bytes allocated beyond those of the uncached run.
+        against: similarity to each reference.
     """
 
     name: str
@@ -61,9 +74,9 @@ class Point:
         return self.method in UNCACHED.values()
 
 
-def worst_mean(values: list[float]) -> float:
-    """Mean of the lowest 5 %, at least one."""
-    return statistics.mean(sorted(values)[: max(1, round(WORST * len(values)))])
+def mean_of_worst(values: list[float]) -> float:
+    """Mean of the lowest `WORST_FRACTION` of the values, at least one of them."""
+    return statistics.mean(sorted(values)[: max(1, round(WORST_FRACTION * len(values)))])
 
 
 def quality(records: list[dict[str, Any]]) -> Quality:
@@ -71,33 +84,35 @@ def quality(records: list[dict[str, Any]]) -> Quality:
     lpips = [record["lpips"] for record in records if "lpips" in record]
     return Quality(
         statistics.mean(psnr),
-        worst_mean(psnr),
+        mean_of_worst(psnr),
         statistics.mean(record["ssim"] for record in records),
         statistics.mean(lpips) if lpips else None,
         sum(value >= 100.0 for value in psnr),
     )
 
 
-def busyness(journal: Journal) -> float:
-    """Median of wall time over processor time: 1 on an idle machine, for one thread."""
-    every = [journal.complete(name).values() for name in journal.samples]
-    shares = [float(r["seconds"]) / float(r["cpu"]) for records in every for r in records]
-    return statistics.median(shares)
+def wall_to_cpu_ratio(journal: Journal) -> float:
+    """Median over all samples; 1 for one thread on an otherwise idle machine."""
+    samples = [journal.complete(name).values() for name in journal.samples]
+    ratios = [float(r["seconds"]) / float(r["cpu"]) for records in samples for r in records]
+    return statistics.median(ratios)
 
 
 def points(journal: Journal, clock: str = "seconds") -> list[Point]:
-    """One for each variant that has samples, in the order of the list.
+    """One point for each variant that has samples, in the order of the journal's header.
 
-    clock: the time to go by, `seconds` on the wall or of the `cpu`.
+    Args:
+        journal: of the comparison.
+        clock: the time to use: `seconds` (wall clock) or `cpu` (processor time).
     """
     base = {host: journal.complete(name) for host, name in UNCACHED.items()}
-    found = []
+    result = []
     for variant in journal.header["variants"]:
         samples = journal.complete(variant["name"])
         if not samples:
             continue
         uncached = base[variant["host"]]
-        found.append(
+        result.append(
             Point(
                 **variant,
                 pairs=len(samples),
@@ -113,15 +128,15 @@ def points(journal: Journal, clock: str = "seconds") -> list[Point]:
                 },
             )
         )
-    return found
+    return result
 
 
 Curve = list[tuple[float, float]]
-"""(speed-up, quality), from the slowest on."""
+"""(speed-up, quality) of points, by ascending speed-up."""
 
 
-def front(curve: Curve) -> Curve:
-    """The points that no other one beats in both, from the slowest on."""
+def pareto_front(curve: Curve) -> Curve:
+    """The points that no other point beats in speed-up and quality."""
     best: Curve = []
     for speed, value in sorted(curve, reverse=True):
         if not best or value > best[-1][1]:
@@ -129,29 +144,36 @@ def front(curve: Curve) -> Curve:
     return best[::-1]
 
 
-def curves(found: list[Point], reference: str, measure: str = "mean") -> dict[str, Curve]:
-    """All points of each method against `reference` that have the `measure`, by method."""
+def curves(points: list[Point], reference: str, measure: str = "mean") -> dict[str, Curve]:
+    """The curve of each cached method, by method.
+
+    Args:
+        points: of all variants.
+        reference: one of `REFERENCES`.
+        measure: one of `MEASURES`; points without it are left out.
+    """
     by_method: dict[str, Curve] = {}
-    for point in found:
+    for point in points:
         value = MEASURES[measure](point.against[reference])
         if not point.is_uncached and value is not None:
             by_method.setdefault(point.method, []).append((point.speedup, value))
     return {method: sorted(curve) for method, curve in by_method.items()}
 
 
-def at_speed(curve: Curve, speed: float) -> tuple[float, bool] | None:
-    """Quality of a front at a speed-up, linear in its logarithm; None beyond its fastest point.
+def quality_at_speedup(curve: Curve, speed: float) -> tuple[float, bool] | None:
+    """Quality of a method at a speed-up, by linear interpolation over its logarithm.
 
-    Second: whether the front begins above that speed; then its slowest point counts, which is
-    faster still.
+    Returns:
+        The quality on the Pareto front, and whether it is that of the front's slowest point,
+        which is faster than `speed`; None if `speed` is beyond the fastest point.
     """
-    reached = front(curve)
-    if not reached or speed > reached[-1][0]:
+    front = pareto_front(curve)
+    if not front or speed > front[-1][0]:
         return None
-    if speed <= reached[0][0]:
-        return reached[0][1], speed < reached[0][0]
-    for (low, a), (high, b) in itertools.pairwise(reached):
+    if speed <= front[0][0]:
+        return front[0][1], speed < front[0][0]
+    for (low, a), (high, b) in itertools.pairwise(front):
         if low <= speed <= high:
-            share = math.log(speed / low) / math.log(high / low)
-            return a + share * (b - a), False
+            weight = math.log(speed / low) / math.log(high / low)
+            return a + weight * (b - a), False
     raise AssertionError("a front has no gaps")

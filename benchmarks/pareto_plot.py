@@ -1,4 +1,4 @@
-"""The picture: quality against speed-up, a line per method, a panel per measure and reference."""
+"""Plots of quality against speed-up: a line per method, a panel per measure and reference."""
 
 from __future__ import annotations
 
@@ -35,18 +35,22 @@ MARKERS = "osD^vP*Xph<>d"
 LINES = ("-", "--", ":")
 PREDICTOR_LINES = {"reuse": "-", "linear": "--", "damped": "-.", "blend": ":"}
 MAIN = f"{OURS}: forecast"
-FASTEST = 6.0
-LEAST = 1e-6
-"""The least distance that is shown."""
+MAX_SPEEDUP = 6.0
+MIN_DISTANCE = 1e-6
+"""Smaller distances are drawn as this one, since the axis is logarithmic."""
+
+Styles = dict[str, dict[str, Any]]
+"""Keyword arguments of `Axes.plot`, by method."""
 
 
-def styles(methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Ours thick and red, other modes of ours pale, fewer steps black, every peer its colour.
+def styles(methods: list[str]) -> Styles:
+    """Line styles of methods.
 
-    What is ours and no mode has a colour for what is cached and measured, and a line for the
-    predictor.
+    Our default mode is thick and red, our other modes pale red, fewer steps black. Each other
+    method has its own colour. Our ablations have one colour for each pair of cached value and
+    indicator, and a line style for each predictor.
     """
-    found: dict[str, dict[str, Any]] = {}
+    result: Styles = {}
     fewer = ours = peers = 0
     parts: list[str] = []
     for method in methods:
@@ -74,23 +78,30 @@ def styles(methods: list[str]) -> dict[str, dict[str, Any]]:
             style["color"] = COLOURS[peers % len(COLOURS)]
             style["marker"] = MARKERS[peers % len(MARKERS)]
             peers += 1
-        found[method] = style
-    return found
+        result[method] = style
+    return result
 
 
-def plot(found: list[Point], measures: Sequence[str], title: str, file: Path) -> None:
-    """Every measured point, those of one method joined: a row for each of the `measures`."""
+def plot(points: list[Point], measures: Sequence[str], title: str, file: Path) -> None:
+    """Draw all points, connected by method, and save the figure.
+
+    Args:
+        points: of all variants.
+        measures: names in `MEASURES`; a row of panels for each.
+        title: of the figure.
+        file: where the PNG is saved.
+    """
     figure, panels = plt.subplots(
         len(measures), len(REFERENCES), figsize=(15, 2.6 + 5.6 * len(measures)), sharex=True,
         layout="constrained", squeeze=False,
     )  # fmt: skip
-    methods = list(dict.fromkeys(point.method for point in found if not point.is_uncached))
-    every = [variant.method for variant in variants()]  # so that each looks the same on all models
-    look = styles(list(dict.fromkeys([*every, *methods])))
+    methods = list(dict.fromkeys(point.method for point in points if not point.is_uncached))
+    known = [variant.method for variant in variants()]  # the same styles in all figures
+    style_of = styles(list(dict.fromkeys([*known, *methods])))
     handles: dict[str, Any] = {}
     for measure, line in zip(measures, panels, strict=True):
         for reference, panel in zip(REFERENCES, line, strict=True):
-            handles |= draw(panel, found, reference, measure, look)
+            handles |= draw_panel(panel, points, reference, measure, style_of)
         line[0].set_ylabel(LABELS[measure], fontsize=12)
     for reference, top, bottom in zip(REFERENCES, panels[0], panels[-1], strict=True):
         top.set_title(TITLES[reference], fontsize=13)
@@ -105,39 +116,47 @@ def plot(found: list[Point], measures: Sequence[str], title: str, file: Path) ->
     plt.close(figure)
 
 
-def draw(
-    panel: Any, found: list[Point], reference: str, measure: str, look: dict[str, dict[str, Any]]
+def draw_panel(
+    panel: Any,
+    points: list[Point],
+    reference: str,
+    measure: str,
+    style_of: Styles,
 ) -> dict[str, Any]:
-    """One panel; returns the lines by method."""
+    """Draw one panel.
+
+    Returns:
+        The lines by method, for the legend.
+    """
     handles: dict[str, Any] = {}
     shown: list[tuple[float, float]] = []
-    for method, curve in curves(found, reference, measure).items():
-        places = [(speed, drawn(value, measure)) for speed, value in curve]
-        (handles[method],) = panel.plot(*zip(*places, strict=True), **look[method])
-        shown += places
+    for method, curve in curves(points, reference, measure).items():
+        positions = [(speed, axis_value(value, measure)) for speed, value in curve]
+        (handles[method],) = panel.plot(*zip(*positions, strict=True), **style_of[method])
+        shown += positions
     if reference == "converged":
-        uncached = next(point.against[reference] for point in found if point.is_uncached)
+        uncached = next(point.against[reference] for point in points if point.is_uncached)
         value = MEASURES[measure](uncached)
         assert value is not None
-        level = drawn(value, measure)
+        level = axis_value(value, measure)
         panel.axhline(level, color="#555555", linewidth=1, linestyle=(0, (1, 2)))
         panel.annotate("no cache", (0.96, level), va="bottom", fontsize=10, color="#555555")
     panel.set_xscale("log")
     panel.grid(alpha=0.25, which="both")
-    frame(panel, shown, measure)
+    set_limits(panel, shown, measure)
     return handles
 
 
-def drawn(value: float, measure: str) -> float:
-    """PSNR as it is; the others as distances, for an axis of logarithms."""
+def axis_value(value: float, measure: str) -> float:
+    """PSNR, or for the other measures the distance from a perfect value, for a log axis."""
     if measure == "mean":
         return value
-    return max(1 - value if measure == "ssim" else -value, LEAST)
+    return max(1 - value if measure == "ssim" else -value, MIN_DISTANCE)
 
 
-def frame(panel: Any, shown: list[tuple[float, float]], measure: str) -> None:
-    """The part that matters: from no gain to `FASTEST`, and without lone failures; better is up."""
-    fastest = min(FASTEST, max(speed for speed, _ in shown) * 1.05)
+def set_limits(panel: Any, shown: list[tuple[float, float]], measure: str) -> None:
+    """Limit the axes to speed-ups up to `MAX_SPEEDUP`, without outliers; better is up."""
+    fastest = min(MAX_SPEEDUP, max(speed for speed, _ in shown) * 1.05)
     panel.set_xlim(0.95, fastest)
     ticks = [1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6]
     panel.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= fastest]))

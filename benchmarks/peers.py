@@ -1,8 +1,8 @@
-"""How each method is switched on, and off again, on a testbed.
+"""Enabling each caching method on a testbed.
 
-A switch is called with the testbed and gives a context, in which what is to be sampled (a
-ComfyUI patcher or a diffusers pipeline) has the method on. Where a peer lacks what it needs on a
-model, it is given that here (HELP says so in the results).
+An `Enable` function takes the testbed and returns a context manager. It yields the ComfyUI patcher
+or the diffusers pipeline with the method enabled, and disables it on exit. What other methods need
+to run on the testbeds is adjusted here; `ADJUSTMENTS` lists it for the results.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import cache_dit
 import torch
 from diffusers import hooks
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
@@ -30,79 +29,83 @@ from teacache.profiles.calibrated import Calibration
 from teacache.profiles.plans import steps_for
 from teacache.profiles.store import PARTIAL_SUFFIX, ProfileStore
 
-HELP = (
-    "EasyCache changes its input in place, which spoils the picture in float32 (there is no copy "
-    "by a change of type): it gets a copy. ComfyUI's SD3 model does not call the wrapper that "
-    "EasyCache hangs on: it is called around the model's forward, as other models do.",
-    "SD3 in diffusers gives no cache context: each step gets one. Its last block returns no text, "
-    "which FirstBlockCache, SeaCache, TaylorSeer (lite) and DBCache cannot take: it returns the "
-    "text that it was given.",
+ADJUSTMENTS = (
+    "EasyCache modifies its input in place, which spoils the picture in float32, where no change "
+    "of dtype copies it: it gets a copy. ComfyUI's SD3 model does not call EasyCache's wrapper: it "
+    "is called around the model's forward, as other models do.",
+    "The SD3 pipeline of diffusers sets no cache context: one is set for each step. Its last block "
+    "returns no text, which FirstBlockCache, SeaCache, TaylorSeer (lite) and DBCache do not "
+    "support: it returns its input text.",
     "SeaCache on SD3 takes the latent as its raw vision and exponent 2, that of pictures. MagCache "
-    "is calibrated by its own calibration on one tuning caption. TaylorSeer's own patterns for "
-    "attention name none of Wan's layers: they are named to it.",
+    "is calibrated by its own calibration on one tuning caption. TaylorSeer's default patterns "
+    "match no attention layer of Wan: its layers are named explicitly.",
 )
-Switch = Callable[[Testbed], AbstractContextManager[Any]]
+Enable = Callable[[Testbed], AbstractContextManager[Any]]
 Apply = Callable[[Testbed, nn.Module], None]
-SKIP_ALL = 90.0
-CALIBRATED_ON = 6
-PROFILES = PACK / "output" / "benchmarks" / "profiles"
+"""(testbed, transformer): applies the hooks of one method."""
+ALWAYS_SKIP = 90.0
+"""A threshold that is never reached: every step is skipped that may be."""
+CALIBRATION_CAPTIONS = 6
+"""Tuning captions that our own plans are calibrated on."""
+PROFILE_FOLDER = PACK / "output" / "benchmarks" / "profiles"
 
 
 # --- ComfyUI -------------------------------------------------------------------------------------
 
 
 @contextmanager
-def nothing_comfyui(bed: Testbed) -> Iterator[Any]:
-    yield bed.patcher
+def uncached_comfyui(testbed: Testbed) -> Iterator[Any]:
+    yield testbed.patcher
 
 
-def teacache_comfyui(**config: Any) -> Switch:
+def teacache_comfyui(**config: Any) -> Enable:
     @contextmanager
-    def switch(bed: Testbed) -> Iterator[Any]:
+    def enable(testbed: Testbed) -> Iterator[Any]:
         from teacache.hosts.comfyui.patch import apply_teacache
 
-        yield apply_teacache(bed.patcher, TeaCacheConfig(**config))[0]
+        yield apply_teacache(testbed.patcher, TeaCacheConfig(**config))[0]
 
-    return switch
+    return enable
 
 
-class Planned:
-    """Our plans for a model, made once by our own calibration on some tuning captions."""
+class CalibratedPlans:
+    """Our own plans, from one calibration of each testbed."""
 
     def __init__(self) -> None:
         self._calibrations: dict[str, Calibration] = {}
 
-    def at(self, speedup: float) -> Switch:
+    def for_speedup(self, speedup: float) -> Enable:
         @contextmanager
-        def switch(bed: Testbed) -> Iterator[Any]:
+        def enable(testbed: Testbed) -> Iterator[Any]:
             from teacache.calibration.override import RunOverride
             from teacache.hosts.comfyui.patch import apply_teacache
 
-            if bed.name not in self._calibrations:
-                self._calibrations[bed.name] = calibrated(bed)
-            plan = self._calibrations[bed.name].nearest_plan(steps_for(bed.steps, speedup))
-            yield apply_teacache(bed.patcher, TeaCacheConfig(), override=RunOverride(plan))[0]
+            if testbed.name not in self._calibrations:
+                self._calibrations[testbed.name] = load_or_calibrate(testbed)
+            plan = self._calibrations[testbed.name].nearest_plan(steps_for(testbed.steps, speedup))
+            yield apply_teacache(testbed.patcher, TeaCacheConfig(), override=RunOverride(plan))[0]
 
-        return switch
+        return enable
 
 
-def calibrated(bed: Testbed) -> Calibration:
-    """What `Calibrate TeaCache` learns on `CALIBRATED_ON` tuning captions; kept for later runs."""
+def load_or_calibrate(testbed: Testbed) -> Calibration:
+    """Our calibration on `CALIBRATION_CAPTIONS` tuning captions, stored in `PROFILE_FOLDER`."""
     from teacache.calibration.calibrator import Calibrator
     from teacache.calibration.journal import Journal
     from teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
 
-    store, name = ProfileStore(PROFILES), f"{bed.name}-{bed.digest()}-{bed.steps}-{bed.guidance:g}"
+    store = ProfileStore(PROFILE_FOLDER)
+    name = f"{testbed.name}-{testbed.digest()}-{testbed.steps}-{testbed.guidance:g}"
     if name in store.names():
         return store.load(name)
     prompts = [
-        Prompt(bed.condition([caption]), bed.condition([""]), seed, caption)
-        for seed, caption in enumerate(bed.tuning[:CALIBRATED_ON])
+        Prompt(testbed.conditioning([caption]), testbed.conditioning([""]), seed, caption)
+        for seed, caption in enumerate(testbed.tuning_captions[:CALIBRATION_CAPTIONS])
     ]
-    settings = SamplerSettings(bed.steps, bed.guidance, "euler", "simple")
-    latent = {"samples": torch.zeros(1, *bed.latent)}
-    backend = ModelCalibrationBackend(bed.patcher, latent, settings, prompts)
-    journal = Journal(PROFILES / f"{name}{PARTIAL_SUFFIX}", backend.key)
+    settings = SamplerSettings(testbed.steps, testbed.guidance, "euler", "simple")
+    latent = {"samples": torch.zeros(1, *testbed.latent_shape)}
+    backend = ModelCalibrationBackend(testbed.patcher, latent, settings, prompts)
+    journal = Journal(PROFILE_FOLDER / f"{name}{PARTIAL_SUFFIX}", backend.key)
     with torch.inference_mode():
         calibration = Calibrator(backend, name, journal).run()
     store.save(calibration)
@@ -110,44 +113,44 @@ def calibrated(bed: Testbed) -> Calibration:
     return calibration
 
 
-def lazycache(threshold: float) -> Switch:
+def lazycache(threshold: float) -> Enable:
     """ComfyUI's LazyCache node with its default range."""
 
     @contextmanager
-    def switch(bed: Testbed) -> Iterator[Any]:
+    def enable(testbed: Testbed) -> Iterator[Any]:
         from comfy_extras.nodes_easycache import LazyCacheNode
 
-        yield LazyCacheNode.execute(bed.patcher, threshold, 0.15, 0.95, False).args[0]
+        yield LazyCacheNode.execute(testbed.patcher, threshold, 0.15, 0.95, False).args[0]
 
-    return switch
+    return enable
 
 
-def easycache(threshold: float) -> Switch:
+def easycache(threshold: float) -> Enable:
     """ComfyUI's EasyCache node with its default range, on a model that calls its wrapper."""
 
     @contextmanager
-    def switch(bed: Testbed) -> Iterator[Any]:
+    def enable(testbed: Testbed) -> Iterator[Any]:
         from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
         from comfy_extras.nodes_easycache import EasyCacheNode
 
         kind = WrappersMP.DIFFUSION_MODEL
 
-        def own_input(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            found: Tensor = executor(x.clone(), *args, **kwargs)
-            return found
+        def copy_input(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            output: Tensor = executor(x.clone(), *args, **kwargs)
+            return output
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             wrappers = get_all_wrappers(kind, kwargs["transformer_options"])
-            executor = WrapperExecutor.new_class_executor(own_forward, model, wrappers)
-            found: Tensor = executor.execute(x, *args, **kwargs)
-            return found
+            executor = WrapperExecutor.new_class_executor(original_forward, model, wrappers)
+            output: Tensor = executor.execute(x, *args, **kwargs)
+            return output
 
-        model = bed.patcher.model.diffusion_model
-        own_forward = model.forward
-        patcher = bed.patcher.clone()
-        patcher.add_wrapper_with_key(kind, "own_input", own_input)
+        model = testbed.patcher.model.diffusion_model
+        original_forward = model.forward
+        patcher = testbed.patcher.clone()
+        patcher.add_wrapper_with_key(kind, "copy_input", copy_input)
         patcher = EasyCacheNode.execute(patcher, threshold, 0.15, 0.95, False).args[0]
-        if bed.frames:
+        if testbed.is_video:
             yield patcher
             return
         model.forward = forward
@@ -156,30 +159,30 @@ def easycache(threshold: float) -> Switch:
         finally:
             del model.forward
 
-    return switch
+    return enable
 
 
 # --- diffusers -----------------------------------------------------------------------------------
 
 
 @contextmanager
-def nothing_diffusers(bed: Testbed) -> Iterator[Any]:
-    yield bed.pipe
+def uncached_diffusers(testbed: Testbed) -> Iterator[Any]:
+    yield testbed.pipe
 
 
-def teacache_diffusers(threshold: float, **config: Any) -> Switch:
+def teacache_diffusers(threshold: float, **config: Any) -> Enable:
     @contextmanager
-    def switch(bed: Testbed) -> Iterator[Any]:
+    def enable(testbed: Testbed) -> Iterator[Any]:
         from teacache.hosts.diffusers.enable import teacache
 
-        with teacache(bed.pipe, threshold, **config):
-            yield bed.pipe
+        with teacache(testbed.pipe, threshold, **config):
+            yield testbed.pipe
 
-    return switch
+    return enable
 
 
-class TextKept(JointTransformerBlock):  # type: ignore[misc]
-    """SD3's last block, giving back the text it was given where it would give None."""
+class BlockReturningText(JointTransformerBlock):  # type: ignore[misc]
+    """SD3's last block, returning its input text instead of None."""
 
     def forward(
         self,
@@ -195,19 +198,19 @@ class TextKept(JointTransformerBlock):  # type: ignore[misc]
 
 
 @contextmanager
-def text_kept(transformer: nn.Module) -> Iterator[None]:
-    """Every block returns a text tensor. The model ignores the last one's."""
+def last_block_returns_text(transformer: nn.Module) -> Iterator[None]:
+    """Makes SD3's last block return a text tensor, which the model ignores."""
     block = [part for part in transformer.children() if isinstance(part, nn.ModuleList)][-1][-1]
     if type(block) is not JointTransformerBlock:
         yield
         return
     TransformerBlockRegistry.register(
-        TextKept,
+        BlockReturningText,
         TransformerBlockMetadata(
             return_hidden_states_index=1, return_encoder_hidden_states_index=0
         ),
     )
-    block.__class__ = TextKept
+    block.__class__ = BlockReturningText
     try:
         yield
     finally:
@@ -215,11 +218,11 @@ def text_kept(transformer: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def step_contexts(bed: Testbed) -> Iterator[None]:
-    """What pipelines with `cache_context` tell the caches; the one for SD3 has none."""
+def cache_contexts(testbed: Testbed) -> Iterator[None]:
+    """Sets the cache context before each call, which the SD3 pipeline does not do itself."""
 
-    def tell(transformer: nn.Module, args: Any) -> None:
-        scheduler = bed.pipe.scheduler
+    def set_context(transformer: nn.Module, args: Any) -> None:
+        scheduler = testbed.pipe.scheduler
         step = scheduler.step_index or 0
         context = CacheContext(
             "both",
@@ -229,33 +232,33 @@ def step_contexts(bed: Testbed) -> Iterator[None]:
         )
         _set_cache_context(transformer, context)
 
-    if bed.frames:
+    if testbed.is_video:
         yield
         return
-    hook = bed.pipe.transformer.register_forward_pre_hook(tell)
+    hook = testbed.pipe.transformer.register_forward_pre_hook(set_context)
     try:
         yield
     finally:
         hook.remove()
 
 
-def diffusers_cache(apply: Apply) -> Switch:
-    """One of `diffusers.hooks`, with all its hooks taken off afterwards."""
+def diffusers_cache(apply: Apply) -> Enable:
+    """A method of `diffusers.hooks`; all its hooks are removed on exit."""
 
     @contextmanager
-    def switch(bed: Testbed) -> Iterator[Any]:
-        transformer = bed.pipe.transformer
-        with text_kept(transformer), step_contexts(bed):
+    def enable(testbed: Testbed) -> Iterator[Any]:
+        transformer = testbed.pipe.transformer
+        with last_block_returns_text(transformer), cache_contexts(testbed):
             try:
-                apply(bed, transformer)
+                apply(testbed, transformer)
                 HookRegistry.check_if_exists_or_initialize(
                     transformer
                 ).invalidate_child_registries_cache()
-                yield bed.pipe
+                yield testbed.pipe
             finally:
                 remove_hooks(transformer)
 
-    return switch
+    return enable
 
 
 def remove_hooks(transformer: nn.Module) -> None:
@@ -268,13 +271,18 @@ def remove_hooks(transformer: nn.Module) -> None:
             vars(module).pop("forward", None)
 
 
-def first_block(threshold: float) -> Switch:
+def first_block_cache(threshold: float) -> Enable:
     config = hooks.FirstBlockCacheConfig(threshold=threshold)
     return diffusers_cache(lambda _, model: hooks.apply_first_block_cache(model, config))
 
 
-def taylorseer(interval: int, lite: bool) -> Switch:
-    """lite: forecast the model's output; else that of every attention layer."""
+def taylorseer(interval: int, lite: bool) -> Enable:
+    """TaylorSeer.
+
+    Args:
+        interval: one of so many steps is computed.
+        lite: predict the output of the model, not that of every attention layer.
+    """
     config = hooks.TaylorSeerCacheConfig(
         cache_interval=interval,
         use_lite_mode=lite,
@@ -284,11 +292,15 @@ def taylorseer(interval: int, lite: bool) -> Switch:
     return diffusers_cache(lambda _, model: hooks.apply_taylorseer_cache(model, config))
 
 
-def faster(below: float) -> Switch:
-    """below: timestep from which on attention and the empty caption's branch may be skipped."""
+def fastercache(below: float) -> Enable:
+    """FasterCache.
 
-    def apply(bed: Testbed, model: nn.Module) -> None:
-        scheduler = bed.pipe.scheduler
+    Args:
+        below: timestep below which attention and the unconditional branch may be skipped.
+    """
+
+    def apply(testbed: Testbed, model: nn.Module) -> None:
+        scheduler = testbed.pipe.scheduler
         config = hooks.FasterCacheConfig(
             spatial_attention_timestep_skip_range=(-1, below),
             unconditional_batch_timestep_skip_range=(-1, below),
@@ -304,15 +316,15 @@ def faster(below: float) -> Switch:
     return diffusers_cache(apply)
 
 
-def sea(threshold: float, **options: Any) -> Switch:
-    """options: of `SeaCacheConfig`."""
+def seacache(threshold: float, **options: Any) -> Enable:
+    """SeaCache; `options` are those of `SeaCacheConfig`."""
 
-    def pictures(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-        """The latent, once: both branches of guidance have the same."""
+    def raw_vision(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+        """The latent of one branch of guidance; both have the same."""
         return [kwargs["hidden_states"][0][:, None]]
 
-    def apply(bed: Testbed, model: nn.Module) -> None:
-        adapter = {} if bed.frames else {"power_exp": 2.0, "raw_vision_callback": pictures}
+    def apply(testbed: Testbed, model: nn.Module) -> None:
+        adapter = {} if testbed.is_video else {"power_exp": 2.0, "raw_vision_callback": raw_vision}
         hooks.apply_sea_cache(
             model, hooks.SeaCacheConfig(threshold=threshold, **adapter, **options)
         )
@@ -320,48 +332,60 @@ def sea(threshold: float, **options: Any) -> Switch:
     return diffusers_cache(apply)
 
 
-class MagRatios:
-    """MagCache's ratios of each model, found once by its own calibration on a tuning caption."""
+class MagCacheRatios:
+    """MagCache's ratios for each testbed, from its own calibration on one tuning caption."""
 
     def __init__(self) -> None:
-        self.known: dict[str, list[float]] = {}
+        self._ratios: dict[str, list[float]] = {}
 
-    def of(self, bed: Testbed) -> list[float]:
-        if bed.name not in self.known:
-            config = hooks.MagCacheConfig(calibrate=True, num_inference_steps=bed.steps)
+    def for_testbed(self, testbed: Testbed) -> list[float]:
+        if testbed.name not in self._ratios:
+            config = hooks.MagCacheConfig(calibrate=True, num_inference_steps=testbed.steps)
             calibrate = diffusers_cache(lambda _, model: hooks.apply_mag_cache(model, config))
             printed = io.StringIO()
-            with calibrate(bed) as pipe, contextlib.redirect_stdout(printed):
-                sample(bed, DIFFUSERS, pipe, [Pair(bed.tuning[0], 0)], bed.levels(bed.steps))
+            with calibrate(testbed) as pipe, contextlib.redirect_stdout(printed):
+                pair, sigmas = Pair(testbed.tuning_captions[0], 0), testbed.sigmas(testbed.steps)
+                sample(testbed, DIFFUSERS, pipe, [pair], sigmas)
             lines = [line for line in printed.getvalue().splitlines() if line.startswith("[1.0")]
-            found = torch.tensor([ast.literal_eval(line) for line in lines])
-            self.known[bed.name] = found.mean(0).tolist()
-        return self.known[bed.name]
+            by_branch = torch.tensor([ast.literal_eval(line) for line in lines])
+            self._ratios[testbed.name] = by_branch.mean(0).tolist()
+        return self._ratios[testbed.name]
 
 
-def mag(ratios: MagRatios, threshold: float, **options: Any) -> Switch:
+def magcache(ratios: MagCacheRatios, threshold: float, **options: Any) -> Enable:
     @contextmanager
-    def switch(bed: Testbed) -> Iterator[Any]:
+    def enable(testbed: Testbed) -> Iterator[Any]:
         config = hooks.MagCacheConfig(
             threshold=threshold,
-            num_inference_steps=bed.steps,
-            mag_ratios=ratios.of(bed),
+            num_inference_steps=testbed.steps,
+            mag_ratios=ratios.for_testbed(testbed),
             **options,
         )
-        with diffusers_cache(lambda _, model: hooks.apply_mag_cache(model, config))(bed) as pipe:
+        with diffusers_cache(lambda _, model: hooks.apply_mag_cache(model, config))(
+            testbed
+        ) as pipe:
             yield pipe
 
-    return switch
+    return enable
 
 
 # --- cache-dit -----------------------------------------------------------------------------------
 
 
-def dbcache(threshold: float, first: int, warmup: int, taylor: bool) -> Switch:
-    """first: blocks that are always computed. warmup: steps that are."""
+def dbcache(threshold: float, first: int, warmup: int, taylor: bool) -> Enable:
+    """cache-dit's DBCache.
+
+    Args:
+        threshold: of the residual's change.
+        first: number of blocks at the start that are always computed.
+        warmup: number of steps at the start that are always computed.
+        taylor: predict by TaylorSeer.
+    """
 
     @contextmanager
-    def switch(bed: Testbed) -> Iterator[Any]:
+    def enable(testbed: Testbed) -> Iterator[Any]:
+        import cache_dit
+
         config = cache_dit.DBCacheConfig(
             Fn_compute_blocks=first,
             Bn_compute_blocks=0,
@@ -369,11 +393,11 @@ def dbcache(threshold: float, first: int, warmup: int, taylor: bool) -> Switch:
             max_warmup_steps=warmup,
         )
         calibrator = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1) if taylor else None
-        with text_kept(bed.pipe.transformer):
-            cache_dit.enable_cache(bed.pipe, cache_config=config, calibrator_config=calibrator)
+        with last_block_returns_text(testbed.pipe.transformer):
+            cache_dit.enable_cache(testbed.pipe, cache_config=config, calibrator_config=calibrator)
             try:
-                yield bed.pipe
+                yield testbed.pipe
             finally:
-                cache_dit.disable_cache(bed.pipe)
+                cache_dit.disable_cache(testbed.pipe)
 
-    return switch
+    return enable

@@ -1,4 +1,4 @@
-"""One sample on one host: seconds of the sampling call alone, and how often the stack ran."""
+"""Making one sample on one host, with its time and the number of computed evaluations."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from torch import Tensor, nn
 from benchmarks.testbeds import COMFYUI, Pair, Testbed, text_arguments
 
 AfterStep = Callable[[int], None]
+"""Called with the index of each finished step."""
 Sampler = tuple[str, dict[str, Any]]
-"""Name in ComfyUI, and options."""
+"""ComfyUI's name of a sampler, and its options."""
 EULER: Sampler = ("euler", {})
 
 
 @dataclass(frozen=True)
 class Sample:
-    """latents: as the model knows them, on both hosts alike. cpu: seconds of the processor, in all
-    threads of this process. computed: evaluations of the model in which the middle block ran,
-    half an evaluation where it ran for one branch of the two.
+    """The result of one sampling call.
+
+    Args:
+        latents: [pairs, *latent_shape], scaled as the model takes them on both hosts.
+        seconds: wall-clock time of the call.
+        cpu: processor time of the call, in all threads of this process.
+        computed: evaluations of the model in which the middle block ran; one of the two branches
+            of guidance counts as half an evaluation.
     """
 
     latents: Tensor
@@ -33,85 +39,92 @@ class Sample:
     computed: float
 
 
-class Rows:
-    """Counts the rows that go through a layer."""
+class RowCounter:
+    """Counts the batch rows that pass through a layer."""
 
     def __init__(self) -> None:
         self.count = 0
 
     @contextmanager
-    def of(self, layer: nn.Module) -> Iterator[Rows]:
-        hook = layer.register_forward_pre_hook(self._called)
+    def counting(self, layer: nn.Module) -> Iterator[RowCounter]:
+        hook = layer.register_forward_pre_hook(self._count)
         try:
             yield self
         finally:
             hook.remove()
 
-    def _called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _count(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.count += len(args[0])
 
 
 def sample(
-    bed: Testbed,
+    testbed: Testbed,
     host: str,
     target: Any,
     pairs: Sequence[Pair],
-    levels: Tensor,
+    sigmas: Tensor,
     *,
-    sampler: tuple[str, dict[str, Any]] = EULER,
+    sampler: Sampler = EULER,
     after_step: AfterStep | None = None,
 ) -> Sample:
-    """`pairs` in one batch, by `target`: a patcher or a pipeline of `bed`.
+    """Make one batch of samples.
 
-    sampler: ComfyUI's name of it, and its options; diffusers' pipelines take Euler steps.
+    Args:
+        testbed: the model.
+        host: `COMFYUI` or `DIFFUSERS`.
+        target: the testbed's patcher or pipeline, with the method enabled.
+        pairs: what is sampled; diffusers takes one pair.
+        sigmas: noise levels [steps + 1].
+        sampler: ComfyUI's; diffusers takes Euler steps.
+        after_step: called after each step.
     """
     if host == COMFYUI:
-        run = _comfyui(bed, target, pairs, levels, sampler, after_step)
+        run = _comfyui(testbed, target, pairs, sigmas, sampler, after_step)
     else:
-        run = _diffusers(bed, target, pairs, levels, after_step)
-    with Rows().of(bed.middle[host]) as rows:
+        run = _diffusers(testbed, target, pairs, sigmas, after_step)
+    with RowCounter().counting(testbed.middle_layers[host]) as rows:
         started, used = time.perf_counter(), time.process_time()
         latents = run()
         seconds, cpu = time.perf_counter() - started, time.process_time() - used
     if host == COMFYUI:
-        latents = bed.patcher.model.process_latent_in(latents)
+        latents = testbed.patcher.model.process_latent_in(latents)
     return Sample(latents.clone(), seconds, cpu, rows.count / (2 * len(pairs)))
 
 
 def _comfyui(
-    bed: Testbed,
+    testbed: Testbed,
     model: Any,
     pairs: Sequence[Pair],
-    levels: Tensor,
-    sampler: tuple[str, dict[str, Any]],
+    sigmas: Tensor,
+    sampler: Sampler,
     after_step: AfterStep | None,
 ) -> Callable[[], Tensor]:
     import comfy.sample
     import comfy.samplers
 
-    noise = torch.cat([bed.noise(pair) for pair in pairs])
-    positive = bed.condition([pair.prompt for pair in pairs])
-    against = bed.condition([""] * len(pairs))
-    kind = comfy.samplers.ksampler(*sampler)
+    noise = torch.cat([testbed.noise(pair) for pair in pairs])
+    positive = testbed.conditioning([pair.prompt for pair in pairs])
+    negative = testbed.conditioning([""] * len(pairs))
+    solver = comfy.samplers.ksampler(*sampler)
     callback = None if after_step is None else lambda step, *_: after_step(step)
 
     def run() -> Tensor:
         with torch.inference_mode():
-            found: Tensor = comfy.sample.sample_custom(
-                model, noise, bed.guidance, kind, levels, positive, against,
+            latents: Tensor = comfy.sample.sample_custom(
+                model, noise, testbed.guidance, solver, sigmas, positive, negative,
                 torch.zeros_like(noise), callback=callback, disable_pbar=True, seed=0,
             )  # fmt: skip
-            return found
+            return latents
 
     return run
 
 
 def _diffusers(
-    bed: Testbed, pipe: Any, pairs: Sequence[Pair], levels: Tensor, after_step: AfterStep | None
+    testbed: Testbed, pipe: Any, pairs: Sequence[Pair], sigmas: Tensor, after_step: AfterStep | None
 ) -> Callable[[], Tensor]:
     (pair,) = pairs
-    pipe.scheduler.levels = levels
-    text, noise = text_arguments(bed, pair.prompt), bed.noise(pair)
+    pipe.scheduler.fixed_sigmas = sigmas
+    text, noise = text_arguments(testbed, pair.prompt), testbed.noise(pair)
 
     def callback(pipe: Any, step: int, timestep: Tensor, values: dict[str, Any]) -> dict[str, Any]:
         if after_step is not None:
@@ -121,22 +134,22 @@ def _diffusers(
     extra = {} if after_step is None else {"callback_on_step_end": callback}
 
     def run() -> Tensor:
-        found: Tensor = pipe(
-            **text, **bed.call, **extra, guidance_scale=bed.guidance,
-            num_inference_steps=len(levels) - 1,
+        latents: Tensor = pipe(
+            **text, **testbed.pipeline_arguments, **extra, guidance_scale=testbed.guidance,
+            num_inference_steps=len(sigmas) - 1,
             latents=noise, output_type="latent", return_dict=False,
         )[0]  # fmt: skip
-        return found
+        return latents
 
     return run
 
 
-def live_bytes() -> int:
-    """Of all storages on the CPU that a tensor known to Python holds."""
+def live_tensor_bytes() -> int:
+    """Size of all CPU storages of tensors that Python's garbage collector tracks."""
     gc.collect()
-    held = {}
-    for found in gc.get_objects():
-        if issubclass(type(found), Tensor) and found.device.type == "cpu":
-            storage = found.untyped_storage()
-            held[storage.data_ptr()] = storage.nbytes()
-    return sum(held.values())
+    sizes = {}
+    for item in gc.get_objects():
+        if issubclass(type(item), Tensor) and item.device.type == "cpu":
+            storage = item.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())

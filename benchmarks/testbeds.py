@@ -1,8 +1,9 @@
 """The two trained models of the comparison, each on both hosts with the same weights.
 
 `demo` is the shipped SD3-type model (128 x 128 pictures), `digits` the small Wan video model of
-`training.digits` (six frames of 32 x 32). Both sample from the same noise at the same noise
-levels (ComfyUI's `simple` schedule, shift 3), with guidance against the empty caption.
+`training.digits` (six frames of 32 x 32). Both hosts sample from the same noise at
+the same noise levels (ComfyUI's `simple` schedule, shift 3), with guidance against the empty
+caption.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ DEMO_TUNING = (
     "sunflower", "teapot", "umbrella", "penguin", "strawberry", "locomotive", "crab", "camera",
     "tiger", "cupcake", "mushroom", "lion", "bicycle", "snowman",
 )  # fmt: skip
-"""Captions that thresholds and rules were chosen on."""
+"""Captions that settings were tuned on; no figures are measured on them."""
 COMFYUI, DIFFUSERS = "comfyui", "diffusers"
 UNCACHED = {COMFYUI: "no cache (ComfyUI)", DIFFUSERS: "no cache (diffusers)"}
-"""Name of each host's reference in the tables."""
+"""Name of each host's uncached run in the tables."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture to make."""
+    """A caption and a seed: what one sample is made from."""
 
     prompt: str
     seed: int
@@ -50,110 +51,128 @@ class Pair:
 class Testbed:
     """One model on both hosts.
 
-    about: what it is, for the table. tests, tuning: captions that share none. patcher, pipe: the
-    model in ComfyUI and in diffusers. embed: captions as the pipeline's text arguments. call: its
-    other arguments. latent: shape of one latent. decode: latents as the model knows them to a
-    picture [frames, H, W, 3] in [0, 1]. middle: on each host, the feed-forward layer of the
-    middle block, whose calls are counted. frames: whether its latents have a time axis. steps,
-    guidance: of the uncached run.
+    Args:
+        name: short name of the model.
+        description: for the tables.
+        test_captions, tuning_captions: disjoint.
+        patcher: the model in ComfyUI (`ModelPatcher`).
+        pipe: the model in diffusers; None if it is not used there.
+        embed: captions -> text arguments of the pipeline.
+        pipeline_arguments: the other arguments of the pipeline.
+        latent_shape: of one latent, without the batch.
+        decode: latents, scaled as the model takes them -> frames [N, H, W, 3] in [0, 1].
+        middle_layers: for each host, the feed-forward layer of the middle block, whose calls are
+            counted.
+        is_video: whether latents have a time dimension.
+        steps, guidance: of the uncached run.
     """
 
     name: str
-    about: str
-    tests: tuple[str, ...]
-    tuning: tuple[str, ...]
+    description: str
+    test_captions: tuple[str, ...]
+    tuning_captions: tuple[str, ...]
     patcher: Any
     pipe: Any
     embed: Callable[[Sequence[str]], dict[str, Tensor]]
-    call: dict[str, Any]
-    latent: tuple[int, ...]
+    pipeline_arguments: dict[str, Any]
+    latent_shape: tuple[int, ...]
     decode: Callable[[Tensor], Tensor]
-    middle: dict[str, nn.Module]
-    frames: bool
+    middle_layers: dict[str, nn.Module]
+    is_video: bool
     steps: int = STEPS
     guidance: float = GUIDANCE
 
     def noise(self, pair: Pair) -> Tensor:
-        """Of one picture, from its seed and caption alone."""
+        """The initial noise [1, *latent_shape] of a sample."""
         digest = hashlib.sha256(f"{pair.prompt}|{pair.seed}".encode()).digest()
         number = int.from_bytes(digest[:6], "big")
-        return torch.randn(1, *self.latent, generator=torch.Generator().manual_seed(number))
+        return torch.randn(1, *self.latent_shape, generator=torch.Generator().manual_seed(number))
 
-    def condition(self, prompts: Sequence[str]) -> list[Any]:
-        """Captions as ComfyUI's nodes pass them on."""
+    def conditioning(self, prompts: Sequence[str]) -> list[Any]:
+        """Captions as ComfyUI's CONDITIONING, in one batch."""
         text = dict(self.embed(prompts))
         tokens, pooled = text.pop("prompt_embeds"), text.get("pooled_prompt_embeds")
         return [[tokens, {} if pooled is None else {"pooled_output": pooled}]]
 
-    def levels(self, steps: int) -> Tensor:
-        """ComfyUI's `simple` schedule: noise levels of its table of 1000."""
+    def sigmas(self, steps: int) -> Tensor:
+        """The noise levels [steps + 1] of ComfyUI's `simple` schedule, from its table of 1000."""
         import comfy.samplers
 
         sampling = self.patcher.get_model_object("model_sampling")
-        found: Tensor = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
-        return found
+        sigmas: Tensor = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
+        return sigmas
 
-    def exact_levels(self, steps: int) -> Tensor:
-        """The same schedule without the table, whose rounding shows in many steps."""
+    def exact_sigmas(self, steps: int) -> Tensor:
+        """The same schedule without the table, whose rounding matters at many steps."""
         time = torch.linspace(1, 0, steps + 1)
         return SHIFT * time / (1 + (SHIFT - 1) * time)
 
     def digest(self) -> str:
-        """Tells one set of weights from another."""
-        found = hashlib.sha256()
+        """Identifies the weights: 12 hexadecimal digits."""
+        digest = hashlib.sha256()
         for name, value in sorted(self.pipe.transformer.state_dict().items()):
-            found.update(name.encode())
-            found.update(value.contiguous().numpy().tobytes())
-        return found.hexdigest()[:12]
+            digest.update(name.encode())
+            digest.update(value.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
 
-class GivenLevels(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
-    """Goes through exactly the noise levels in `levels`."""
+class FixedSigmasScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+    """Euler steps at the noise levels in `fixed_sigmas`, which the caller sets."""
 
-    levels: Tensor
+    fixed_sigmas: Tensor
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None, **_: Any) -> None:
-        if num_inference_steps != len(self.levels) - 1:
-            raise ValueError(f"{len(self.levels)} levels are not {num_inference_steps} steps")
+        if num_inference_steps != len(self.fixed_sigmas) - 1:
+            raise ValueError(
+                f"{len(self.fixed_sigmas)} noise levels are not {num_inference_steps} steps"
+            )
         self.num_inference_steps = num_inference_steps
-        self.sigmas = self.levels.clone()
-        self.timesteps = self.levels[:-1] * self.config.num_train_timesteps
+        self.sigmas = self.fixed_sigmas.clone()
+        self.timesteps = self.fixed_sigmas[:-1] * self.config.num_train_timesteps
         self._step_index = self._begin_index = None
 
 
-class StableDiffusion3Bed(StableDiffusion3Pipeline):  # type: ignore[misc]
-    """The pipeline itself; a class of its own, since cache-dit changes the class."""
+class StableDiffusion3TestbedPipeline(StableDiffusion3Pipeline):  # type: ignore[misc]
+    """A subclass that cache-dit may patch; it recognises pipelines by how the name begins."""
 
 
-class WanBed(WanPipeline):  # type: ignore[misc]
-    """The pipeline itself; a class of its own, since cache-dit changes the class."""
+class WanTestbedPipeline(WanPipeline):  # type: ignore[misc]
+    """As `StableDiffusion3TestbedPipeline`."""
 
 
 def load(name: str, weights: Path | None = None) -> Testbed:
-    """A testbed by name. ComfyUI must be booted. weights: of digits, if not where they are."""
+    """Load a testbed. ComfyUI must be booted.
+
+    Args:
+        name: `demo` or `digits`.
+        weights: file of the digits model; None for the one that `training` writes.
+    """
     with torch.no_grad():
-        bed = load_demo_bed() if name == "demo" else load_digits_bed(weights or DIGITS_WEIGHTS)
-    bed.pipe.set_progress_bar_config(disable=True)
-    for module in (bed.pipe.transformer, bed.patcher.model.diffusion_model):
+        if name == "demo":
+            testbed = load_demo_testbed()
+        else:
+            testbed = load_digits_testbed(weights or DIGITS_WEIGHTS)
+    testbed.pipe.set_progress_bar_config(disable=True)
+    for module in (testbed.pipe.transformer, testbed.patcher.model.diffusion_model):
         module.requires_grad_(False)
-    return bed
+    return testbed
 
 
-def chosen(captions: Sequence[str], excluded: Sequence[str] = ()) -> tuple[str, ...]:
-    """The test captions: always the same ones, `excluded` not among them."""
-    left = [caption for caption in captions if caption not in excluded]
-    return tuple(random.Random(2411).sample(left, TEST_PROMPTS))
+def choose_test_captions(captions: Sequence[str], excluded: Sequence[str] = ()) -> tuple[str, ...]:
+    """`TEST_PROMPTS` random captions, always the same ones, without `excluded`."""
+    candidates = [caption for caption in captions if caption not in excluded]
+    return tuple(random.Random(2411).sample(candidates, TEST_PROMPTS))
 
 
-def load_demo_bed() -> Testbed:
+def load_demo_testbed() -> Testbed:
     import folder_paths  # noqa: F401  (ComfyUI's paths before its loaders)
     from comfy.sd import load_diffusion_model
 
     lines = CONCEPTS.read_text(encoding="utf-8").splitlines()
     concepts = [line for line in lines if line and not line.startswith("#")]
     shipped = load_demo(torch.float32)
-    parts = {k: v for k, v in shipped.components.items() if k != "scheduler"}
-    pipe = StableDiffusion3Bed(**parts, scheduler=GivenLevels(shift=1.0))
+    components = {k: v for k, v in shipped.components.items() if k != "scheduler"}
+    pipe = StableDiffusion3TestbedPipeline(**components, scheduler=FixedSigmasScheduler(shift=1.0))
     patcher = load_diffusion_model(
         str(MODELS / TRANSFORMER_FILE), model_options={"dtype": torch.float32}
     )
@@ -167,7 +186,7 @@ def load_demo_bed() -> Testbed:
     return Testbed(
         "demo",
         f"SD3 type, {len(blocks)} blocks, 128 x 128 pictures",
-        chosen(concepts, DEMO_TUNING),
+        choose_test_captions(concepts, DEMO_TUNING),
         DEMO_TUNING,
         patcher,
         pipe,
@@ -179,15 +198,15 @@ def load_demo_bed() -> Testbed:
             COMFYUI: patcher.model.diffusion_model.joint_blocks[middle].x_block.mlp,
             DIFFUSERS: blocks[middle].ff,
         },
-        frames=False,
+        is_video=False,
     )
 
 
-def load_digits_bed(weights: Path) -> Testbed:
+def load_digits_testbed(weights: Path) -> Testbed:
     transformer, text = digits.load_model(weights)
-    pipe = WanBed(
+    pipe = WanTestbedPipeline(
         tokenizer=None, text_encoder=None, vae=None, transformer=transformer,
-        scheduler=GivenLevels(shift=1.0),
+        scheduler=FixedSigmasScheduler(shift=1.0),
     )  # fmt: skip
     patcher = wan_in_comfyui(transformer)
     middle = len(transformer.blocks) // 2
@@ -196,7 +215,7 @@ def load_digits_bed(weights: Path) -> Testbed:
         grey = digits.to_film(latents)[0] / 2 + 0.5
         return grey.clamp(0, 1)[..., None].repeat(1, 1, 1, 3)
 
-    tests = chosen(digits.CAPTIONS)
+    tests = choose_test_captions(digits.CAPTIONS)
     return Testbed(
         "digits",
         f"Wan type, {len(transformer.blocks)} blocks, films of 6 frames of 32 x 32",
@@ -212,12 +231,12 @@ def load_digits_bed(weights: Path) -> Testbed:
             COMFYUI: patcher.model.diffusion_model.blocks[middle].ffn,
             DIFFUSERS: transformer.blocks[middle].ffn,
         },
-        frames=True,
+        is_video=True,
     )
 
 
 def wan_in_comfyui(transformer: Any) -> Any:
-    """ComfyUI's own Wan model with the weights of diffusers' one."""
+    """A `ModelPatcher` of ComfyUI's Wan model with the weights of diffusers' `transformer`."""
     import comfy.model_patcher
     import comfy.supported_models
 
@@ -242,17 +261,21 @@ def wan_in_comfyui(transformer: Any) -> Any:
 
 
 def comfyui_names(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """diffusers' Wan weights under ComfyUI's names: its conversion, run on numbers, backwards."""
+    """diffusers' Wan weights under ComfyUI's names.
+
+    diffusers converts ComfyUI's names to its own. The conversion is run on numbered scalars in
+    place of weights, which shows where each of ComfyUI's weights goes.
+    """
     from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
     names = list(model.state_dict())
     numbered = {name: torch.tensor(float(i)) for i, name in enumerate(names)}
-    places = convert_wan_transformer_to_diffusers(numbered)
+    converted = convert_wan_transformer_to_diffusers(numbered)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    renamed = {names[int(number)]: weights[place] for place, number in places.items()}
+    renamed = {names[int(number)]: weights[name] for name, number in converted.items()}
     return {name: value.reshape(shapes[name]) for name, value in renamed.items()}
 
 
-def text_arguments(bed: Testbed, prompt: str) -> dict[str, Tensor]:
-    """The pipeline's arguments for a caption and, as what to keep away from, the empty one."""
-    return {**bed.embed([prompt]), **negative(bed.embed([""]))}
+def text_arguments(testbed: Testbed, prompt: str) -> dict[str, Tensor]:
+    """The pipeline's text arguments: a caption, and the empty one as negative prompt."""
+    return {**testbed.embed([prompt]), **negative(testbed.embed([""]))}

@@ -9,121 +9,133 @@ from benchmarks import peers
 from benchmarks.sampling import EULER, Sampler
 from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS, UNCACHED
 
-FEWER = (33, 25, 17, 12)
+FEWER_STEPS = (33, 25, 17, 12)
 SOLVERS: dict[str, Sampler] = {"dpmpp_2m": ("dpmpp_2m", {}), "lms, order 2": ("lms", {"order": 2})}
 CONVERGED: Sampler = ("dpmpp_2m", {})
 """The sampler of the converged reference."""
 OURS = "ours"
-ABLATION_EVERY = 4
+ABLATION_INTERVAL = 4
 MAIN, ABLATION, BOTH = ("main",), ("ablation",), ("main", "ablation")
 """Runs that a variant is in: that with the rivals, that with our modes that are no default."""
-OFF_THE_FRONT = ("FasterCache", "TaylorSeer, attention")
+FAR_FROM_FRONT = ("FasterCache", "TaylorSeer, attention")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to sample.
+    """A method with one setting.
 
-    name: unique; its row. method: the line that it is a point of. setting: which point. group:
-    heading in the table. steps: None for the uncached run's. cannot: why it does not run on a
-    model, by the model's name. quick: whether `--quick` has it. runs: which ones have it, besides
-    that of all. every: it runs in every so many pairs of that only, for what is far off the front
-    or of interest to us alone.
+    Args:
+        group: heading in the table.
+        method: a line in the plots.
+        setting: a point on that line.
+        host: `COMFYUI` or `DIFFUSERS`.
+        enable: enables the method on a testbed.
+        steps: None for those of the uncached run.
+        sampler: ComfyUI's sampler.
+        quick: whether `--quick` includes it.
+        selections: values of `--variants` that include it, beside `all`.
+        pair_interval: it runs on one of so many pairs, unless `--quick` or `--variants ablation`
+            is given. Above 1 for methods far from the front, and for our modes beside the default.
+        unsupported: why it does not run on a testbed, by the testbed's name.
     """
 
     group: str
     method: str
     setting: str
     host: str
-    switch: peers.Switch
+    enable: peers.Enable
     steps: int | None = None
     sampler: Sampler = EULER
     quick: bool = False
-    runs: tuple[str, ...] = MAIN
-    every: int = 1
-    cannot: dict[str, str] = field(default_factory=dict)
+    selections: tuple[str, ...] = MAIN
+    pair_interval: int = 1
+    unsupported: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
+        """Unique among the variants."""
         return f"{self.method} {self.setting}".strip()
 
 
-NOTHING = {COMFYUI: peers.nothing_comfyui, DIFFUSERS: peers.nothing_diffusers}
+UNCACHED_ENABLE = {COMFYUI: peers.uncached_comfyui, DIFFUSERS: peers.uncached_diffusers}
 
 
 def variants(steps: int = STEPS) -> list[Variant]:
-    """All of them, for an uncached run of `steps`; the hosts' references first.
+    """All variants, the uncached runs first.
 
-    Thresholds, and the numbers of steps to compare with, are in proportion to the length of a
-    step, so that the points lie at about the same speed-ups.
+    Args:
+        steps: of the uncached run. Thresholds and reduced numbers of steps are scaled with the
+            step size, so that the points are at about the same speed-ups for any number.
     """
     scale = STEPS / steps
-    found = [
-        *baselines(),
+    result = [
+        *uncached(),
         *fewer_steps(scale),
-        *faithful(scale),
-        *ours(scale),
-        *in_comfyui(scale),
-        *in_diffusers(scale),
+        *faithful_teacache(scale),
+        *our_modes(scale),
+        *comfyui_caches(scale),
+        *diffusers_caches(scale),
     ]
-    names = [variant.name for variant in found]
+    names = [variant.name for variant in result]
     if len(set(names)) < len(names):
         raise ValueError("two variants have one name")
-    return found
+    return result
 
 
-def baselines() -> list[Variant]:
-    found = [
-        Variant("no cache", name, "", host, NOTHING[host], quick=True, runs=BOTH)
+def uncached() -> list[Variant]:
+    result = [
+        Variant("no cache", name, "", host, UNCACHED_ENABLE[host], quick=True, selections=BOTH)
         for host, name in UNCACHED.items()
     ]
-    found += [
-        Variant("noise floor", name, "again", host, NOTHING[host], quick=True, every=8)
+    result += [
+        Variant(
+            "noise floor", name, "again", host, UNCACHED_ENABLE[host], quick=True, pair_interval=8
+        )
         for host, name in UNCACHED.items()
     ]
-    return found
+    return result
 
 
 def fewer_steps(scale: float) -> list[Variant]:
-    found = [
+    result = [
         Variant(
             "fewer steps", f"fewer steps, {name}", f"{steps / scale:.0f}", COMFYUI,
-            NOTHING[COMFYUI], steps=round(steps / scale), sampler=sampler,
+            UNCACHED_ENABLE[COMFYUI], steps=round(steps / scale), sampler=sampler,
             quick=steps in (25, 12) and "lms" not in name,
         )
         for name, sampler in {"euler": EULER, **SOLVERS}.items()
-        for steps in FEWER
+        for steps in FEWER_STEPS
     ]  # fmt: skip
-    found += [
+    result += [
         Variant(
             "even skipping", "even skipping", f"{skipped} of {skipped + 1}", COMFYUI,
             peers.teacache_comfyui(
-                mode="faithful", rel_l1_thresh=peers.SKIP_ALL, max_skip=skipped
+                mode="faithful", rel_l1_thresh=peers.ALWAYS_SKIP, max_skip=skipped
             ),
             quick=skipped < 3,
         )
         for skipped in (1, 2, 3)
     ]  # fmt: skip
-    return found
+    return result
 
 
-def faithful(scale: float) -> list[Variant]:
+def faithful_teacache(scale: float) -> list[Variant]:
     return [
         Variant(
             "faithful TeaCache", "faithful TeaCache", f"{threshold * scale:g}", COMFYUI,
             peers.teacache_comfyui(mode="faithful", rel_l1_thresh=threshold * scale),
             quick=threshold in (0.2, 0.4),
-            runs=BOTH if threshold in (0.12, 0.2, 0.4) else MAIN,
+            selections=BOTH if threshold in (0.12, 0.2, 0.4) else MAIN,
         )
         for threshold in (0.12, 0.2, 0.3, 0.4, 0.6)
     ]  # fmt: skip
 
 
-def ours(scale: float) -> list[Variant]:
+def our_modes(scale: float) -> list[Variant]:
     def points(
         label: str, thresholds: tuple[float, ...], quick: tuple[float, ...] = (), **config: Any
     ) -> list[Variant]:
-        def runs(threshold: float) -> tuple[str, ...]:
+        def selections(threshold: float) -> tuple[str, ...]:
             if label != "forecast":
                 return ABLATION
             return BOTH if threshold in (0.025, 0.05, 0.1, 0.2) else MAIN
@@ -132,8 +144,8 @@ def ours(scale: float) -> list[Variant]:
             Variant(
                 OURS, f"{OURS}: {label}", f"{threshold * scale:g}", COMFYUI,
                 peers.teacache_comfyui(rel_l1_thresh=threshold * scale, **config),
-                quick=threshold in quick, runs=runs(threshold),
-                every=1 if label == "forecast" else ABLATION_EVERY,
+                quick=threshold in quick, selections=selections(threshold),
+                pair_interval=1 if label == "forecast" else ABLATION_INTERVAL,
             )
             for threshold in thresholds
         ]  # fmt: skip
@@ -145,11 +157,11 @@ def ours(scale: float) -> list[Variant]:
         )  # fmt: skip
 
     forecast: dict[str, Any] = {"mode": "forecast"}
-    plans = peers.Planned()
+    plans = peers.CalibratedPlans()
     return [
         *(
             Variant(
-                OURS, f"{OURS}: planned", f"{speedup:g}x", COMFYUI, plans.at(speedup),
+                OURS, f"{OURS}: planned", f"{speedup:g}x", COMFYUI, plans.for_speedup(speedup),
                 quick=speedup in (2.0, 3.0),
             )
             for speedup in (1.5, 2.0, 2.5, 3.0, 4.0)
@@ -193,54 +205,56 @@ def ours(scale: float) -> list[Variant]:
     ]  # fmt: skip
 
 
-def in_comfyui(scale: float) -> list[Variant]:
+def comfyui_caches(scale: float) -> list[Variant]:
     nodes = {
         "EasyCache": (peers.easycache, (0.02, 0.05, 0.1, 0.2)),
         "LazyCache": (peers.lazycache, (0.02, 0.05, 0.1, 0.2)),
     }
     return [
         Variant(
-            "in ComfyUI", name, f"{threshold * scale:g}", COMFYUI, switch(threshold * scale),
+            "in ComfyUI", name, f"{threshold * scale:g}", COMFYUI, enable(threshold * scale),
             quick=threshold in (0.05, 0.1),
         )
-        for name, (switch, thresholds) in nodes.items()
+        for name, (enable, thresholds) in nodes.items()
         for threshold in thresholds
     ]  # fmt: skip
 
 
-def in_diffusers(scale: float) -> list[Variant]:
+def diffusers_caches(scale: float) -> list[Variant]:
     no_batch = {
         "digits": "FasterCache needs both branches of guidance in one batch; the Wan pipeline "
         "calls the model once for each"
     }
-    ratios, warmup = peers.MagRatios(), round(8 / scale)
+    ratios, warmup = peers.MagCacheRatios(), round(8 / scale)
     wide = {"retention_ratio": 0.1, "max_skip_steps": 5}
-    listed: list[tuple[str, str, peers.Switch, bool, dict[str, str]]] = [
-        *(("FirstBlockCache", f"{t * scale:g}", peers.first_block(t * scale), t in (0.05, 0.1), {})
-          for t in (0.03, 0.05, 0.1, 0.2)),
-        *(("MagCache", f"{t * scale:g}", peers.mag(ratios, t * scale), t == 0.12, {})
+    methods: list[tuple[str, str, peers.Enable, bool, dict[str, str]]] = [
+        *(("FirstBlockCache", f"{t * scale:g}", peers.first_block_cache(t * scale),
+           t in (0.05, 0.1), {}) for t in (0.03, 0.05, 0.1, 0.2)),
+        *(("MagCache", f"{t * scale:g}", peers.magcache(ratios, t * scale), t == 0.12, {})
           for t in (0.06, 0.12)),
         *(("MagCache", f"{t * scale:g}, from 10 %, 5 in a row",
-           peers.mag(ratios, t * scale, **wide), False, {}) for t in (0.12, 0.3)),
+           peers.magcache(ratios, t * scale, **wide), False, {}) for t in (0.12, 0.3)),
         *(("TaylorSeer, lite", f"every {n}.", peers.taylorseer(n, True), n in (2, 4), {})
           for n in (2, 3, 4, 5)),
         ("TaylorSeer, attention", "every 4.", peers.taylorseer(4, False), False, {}),
-        *(("FasterCache", f"below {t}", peers.faster(t), t == 641, no_batch) for t in (641, 1001)),
-        *(("SeaCache", f"{t * scale:g}", peers.sea(t * scale), t == 0.25, {}) for t in (0.1, 0.25)),
+        *(("FasterCache", f"below {t}", peers.fastercache(t), t == 641, no_batch)
+          for t in (641, 1001)),
+        *(("SeaCache", f"{t * scale:g}", peers.seacache(t * scale), t == 0.25, {})
+          for t in (0.1, 0.25)),
         *(("SeaCache", f"{t * scale:g}, {n} in a row",
-           peers.sea(t * scale, max_consecutive_cached=n), False, {})
+           peers.seacache(t * scale, max_consecutive_cached=n), False, {})
           for t, n in ((0.5, 3), (1.0, 5))),
     ]  # fmt: skip
     for name, taylor in (("DBCache", False), ("DBCache + TaylorSeer", True)):
-        listed += [
+        methods += [
             (name, f"F1B0 {t * scale:g}", peers.dbcache(t * scale, 1, warmup, taylor), t == 0.1, {})
             for t in (0.05, 0.1, 0.2)
         ]
     return [
         Variant(
             "cache-dit" if "DBCache" in method else "in diffusers",
-            method, setting, DIFFUSERS, switch, quick=quick, cannot=cannot,
-            every=4 if method in OFF_THE_FRONT else 1,
+            method, setting, DIFFUSERS, enable, quick=quick, unsupported=unsupported,
+            pair_interval=4 if method in FAR_FROM_FRONT else 1,
         )
-        for method, setting, switch, quick, cannot in listed
+        for method, setting, enable, quick, unsupported in methods
     ]  # fmt: skip

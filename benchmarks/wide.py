@@ -1,9 +1,7 @@
-"""An SD3 model at full width without its blocks' work, for `benchmarks.costs`.
+"""An SD3 model of full width whose blocks do almost nothing, for `benchmarks.costs`.
 
-What surrounds the blocks costs as much as in SD3.5 medium (Stability AI, `mmdit.py`: width 1536,
-4,096 tokens at 1024 x 1024, 154 text tokens of width 4096). Weights are random. Two stand-ins are
-the block stack: they add a hundredth to the image, and the first has the modulation that the
-indicator reads.
+Everything around the blocks costs as much as in SD3.5 medium (Stability AI, `mmdit.py`: width
+1536, 4,096 tokens at 1024 x 1024, 154 text tokens of width 4096). Weights are random.
 """
 
 from __future__ import annotations
@@ -21,8 +19,11 @@ TEXT_TOKENS, TEXT_WIDTH, POOLED_WIDTH = 154, 4096, 2048
 
 
 class LightBlock(nn.Module):
-    """Has the modulation of `block`, and hardly any work. Changes little, so that there is a
-    residual."""
+    """Scales the image by 1.01, so that there is a residual.
+
+    Args:
+        block: an SD3 block, whose modulation the indicator reads.
+    """
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -32,17 +33,17 @@ class LightBlock(nn.Module):
         return context, x * 1.01
 
 
-def wide_bed() -> Testbed:
-    """The model in ComfyUI. ComfyUI must be booted."""
+def wide_testbed() -> Testbed:
+    """The testbed, in ComfyUI alone. ComfyUI must be booted."""
     import comfy.model_patcher
     import comfy.supported_models
 
     width = 64 * DEPTH
-    kind = comfy.supported_models.SD3
+    model_config = comfy.supported_models.SD3
     text = {"in_features": TEXT_WIDTH, "out_features": width}
-    config = kind(
+    config = model_config(
         {
-            **kind.unet_config,
+            **model_config.unet_config,
             "patch_size": 2,
             "out_channels": 16,
             "depth": DEPTH,
@@ -87,5 +88,5 @@ def wide_bed() -> Testbed:
         (16, 128, 128),
         lambda latents: latents,
         {COMFYUI: transformer.joint_blocks[0]},
-        frames=False,
+        is_video=False,
     )

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.fronts import at_speed, busyness, curves, front, points, worst_mean
+from benchmarks.fronts import (
+    curves,
+    mean_of_worst,
+    pareto_front,
+    points,
+    quality_at_speedup,
+    wall_to_cpu_ratio,
+)
 from benchmarks.journal import Journal
 from benchmarks.testbeds import COMFYUI, UNCACHED
 from teacache.errors import UserError
@@ -20,7 +27,7 @@ REFERENCE = UNCACHED[COMFYUI]
 
 @given(CURVES)
 def test_a_front_has_just_the_points_that_none_beats(curve):
-    found = front(curve)
+    found = pareto_front(curve)
     for speed, value in curve:
         beaten = any((s >= speed and v > value) or (s > speed and v >= value) for s, v in curve)
         assert ((speed, value) in found) == (not beaten)
@@ -29,8 +36,8 @@ def test_a_front_has_just_the_points_that_none_beats(curve):
 
 @given(CURVES, st.floats(1, 8))
 def test_quality_at_a_speed_lies_on_the_front(curve, speed):
-    found = front(curve)
-    cell = at_speed(curve, speed)
+    found = pareto_front(curve)
+    cell = quality_at_speedup(curve, speed)
     if speed > found[-1][0]:
         assert cell is None
         return
@@ -43,12 +50,12 @@ def test_quality_at_a_speed_lies_on_the_front(curve, speed):
 
 
 def test_between_two_points_it_is_linear_in_the_logarithm():
-    assert at_speed([(1.0, 60.0), (4.0, 40.0)], 2.0) == (pytest.approx(50.0), False)
+    assert quality_at_speedup([(1.0, 60.0), (4.0, 40.0)], 2.0) == (pytest.approx(50.0), False)
 
 
 def test_the_worst_twentieth():
-    assert worst_mean([50.0] * 95 + [10.0, 20.0, 30.0, 40.0, 45.0]) == pytest.approx(29.0)
-    assert worst_mean([3.0, 2.0]) == 2.0
+    assert mean_of_worst([50.0] * 95 + [10.0, 20.0, 30.0, 40.0, 45.0]) == pytest.approx(29.0)
+    assert mean_of_worst([3.0, 2.0]) == 2.0
 
 
 HEADER = {
@@ -87,7 +94,7 @@ def test_speed_up_is_the_median_over_pairs_of_each_pairs_own(journal):
     assert (fast.speedup, fast.seconds, fast.pairs) == (3.0, 3.0, 3)
     assert (reference.speedup, reference.is_uncached) == (1.0, True)
     assert points(journal, "cpu")[1].seconds == 1.5
-    assert busyness(journal) == 2.0
+    assert wall_to_cpu_ratio(journal) == 2.0
     assert curves([reference, fast], "uncached") == {"fast": [(3.0, 50.0)]}
 
 
