@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calibrations import named
+from calibrations import calibration_named
 from paths import ROOT
 from PIL import Image
 
@@ -120,7 +120,7 @@ def test_profiles_are_listed_shown_renamed_exported_imported_and_deleted(
         return captured.err if status else captured.out
 
     assert "no profiles yet" in profiles("list")
-    store.save(named("mine"))
+    store.save(calibration_named("mine"))
     assert "mine  sd3" in profiles("list") and "Profile mine" in profiles("show", "mine")
     profiles("rename", "mine", "yours")
     copy = tmp_path / "copy.json"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from calibrations import calibration, conditions, schedule
+from calibrations import calibration, conditions, shifted_sigmas
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,8 +113,8 @@ def test_what_a_preset_overrides_is_told() -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"sigmas": schedule(30)}, "30 steps instead of 50"),
-        ({"sigmas": schedule(50, 1.0)}, "other noise levels"),
+        ({"sigmas": shifted_sigmas(30)}, "30 steps instead of 50"),
+        ({"sigmas": shifted_sigmas(50, 1.0)}, "other noise levels"),
         ({"sampler": "dpmpp_2m"}, "sampler dpmpp_2m instead of euler"),
         ({"weights_digest": "other"}, "other weights"),
         ({"patches_digest": "lora"}, "other LoRAs or patches"),
@@ -136,8 +136,8 @@ def test_another_run_is_adapted_to_and_told(changed: dict[str, Any], told: str) 
     ("changed", "told"),
     [
         ({"family": "flux1"}, "made for sd3"),
-        ({"sigmas": schedule(20)}, "50 steps tell nothing about 20"),
-        ({"sigmas": tuple(14 * s for s in schedule(50))}, "range of noise levels"),
+        ({"sigmas": shifted_sigmas(20)}, "50 steps tell nothing about 20"),
+        ({"sigmas": tuple(14 * s for s in shifted_sigmas(50))}, "range of noise levels"),
     ],
 )
 def test_what_is_not_sound_is_refused_and_told(changed: dict[str, Any], told: str) -> None:
@@ -157,7 +157,7 @@ def test_a_generic_plan_has_its_count_and_both_ends(
     steps: int, speedup: float, shift: float
 ) -> None:
     count = steps_for(steps, speedup)
-    plan = generic_plan(schedule(steps, shift), count)
+    plan = generic_plan(shifted_sigmas(steps, shift), count)
     assert len(plan) == count == len(set(plan)) and sorted(plan) == list(plan)
     assert plan[0] == 0 and plan[-1] == steps - 1
 
@@ -166,9 +166,9 @@ def test_a_generic_plan_has_its_count_and_both_ends(
 def test_an_adapted_plan_is_as_dense_over_the_noise_levels(
     made: int, run: int, speedup: float
 ) -> None:
-    plan = generic_plan(schedule(made), steps_for(made, speedup))
+    plan = generic_plan(shifted_sigmas(made), steps_for(made, speedup))
     count = steps_for(run, speedup)
-    adapted = adapt_plan(plan, schedule(made), schedule(run), count)
+    adapted = adapt_plan(plan, shifted_sigmas(made), shifted_sigmas(run), count)
     assert len(adapted) == count and adapted[0] == 0 and adapted[-1] == run - 1
     if run >= made:  # the share computed in the noisier half of the steps is nearly the plan's
         dense = sum(step < made / 2 for step in plan) / len(plan)
@@ -178,12 +178,12 @@ def test_an_adapted_plan_is_as_dense_over_the_noise_levels(
 
 def test_the_same_levels_take_the_plan_as_it_is() -> None:
     plan = (0, 3, 4, 9, 19)
-    assert adapt_plan(plan, schedule(20), schedule(20), 5) == plan
+    assert adapt_plan(plan, shifted_sigmas(20), shifted_sigmas(20), 5) == plan
 
 
 def test_a_part_of_the_noise_levels_takes_its_part_of_the_plan() -> None:
     """Image-to-image from the middle: dense where the whole run's plan is dense."""
-    sigmas = schedule(40)
+    sigmas = shifted_sigmas(40)
     plan = (*range(0, 20, 4), *range(20, 40))
     adapted = adapt_plan(plan, sigmas, sigmas[10:], 15)
     early, late = (sum(low <= s < low + 15 for s in adapted) for low in (0, 15))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from sampling import NEVER, SKIP_ALL, cached, report_of, sample, spying, stack_blocks
+from sampling import SKIP_ALL, SKIP_NONE, cached, report_of, sample, spying, stack_blocks
 
 from teacache.config import MAX_THRESHOLD
 from teacache.engine.decision import BranchState, Decision, PassState
@@ -72,14 +72,14 @@ def test_the_largest_change_in_a_batch_decides(sd3: Any) -> None:
     wild[:] = 40.0
     distances = {}
     for name, rows in {"calm": [calm], "wild": [wild], "both": [calm, wild]}.items():
-        clone, handle = cached(sd3, NEVER)
+        clone, handle = cached(sd3, SKIP_NONE)
         sample(clone, "sd3", latent=torch.cat(rows), denoise=0.6, cfg=1.0)
         distances[name] = report_of(handle).records[1].distance
     assert distances["calm"] != pytest.approx(distances["wild"], rel=0.05)
     assert distances["both"] >= 0.9 * max(distances["calm"], distances["wild"])
 
 
-@pytest.mark.parametrize("threshold", [NEVER, 0.4, SKIP_ALL])
+@pytest.mark.parametrize("threshold", [SKIP_NONE, 0.4, SKIP_ALL])
 def test_nothing_outlives_the_run(sd3: Any, threshold: float) -> None:
     before = [id(block) for block in stack_blocks(sd3)]
     options = repr(sd3.model_options)

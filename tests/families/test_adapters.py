@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from sampling import NEVER, SKIP_ALL, cached, report_of, sample
+from sampling import SKIP_ALL, SKIP_NONE, cached, report_of, sample
 
 import teacache.families.registry
 from teacache.config import TeaCacheConfig
@@ -223,7 +223,7 @@ def test_a_profile_of_another_family_is_refused_with_both_names(
 
 def test_a_working_adapter_is_not_disturbed(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_models.build("flux1")
-    clone, handle = cached(model, NEVER)
+    clone, handle = cached(model, SKIP_NONE)
     sample(clone, "flux1")
     assert report_of(handle).warnings == []
     assert isinstance(handle.family, Family)

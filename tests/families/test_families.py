@@ -8,8 +8,8 @@ import pytest
 import tiny_models
 import torch
 from sampling import (
-    NEVER,
     SKIP_ALL,
+    SKIP_NONE,
     Call,
     cached,
     recording,
@@ -40,7 +40,7 @@ def test_is_recognised(name: str, model: Any) -> None:
 
 
 @every_family
-@pytest.mark.parametrize("threshold", [0.0, NEVER])
+@pytest.mark.parametrize("threshold", [0.0, SKIP_NONE])
 def test_without_skips_the_picture_is_bit_identical(
     name: str, model: Any, threshold: float
 ) -> None:
@@ -125,7 +125,7 @@ def test_patches_of_other_nodes_are_kept(name: str, model: Any) -> None:
     )  # fmt: skip
     native = sample(patched, name)
     assert not torch.equal(native, sample(model, name)), "the patch has no effect"
-    clone, _ = cached(patched, NEVER)
+    clone, _ = cached(patched, SKIP_NONE)
     assert torch.equal(sample(clone, name), native)
     clone, handle = cached(patched, SKIP_ALL)
     with spying(model) as spy:
@@ -147,7 +147,7 @@ def test_what_a_model_patch_adds_between_blocks_is_not_counted_twice(name: str, 
     patched.set_model_patch(add, "double_block")
     native = sample(patched, name)
     assert not torch.equal(native, sample(model, name)), "the patch has no effect"
-    clone, _ = cached(patched, NEVER)
+    clone, _ = cached(patched, SKIP_NONE)
     assert torch.equal(sample(clone, name), native)
     assert_skips_equal_arithmetic_by_hand(name, patched)
 
@@ -161,7 +161,7 @@ def test_a_control_residual_is_not_counted_twice(name: str, model: Any) -> None:
 
     native = sample(recording(model, inject)[0], name)
     assert not torch.equal(native, sample(model, name)), "the control has no effect"
-    clone, _ = cached(recording(model, inject)[0], NEVER)
+    clone, _ = cached(recording(model, inject)[0], SKIP_NONE)
     assert torch.equal(sample(clone, name), native)
     assert_skips_equal_arithmetic_by_hand(name, model, inject)
 

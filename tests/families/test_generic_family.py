@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 from sampling import SKIP_ALL, cached, report_of, sample
-from tiny_image import as_unknown
+from tiny_image import with_unknown_class
 from tiny_recent import RECENT
 from torch import nn
 
@@ -41,7 +41,7 @@ def test_the_report_says_that_the_family_is_not_recognised() -> None:
 def test_blocks_that_return_more_than_the_stream_run_natively(caplog: Any) -> None:
     model = tiny_models.build("qwen_image")
     native = sample(model, "qwen_image")
-    as_unknown(model.model.diffusion_model)
+    with_unknown_class(model.model.diffusion_model)
     told = "QwenImageTransformerBlock does not return one tensor in the shape of its input"
     assert_native(model, "qwen_image", native, caplog, told)
 

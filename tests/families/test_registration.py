@@ -13,8 +13,8 @@ import tiny_models
 import tiny_pipelines
 import torch
 from paths import ROOT
-from sampling import NEVER, SKIP_ALL, cached, report_of, sample, spying
-from tiny_image import as_unknown
+from sampling import SKIP_ALL, SKIP_NONE, cached, report_of, sample, spying
+from tiny_image import with_unknown_class
 from torch import nn
 
 from teacache import BlockList, ConfigError, Family, Role, Stream, register_family
@@ -78,7 +78,7 @@ def test_a_registered_model_runs_in_comfyui_as_the_table_would_have_it(comfy: An
     decisions = [(record.skipped, record.reason) for record in report_of(handle).records]
     assert {skipped for skipped, _ in decisions} == {True, False}
 
-    as_unknown(known.model.diffusion_model)
+    with_unknown_class(known.model.diffusion_model)
     kind = type(known.model.diffusion_model)
     family = Family("my-qwen", "My Qwen", (kind,), (QWEN_DOUBLE,), modulated_input=qwen_image_block)
     register_family(family, coefficients=QWEN_COEFFICIENTS, source="a test")
@@ -118,7 +118,7 @@ def test_a_registered_model_runs_in_a_loop_of_the_users_own() -> None:
     transformer = Unknown()
     native, _ = loop(transformer, 12)
     register_family(unknown(), transformer=transformer)
-    never, handle = loop(transformer, 12, rel_l1_thresh=NEVER, mode="faithful")
+    never, handle = loop(transformer, 12, rel_l1_thresh=SKIP_NONE, mode="faithful")
     assert handle.report_for().skipped == 0 and handle.report_for().family_name == "Mine"
     assert torch.equal(never, native)
     _, handle = loop(transformer, 12, rel_l1_thresh=SKIP_ALL, mode="faithful")
@@ -137,7 +137,7 @@ def test_a_registered_model_runs_in_a_pipeline(monkeypatch: pytest.MonkeyPatch) 
             assert handle.report_for().family == "sd3"
     entry = find_family(pipe.transformer)
     assert entry is not None
-    as_unknown(pipe.transformer)
+    with_unknown_class(pipe.transformer)
     profile = load_profiles()[entry.profile_of(pipe.transformer)]
     register_family(
         replace(entry, id="my-sd3", name="My SD3", classes=(type(pipe.transformer),)),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from sampling import NEVER, SKIP_ALL, cached, report_of, sample, stack_blocks
+from sampling import SKIP_ALL, SKIP_NONE, cached, report_of, sample, stack_blocks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from teacache.engine.device import SigmaReader
@@ -126,7 +126,7 @@ def test_the_planned_distances_are_those_of_the_models_own_embedding(
     hook.remove()
     changes = [relative_change(b, a).item() for a, b in pairwise(seen)]
     chosen = load_profiles()[profile]
-    clone, handle = cached(model, NEVER, profile=profile)
+    clone, handle = cached(model, SKIP_NONE, profile=profile)
     sample(clone, name, steps=10)
     records = report_of(handle).records[1:-1]
     told = {record.step: record.distance for record in records if record.distance is not None}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from calibrations import calibration, conditions, named
+from calibrations import calibration, calibration_named, conditions
 
 from teacache.digest import digest_of_patches, digest_of_weights
 from teacache.errors import ConfigError
@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> ProfileStore:
 
 
 def test_what_is_saved_comes_back_the_same(store: ProfileStore) -> None:
-    own = named(
+    own = calibration_named(
         "mine", provenance={"date": "2026-01-01", "cases": ["a"]}, residual_ratios=(1.0, 0.98)
     )
     store.save(own)
@@ -31,26 +31,28 @@ def test_what_is_saved_comes_back_the_same(store: ProfileStore) -> None:
 
 def test_the_profile_of_the_model_is_found_the_nearest_one_first(store: ProfileStore) -> None:
     assert store.find(conditions()) is None
-    store.save(named("other", conditions=conditions(weights_digest="xyz")))
+    store.save(calibration_named("other", conditions=conditions(weights_digest="xyz")))
     assert store.find(conditions()) is None
-    store.save(named("thirty", conditions=conditions(30), plans={2: (0, 29)}, plan_results=()))
+    store.save(
+        calibration_named("thirty", conditions=conditions(30), plans={2: (0, 29)}, plan_results=())
+    )
     assert (found := store.find(conditions())) is not None and found.name == "thirty"
-    store.save(named("fifty"))
+    store.save(calibration_named("fifty"))
     assert (found := store.find(conditions())) is not None and found.name == "fifty"
     assert store.find(conditions(patches_digest="lora")) is None
 
 
 def test_a_name_is_not_taken_twice_and_never_from_a_shipped_profile(store: ProfileStore) -> None:
-    store.save(named("mine"))
+    store.save(calibration_named("mine"))
     before = store.path("mine").read_bytes()
     with pytest.raises(ConfigError, match="'mine' exists: choose another name, or overwrite it"):
-        store.save(named("mine", fit_points=1))
+        store.save(calibration_named("mine", fit_points=1))
     assert store.path("mine").read_bytes() == before
-    store.save(named("mine", fit_points=1), overwrite=True)
+    store.save(calibration_named("mine", fit_points=1), overwrite=True)
     assert store.load("mine").fit_points == 1
     for name in ("flux1-dev", "auto"):
         with pytest.raises(ConfigError, match="a shipped profile has it"):
-            store.save(named(name))
+            store.save(calibration_named(name))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_a_name_cannot_leave_the_folder(store: ProfileStore, name: str) -> None:
 
 
 def test_rename_export_import_and_delete(store: ProfileStore, tmp_path: Path) -> None:
-    store.save(named("mine"))
+    store.save(calibration_named("mine"))
     store.rename("mine", "yours")
     assert store.names() == ["yours"] and store.load("yours").name == "yours"
     copy = tmp_path / "copy.json"
@@ -85,7 +87,7 @@ def test_rename_export_import_and_delete(store: ProfileStore, tmp_path: Path) ->
 def test_an_unusable_file_is_passed_over_and_named_when_asked_for(
     store: ProfileStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.save(named("good"))
+    store.save(calibration_named("good"))
     store.path("bad").write_text('{"version": 1, "kind": "calib', encoding="utf-8")
     assert [known.name for known in store.load_all()] == ["good"]
     assert "bad.json: not JSON" in caplog.text
@@ -129,7 +131,7 @@ def test_a_truncated_file_is_one_clear_line(share: float) -> None:
 
 
 def test_a_profile_of_another_family_is_refused(store: ProfileStore) -> None:
-    store.save(named("mine"))
+    store.save(calibration_named("mine"))
     with pytest.raises(ConfigError, match="made for the family 'sd3', but this model is 'flux1'"):
         named_calibration("mine", "flux1", store)
     with pytest.raises(ConfigError, match="unknown profile 'mime'; did you mean 'mine'"):
@@ -138,7 +140,7 @@ def test_a_profile_of_another_family_is_refused(store: ProfileStore) -> None:
 
 def test_an_unknown_profile_names_three_at_most_and_how_to_list_them(store: ProfileStore) -> None:
     for number in range(8):
-        store.save(named(f"portrait {number}"))
+        store.save(calibration_named(f"portrait {number}"))
     for load in (store.load, store.delete, store.load_for_setting):
         with pytest.raises(ConfigError, match=r"unknown profile 'portrait'; did you mean ") as near:
             load("portrait")

@@ -1,4 +1,4 @@
-"""Calibrations made by hand, for tests of what is done with one."""
+"""Calibrations with made-up values, for tests that need one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from teacache.profiles.plans import generic_plan
 from teacache.profiles.profile import load_profiles
 
 
-def schedule(steps: int, shift: float = 3.0) -> tuple[float, ...]:
+def shifted_sigmas(steps: int, shift: float = 3.0) -> tuple[float, ...]:
+    """A flow-matching schedule with a timestep shift, from 1 to 0."""
     times = [1 - k / steps for k in range(steps + 1)]
     return tuple(shift * t / (1 + (shift - 1) * t) for t in times)
 
 
 def conditions(steps: int = 50, **changed: Any) -> Conditions:
-    made = Conditions("sd3", "abc", "", "euler", schedule(steps), (16, 16, 16), 3.0)
-    return replace(made, **changed)
+    """Conditions of an SD3 run; `changed` replaces fields."""
+    base = Conditions("sd3", "abc", "", "euler", shifted_sigmas(steps), (16, 16, 16), 3.0)
+    return replace(base, **changed)
 
 
 def calibration(**changed: Any) -> Calibration:
-    made = conditions()
+    """A calibration of an SD3 model; `changed` replaces fields."""
+    base = conditions()
     profile = replace(
         load_profiles()["sd3-uncalibrated"],
         name="mine",
@@ -33,15 +36,16 @@ def calibration(**changed: Any) -> Calibration:
         x_range=(0.0, 1.0),
     )
     counts = range(10, 51)
-    plans = {count: generic_plan(made.sigmas, count) for count in counts}
+    plans = {count: generic_plan(base.sigmas, count) for count in counts}
     curve = tuple(
         PlanResult(count, error, 2 * error)
         for count, error in ((12, 0.06), (17, 0.02), (25, 0.01), (33, 0.004))
     )
-    own = Calibration(profile, "", 200, made, plans, curve, PlanResult(17, 0.05, 0.07))
-    return replace(own, **changed)
+    result = Calibration(profile, "", 200, base, plans, curve, PlanResult(17, 0.05, 0.07))
+    return replace(result, **changed)
 
 
-def named(name: str, **changed: Any) -> Calibration:
-    own = calibration(**changed)
-    return replace(own, profile=replace(own.profile, name=name))
+def calibration_named(name: str, **changed: Any) -> Calibration:
+    """A calibration with another name; `changed` replaces fields."""
+    base = calibration(**changed)
+    return replace(base, profile=replace(base.profile, name=name))

@@ -1,4 +1,4 @@
-"""A real ComfyUI server with the pack in it, as a child process."""
+"""A ComfyUI server with the pack installed, as a child process."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ START_SECONDS = 120
 
 @dataclass(frozen=True)
 class Server:
+    """A running server: its address, its base directory, and its log file."""
+
     url: str
     base: Path
     log: Path

@@ -1,5 +1,6 @@
-"""Runs of a compiled model with the cache, in a process of their own: what was compiled before
-would count otherwise. Prints what happened, a JSON object a line, for `test_hostile_compile.py`.
+"""Runs of a compiled model with the cache, for `test_hostile_compile.py`.
+
+They need a new process, so that no graph was compiled before. Prints a JSON object for each case.
 
     python compile_runs.py COMFYUI BACKEND CASE ...
 
@@ -21,34 +22,35 @@ import comfy.cli_args  # noqa: E402
 import conftest  # noqa: E402, F401  (makes `teacache` importable)
 
 comfy.cli_args.args.cpu = True
-# The other attention asks how much memory is free, and is compiled anew when that changes.
+# The default attention depends on the free memory, and is recompiled when that changes.
 comfy.cli_args.args.use_pytorch_cross_attention = True
 import comfy.model_management  # noqa: E402
 import torch  # noqa: E402
-from hostile import MANY, distance, patched, pattern, run, small  # noqa: E402
+from hostile import SKIP_HALF, distance, patched, run, skip_pattern, small_model  # noqa: E402
 from sampling import cached, report_of  # noqa: E402
 
 from teacache.engine.run import Run  # noqa: E402
 
 STEPS = (7, 7, 10, 10) if "--lengths" in sys.argv else (7, 7)
-made: list[Any] = []
-"""The graphs that were compiled."""
-ran: list[int] = [0]
+graphs: list[Any] = []
+"""The graphs compiled so far."""
+calls: list[int] = [0]
 """Calls of compiled graphs, by evaluation."""
 
 
 def counting(graph: Any, inputs: Any) -> Any:
-    made.append(graph)
+    """A backend of torch.compile that runs graphs as they are and counts them and their calls."""
+    graphs.append(graph)
 
-    def called(*arguments: Any) -> Any:
-        ran[-1] += 1
+    def forward(*arguments: Any) -> Any:
+        calls[-1] += 1
         return graph.forward(*arguments)
 
-    return called
+    return forward
 
 
 def compiled(model: Any, part: str, backend: Any) -> Any:
-    """By ComfyUI's own node, or block by block with what that node is made of."""
+    """Compiles the whole model by ComfyUI's own node, or each block with the node's function."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
@@ -62,33 +64,34 @@ def compiled(model: Any, part: str, backend: Any) -> Any:
 
 
 def case(part: str, mode: str, order: str, backend: Any) -> dict[str, Any]:
+    """Runs one case, several runs in a row, and returns what was compiled, called and skipped."""
     torch._dynamo.reset()
-    made.clear()
-    model = small(depth=1)
+    graphs.clear()
+    model = small_model(depth=1)
     patched_model, handle = model, None
     if mode == "off":
         patched_model = compiled(model, part, backend)
     elif order == "compile-first":
-        patched_model, handle = cached(compiled(model, part, backend), MANY[mode], mode=mode)
+        patched_model, handle = cached(compiled(model, part, backend), SKIP_HALF[mode], mode=mode)
     else:
-        clone, handle = cached(model, MANY[mode], mode=mode)
+        clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
         patched_model = compiled(clone, part, backend)
-    plain = model if mode == "off" else cached(model, MANY[mode], mode=mode)[0]
+    plain = model if mode == "off" else cached(model, SKIP_HALF[mode], mode=mode)[0]
     runs = []
 
-    def ending(end: Any) -> Any:
-        return lambda self, *args: (end(self, *args), ran.append(0))[0]
+    def count_next(end: Any) -> Any:
+        return lambda self, *args: (end(self, *args), calls.append(0))[0]
 
     for steps in STEPS:
-        ran[:] = [0]
-        with patched(Run, "end_evaluation", ending):
-            got = run(patched_model, steps=steps, cfg=1.0)
+        calls[:] = [0]
+        with patched(Run, "end_evaluation", count_next):
+            result = run(patched_model, steps=steps, cfg=1.0)
         runs.append(
             {
-                "graphs": len(made),
-                "ran": ran[:-1],
-                "pattern": "" if handle is None else pattern(report_of(handle)),
-                "apart": distance(got, run(plain, steps=steps, cfg=1.0)),
+                "graphs": len(graphs),
+                "ran": calls[:-1],
+                "pattern": "" if handle is None else skip_pattern(report_of(handle)),
+                "apart": distance(result, run(plain, steps=steps, cfg=1.0)),
             }
         )
     return {"case": f"{part}/{mode}/{order}", "runs": runs}

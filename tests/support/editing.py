@@ -1,4 +1,4 @@
-"""The editor in a browser, as tests drive it."""
+"""Drives the editor in a browser."""
 
 from __future__ import annotations
 
@@ -37,7 +37,14 @@ def find_chromium() -> str | None:
 
 @dataclass
 class Editor:
-    """A page with the editor open in it."""
+    """A page with the editor open in it.
+
+    Attributes:
+        mode: How nodes are drawn: `classic` on a canvas, or `nodes2` as DOM elements.
+        url: Of the server.
+        page: The browser's page.
+        errors: Console errors and warnings of the pack so far.
+    """
 
     mode: str
     url: str
@@ -45,21 +52,25 @@ class Editor:
     errors: list[str] = field(default_factory=list)
 
     def open(self) -> None:
+        """Opens the editor and waits until it is ready."""
         self.page.goto(self.url)
         self.page.wait_for_function("() => window.app?.graph && window.app.extensionManager")
         self.page.wait_for_selector('[data-testid="queue-button"]')
 
     def load(self, graph: dict[str, Any]) -> None:
+        """Loads a workflow in the editor's format."""
         self.page.evaluate("graph => app.loadGraphData(graph)", graph)
         self.page.wait_for_function(
             "count => app.graph.nodes.length === count", arg=len(graph["nodes"])
         )
 
     def load_api(self, prompt: dict[str, Any]) -> None:
+        """Loads a workflow in the API format."""
         self.page.evaluate("prompt => app.loadApiJson(prompt, 'test')", prompt)
         self.page.wait_for_function("count => app.graph.nodes.length === count", arg=len(prompt))
 
     def run(self) -> None:
+        """Presses the Run button."""
         self.page.evaluate(
             """() => {
                 window.seen = [];
@@ -74,19 +85,22 @@ class Editor:
         self.page.locator('[data-testid="queue-button"] button').first.click()
 
     def finish(self) -> dict[str, dict[str, Any]]:
-        """Waits for the end of the run; the reports by node."""
+        """Waits for the end of the run and returns the reports by node id."""
         self.page.wait_for_function("() => window.finished", timeout=60_000)
         self.page.wait_for_function("() => Object.keys(window.reports).length > 0")
         return self.page.evaluate("() => window.reports")
 
     def lines(self) -> list[str]:
+        """The summaries on all strips."""
         return self.page.locator(".teacache-line").all_inner_texts()
 
     def fit(self) -> None:
+        """Fits the graph into the view."""
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         self.page.wait_for_timeout(700)
 
     def show(self, scale: float, offset: tuple[float, float]) -> None:
+        """Sets the zoom and the position of the canvas."""
         self.page.evaluate(
             """([scale, offset]) => {
                 app.canvas.ds.scale = scale;
@@ -98,12 +112,14 @@ class Editor:
         self.page.wait_for_timeout(500)
 
     def screenshot(self, name: str) -> None:
+        """Saves a screenshot to tests/artifacts."""
         ARTIFACTS.mkdir(exist_ok=True)
         self.page.screenshot(path=str(ARTIFACTS / f"{name}_{self.mode}.png"))
 
 
 @contextmanager
-def editing(browser: Browser, server: Server, mode: str, **settings: Any) -> Iterator[Editor]:
+def open_editor(browser: Browser, server: Server, mode: str, **settings: Any) -> Iterator[Editor]:
+    """An editor in a new page, with these settings of ComfyUI's."""
     wanted = {
         "Comfy.TutorialCompleted": True,
         "Comfy.VueNodes.Enabled": mode == "nodes2",
@@ -123,15 +139,15 @@ def editing(browser: Browser, server: Server, mode: str, **settings: Any) -> Ite
 
 
 def _ours(message: Any) -> list[str]:
-    """A console error or warning that concerns the pack, else nothing."""
+    """The text of a console error or warning that concerns the pack, in a list of one or none."""
     text = f"{message.type}: {message.text} ({message.location.get('url')})"
     asks_registry = "api.comfy.org" in message.text  # the editor, about every custom node
     counts = message.type in ("error", "warning") and not asks_registry
     return [text] if counts and "teacache" in text.lower() else []
 
 
-def quickstart(steps: int = STEPS) -> dict[str, Any]:
-    """The template with another seed, so that the server runs it again."""
+def quickstart_graph(steps: int = STEPS) -> dict[str, Any]:
+    """The template with a new seed, so that the server does not reuse earlier outputs."""
     graph = json.loads((ROOT / "workflows" / "quickstart.json").read_text())
     sampler = next(node for node in graph["nodes"] if node["type"] == "KSampler")
     sampler["widgets_values"][0] = next(SEEDS)
@@ -139,8 +155,8 @@ def quickstart(steps: int = STEPS) -> dict[str, Any]:
     return graph
 
 
-def line_of(report: dict[str, Any]) -> str:
-    """What the strip must say, from the report's own numbers."""
+def expected_summary(report: dict[str, Any]) -> str:
+    """The summary that the strip must show for a report."""
     saved = report["saved_seconds"]
     time = f"{saved * 1e3:.0f} ms" if saved < 0.9995 else f"{saved:.1f} s"
     gain = f" · {report['estimated_speedup']:.2f}x · saved {time}" if report["skipped"] else ""
@@ -148,6 +164,7 @@ def line_of(report: dict[str, Any]) -> str:
     return f"{report['computed']} of {report['evaluations']} steps computed{gain} · {held}"
 
 
-def kinds(editor: Editor) -> list[str]:
+def cell_kinds(editor: Editor) -> list[str]:
+    """The kinds of all cells of the strips, which decide their colours."""
     cells = editor.page.locator(".teacache-cells rect")
     return cells.evaluate_all("cells => cells.map(cell => cell.dataset.kind)")

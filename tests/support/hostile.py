@@ -1,4 +1,4 @@
-"""A model that samples in milliseconds, and what must hold whatever is done to it."""
+"""A model that samples in milliseconds, with failures to inject and invariants to check."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from teacache.engine.predictors import Predictor
 from teacache.engine.run import Run
 from teacache.report import RunReport
 
-NAME = "sd3"
-"""The family of the small model: its conds fit."""
+FAMILY = "sd3"
+"""The family of the small model, and the name of a tiny model whose conds fit it."""
 MODES = ("forecast", "faithful")
-MANY = {"forecast": 2.0, "faithful": 0.4}
+SKIP_HALF = {"forecast": 2.0, "faithful": 0.4}
 """Thresholds at which the small model skips about half of its steps."""
 
 
-def small(depth: int = 2) -> Any:
-    """An SD3 of `depth` blocks; its weights are seeded."""
-    tiny = tiny_models.TINY[NAME]
+def small_model(depth: int = 2) -> Any:
+    """An SD3 model of `depth` blocks with seeded weights."""
+    tiny = tiny_models.TINY[FAMILY]
     embedder = {"in_features": 64, "out_features": 64 * depth}
     kwargs = {
         **tiny.kwargs,
@@ -43,24 +43,32 @@ def small(depth: int = 2) -> Any:
 
 
 def latent(batch: int = 1, height: int = 4, width: int = 4) -> torch.Tensor:
+    """An empty latent for the small model."""
     return torch.zeros(batch, 16, height, width)
 
 
 def run(model: Any, **settings: Any) -> torch.Tensor:
     """`sampling.sample` of the small model on a small latent."""
     settings.setdefault("latent", latent(settings.pop("batch", 1)))
-    return sample(model, NAME, **settings)
+    return sample(model, FAMILY, **settings)
 
 
 def cached_run(
     model: Any, mode: str, threshold: float | None = None, **settings: Any
 ) -> tuple[torch.Tensor, RunReport]:
-    """The latent and the report of one run with the cache, put on for it."""
-    clone, handle = cached(model, MANY[mode] if threshold is None else threshold, mode=mode)
+    """The latent and the report of one run with the cache.
+
+    Args:
+        model: The small model, without the cache.
+        mode: `forecast` or `faithful`.
+        threshold: If None, the one of `SKIP_HALF`.
+        settings: Further arguments of `run`.
+    """
+    clone, handle = cached(model, SKIP_HALF[mode] if threshold is None else threshold, mode=mode)
     return run(clone, **settings), report_of(handle)
 
 
-def custom(
+def sample_custom(
     model: Any,
     sigmas: list[float],
     *,
@@ -70,38 +78,38 @@ def custom(
     cfg: float = 3.0,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """A run over `sigmas`, from `start` with `noise` added, as the custom sampler nodes run it."""
+    """Samples over `sigmas` from `start` with `noise` added, as the custom sampler nodes do."""
     import comfy.sample
     import comfy.samplers
 
     start = latent() if start is None else start
     noise = comfy.sample.prepare_noise(start, 1) if noise is None else noise
     chosen = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
-    conds = (tiny_models.cond(NAME, seed) for seed in (1, 2))
+    conds = (tiny_models.cond(FAMILY, seed) for seed in (1, 2))
     with torch.inference_mode():
         return comfy.sample.sample_custom(
             model, noise, cfg, chosen, torch.tensor(sigmas), *conds, start, noise_mask=mask, seed=1
         )
 
 
-def pattern(report: RunReport) -> str:
+def skip_pattern(report: RunReport) -> str:
     """`c` for each computed evaluation, `s` for each skipped one."""
     return "".join("s" if record.skipped else "c" for record in report.records)
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean difference, in parts of the other's mean."""
+    """Mean absolute difference, relative to the mean absolute value of `other`."""
     return float((one - other).abs().mean() / other.abs().mean())
 
 
-def alive() -> list[object]:
-    """What of any run is still in memory."""
+def live_objects() -> list[object]:
+    """All objects of runs that are still in memory."""
     gc.collect()
     return [o for o in gc.get_objects() if isinstance(o, (Run, PassState, BranchState, BlockStack))]
 
 
 def state_of(model: Any) -> dict[str, Any]:
-    """All of a patcher that a run could leave changed: modules, slots, hooks, options, weights."""
+    """Everything of a `ModelPatcher` that a run could leave changed."""
     modules = list(model.model.named_modules(remove_duplicate=False))
     return {
         "modules": [(name, id(module)) for name, module in modules],
@@ -123,6 +131,7 @@ def _hooks(module: nn.Module) -> tuple[int, ...]:
 
 
 def assert_same_state(model: Any, before: dict[str, Any]) -> None:
+    """Checks that `state_of(model)` is what it was before."""
     after = state_of(model)
     for part in before:
         if part != "weights":
@@ -133,13 +142,14 @@ def assert_same_state(model: Any, before: dict[str, Any]) -> None:
 
 @contextmanager
 def patched(module: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """`module.name` is `make(original)` for a while."""
+    """Replaces `module.name` by `make(original)` within the context."""
     original = getattr(module, name)
     with mock.patch.object(module, name, make(original)):
         yield
 
 
-def failure(kind: str) -> BaseException:
+def make_failure(kind: str) -> BaseException:
+    """An exception that can occur while sampling."""
     from comfy.model_management import InterruptProcessingException
 
     return {
@@ -152,13 +162,13 @@ def failure(kind: str) -> BaseException:
 
 @contextmanager
 def failing(module: nn.Module, call: int, kind: str) -> Iterator[list[int]]:
-    """The `call`-th call of `module` fails; the list grows with each one."""
+    """Makes the `call`-th call of `module` fail; the list has an entry for each call so far."""
     calls: list[int] = []
 
     def count(*_: Any) -> None:
         calls.append(1)
         if len(calls) == call:
-            raise failure(kind)
+            raise make_failure(kind)
 
     hook = module.register_forward_pre_hook(count)
     try:
@@ -168,30 +178,27 @@ def failing(module: nn.Module, call: int, kind: str) -> Iterator[list[int]]:
 
 
 @contextmanager
-def watched() -> Iterator[list[weakref.ref[Any]]]:
-    """Weak references to each run, each track, and each tensor that a run holds."""
-    held: list[weakref.ref[Any]] = []
+def track_objects() -> Iterator[list[weakref.ref[Any]]]:
+    """Collects weak references to runs, pass states, and tensors that predictors hold."""
+    references: list[weakref.ref[Any]] = []
 
-    def made(kind: type) -> Callable[[Any], Any]:
-        def wrap(init: Any) -> Any:
-            def noted(self: Any, *args: Any, **kwargs: Any) -> None:
-                init(self, *args, **kwargs)
-                held.append(weakref.ref(self))
+    def track_instances(init: Any) -> Any:
+        def tracking_init(self: Any, *args: Any, **kwargs: Any) -> None:
+            init(self, *args, **kwargs)
+            references.append(weakref.ref(self))
 
-            return noted
+        return tracking_init
 
-        return wrap
-
-    def observing(observe: Any) -> Any:
-        def noted(self: Predictor, sigma: float, value: torch.Tensor) -> None:
+    def track_values(observe: Any) -> Any:
+        def tracking_observe(self: Predictor, sigma: float, value: torch.Tensor) -> None:
             observe(self, sigma, value)
-            held.append(weakref.ref(value))
+            references.append(weakref.ref(value))
 
-        return noted
+        return tracking_observe
 
     with (
-        patched(Run, "__init__", made(Run)),
-        patched(PassState, "__init__", made(PassState)),
-        patched(Predictor, "observe", observing),
+        patched(Run, "__init__", track_instances),
+        patched(PassState, "__init__", track_instances),
+        patched(Predictor, "observe", track_values),
     ):
-        yield held
+        yield references

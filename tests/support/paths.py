@@ -1,4 +1,4 @@
-"""Where the tests find the repository."""
+"""Folders of the repository, for tests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Independent witnesses for cached runs of diffusers' pipelines."""
+"""Observes cached runs of diffusers pipelines independently of their reports."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from teacache.hosts.diffusers.enable import CachedPipeline
 from teacache.report import RunReport
 
 SKIP_ALL = 90.0
-NEVER = 1e-12
+SKIP_NONE = 1e-12
 
 
 def report_of(handle: CachedPipeline) -> RunReport:
+    """The report of the last run."""
     report = handle.report_for()
     assert report is not None
     return report
@@ -27,7 +28,12 @@ def report_of(handle: CachedPipeline) -> RunReport:
 
 @dataclass
 class Spy:
-    """Block calls within each call of a transformer, and what came back, by hooks of its own."""
+    """Observations of a run, made by forward hooks of the test.
+
+    Attributes:
+        per_call: Block calls within each call of a transformer.
+        outputs: What each call returned.
+    """
 
     per_call: list[int] = field(default_factory=list)
     outputs: list[torch.Tensor] = field(default_factory=list)
@@ -35,6 +41,7 @@ class Spy:
 
 @contextmanager
 def spying(pipe: Any) -> Iterator[Spy]:
+    """Observes the calls of the pipeline's transformers and of their blocks."""
     spy = Spy()
 
     def called(module: nn.Module, args: Any) -> None:
@@ -60,7 +67,7 @@ def spying(pipe: Any) -> Iterator[Spy]:
 
 
 def state_of(pipe: Any) -> list[Any]:
-    """What must be the same again afterwards: attributes, forwards, and the blocks' slots."""
+    """What a run must leave unchanged: attributes of the pipeline, forwards, and modules."""
     parts: list[Any] = [name in vars(pipe) for name in ("teacache", "progress_bar")]
     for transformer in transformers(pipe):
         parts += ["forward" in vars(transformer), [id(m) for m in transformer.modules()]]
@@ -68,7 +75,8 @@ def state_of(pipe: Any) -> list[Any]:
 
 
 def assert_nothing_is_left(pipe: Any) -> None:
-    from teacache.engine.blocks import BlockStack
+    """Checks that no object of a run is in memory and no proxy of a block is installed."""
+    from teacache.engine.blocks import BlockProxy, BlockStack
     from teacache.engine.decision import BranchState
     from teacache.engine.run import Run
 
@@ -76,4 +84,4 @@ def assert_nothing_is_left(pipe: Any) -> None:
     live = [o for o in gc.get_objects() if type(o) in (Run, BranchState, BlockStack)]
     assert not live
     for transformer in transformers(pipe):
-        assert not any("StandIn" in type(module).__name__ for module in transformer.modules())
+        assert not any(isinstance(module, BlockProxy) for module in transformer.modules())

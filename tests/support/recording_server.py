@@ -1,17 +1,17 @@
-"""A stand-in for ComfyUI's server that remembers what was sent."""
+"""A fake of ComfyUI's server that records what nodes send."""
 
 from __future__ import annotations
 
 
 class Replacements:
-    """What newer ComfyUI asks a pack for: the nodes that its own stand for."""
+    """The manager of node replacements of newer ComfyUI versions; ignores them."""
 
     def register(self, replacement: object) -> None:
         pass
 
 
 class RecordingServer:
-    """The part of PromptServer that nodes use; remembers what was sent."""
+    """The part of PromptServer that nodes use; records events and progress texts in `sent`."""
 
     def __init__(self) -> None:
         self.node_replace_manager = Replacements()
@@ -21,7 +21,7 @@ class RecordingServer:
 
     def send_sync(self, event: str, data: dict, sid: str | None = None) -> None:
         self.sent.append((event, data))
-        if event == "teacache.ready":  # the strip shows it
+        if event == "teacache.ready":  # as text, too: the strip shows it
             shown = filter(None, [data["line"], *data["notes"]])
             self.sent.append(("text", {"node": data["node"], "text": " ".join(shown)}))
 

@@ -1,4 +1,4 @@
-"""Sampling tiny models through ComfyUI's own sampler, with independent witnesses."""
+"""Samples tiny models with ComfyUI's KSampler, and observes runs independently of reports."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from teacache.config import TeaCacheConfig
 from teacache.report import RunReport
 
 SKIP_ALL = 90.0
-"""A threshold under which every eligible step is skipped."""
-NEVER = 1e-12
-"""A threshold that no change stays under."""
+"""A threshold with which every step is skipped that may be."""
+SKIP_NONE = 1e-12
+"""A threshold with which no step is skipped."""
 
 
 def sample(
@@ -50,7 +50,7 @@ def sample(
 
 
 def cached(model: Any, threshold: float, **config: Any) -> tuple[Any, Any]:
-    """`model` with the cache, in the faithful mode unless `config` says otherwise; its handle."""
+    """`model` with the cache, and its handle; the mode is faithful unless `config` has another."""
     from teacache.hosts.comfyui.patch import apply_teacache
 
     settings = {"mode": "faithful", **config}
@@ -60,13 +60,14 @@ def cached(model: Any, threshold: float, **config: Any) -> tuple[Any, Any]:
 
 
 def report_of(handle: Any) -> RunReport:
+    """The report of the last run."""
     report = handle.report_for()
     assert report is not None
     return report
 
 
 def stack_blocks(model: Any) -> list[nn.Module]:
-    """The real blocks of the model's stack, found through the family's paths."""
+    """The model's own blocks, by the paths of its family."""
     from teacache.families.registry import find_family
 
     transformer = model.model.diffusion_model
@@ -81,18 +82,20 @@ def stack_blocks(model: Any) -> list[nn.Module]:
 
 @dataclass
 class Spy:
-    """Counts calls of the real blocks and calls of the model, by hooks of its own."""
+    """Counts calls of the model and of its blocks, by forward hooks of the test."""
 
     per_call: list[int] = field(default_factory=list)
     """Block calls within each call of the transformer."""
 
     @property
     def skipped_calls(self) -> int:
+        """Calls of the transformer in which no block was called."""
         return sum(count == 0 for count in self.per_call)
 
 
 @contextmanager
 def spying(model: Any) -> Iterator[Spy]:
+    """Observes the calls of the transformer and of its blocks."""
     spy = Spy()
 
     def model_called(module: nn.Module, args: Any) -> None:
@@ -112,7 +115,7 @@ def spying(model: Any) -> Iterator[Spy]:
 
 @dataclass
 class Call:
-    """One call of the model: its inputs and what came back."""
+    """One call of the model: its inputs and its output."""
 
     x: torch.Tensor
     t: torch.Tensor

@@ -1,4 +1,4 @@
-"""FLUX and Qwen-Image, for `tiny_pipelines`."""
+"""Tiny pipelines of FLUX and Qwen-Image (see tiny_pipelines)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiny_pipelines import (
     TinyPipeline,
     flow,
     image,
-    kl,
+    kl_vae,
     noise,
     positive,
     prompts,
@@ -79,7 +79,7 @@ def flux(kind: str, channels: int = 16, guidance: bool = False) -> Any:
         axes_dims_rope=(4, 4, 8),
     )
     return getattr(diffusers, kind)(
-        scheduler=flow(), vae=kl(), text_encoder=None, tokenizer=None, text_encoder_2=None,
+        scheduler=flow(), vae=kl_vae(), text_encoder=None, tokenizer=None, text_encoder_2=None,
         tokenizer_2=None, transformer=transformer,
     )  # fmt: skip
 

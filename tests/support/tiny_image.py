@@ -11,27 +11,27 @@ from tiny_models import BASIC, CONTEXT, DEPTH, FLUX, HEADS, WIDTH, TinyModel
 TEXT = 64
 
 
-def random(*shape: int) -> torch.Tensor:
+def random_tensor(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
 
 
-def _calm_hidream(transformer: Any) -> None:
+def _damp_hidream(transformer: Any) -> None:
     transformer.t_embedder.timestep_embedder.linear_2.bias.data += 3.0
 
 
-def _short_lyric_encoder(transformer: Any) -> None:
+def _truncate_lyric_encoder(transformer: Any) -> None:
     transformer.lyric_encoder.encoders = transformer.lyric_encoder.encoders[:1]
 
 
-def _loud_pixels(transformer: Any) -> None:
-    """Makes the pixel head answer to the blocks as strongly as a trained one."""
+def _amplify_pixel_head(transformer: Any) -> None:
+    """Makes the pixel head depend on the blocks as strongly as a trained one does."""
     transformer.nerf_final_layer_conv.conv.weight.data *= 30.0
     for block in transformer.nerf_blocks:
         block.param_generator.weight.data *= 8.0
 
 
-def _as_from_a_checkpoint(transformer: Any) -> None:
-    """What Stable Audio's checkpoint holds: rotary frequencies and norms with a gain of one."""
+def _set_checkpoint_values(transformer: Any) -> None:
+    """Sets what comes from Stable Audio's checkpoint: rotary frequencies, and gains of norms."""
     frequencies = transformer.transformer.rotary_pos_emb.inv_freq
     frequencies.copy_(10000.0 ** -torch.linspace(0, 1, frequencies.numel()))
     for name, parameter in transformer.named_parameters():
@@ -39,18 +39,18 @@ def _as_from_a_checkpoint(transformer: Any) -> None:
             parameter.data.fill_(1.0)
 
 
-def as_unknown(transformer: Any) -> None:
-    """Takes the transformer's class out of the table."""
+def with_unknown_class(transformer: Any) -> None:
+    """Changes the transformer's class to one that no family is registered for."""
     kind = type(transformer)
     transformer.__class__ = type(f"Unknown{kind.__name__}", (kind,), {})
 
 
-def _seconds_embedders() -> dict[str, torch.Tensor]:
-    """What a Stable Audio checkpoint holds beside the transformer."""
+def _seconds_embedder_weights() -> dict[str, torch.Tensor]:
+    """The weights that a Stable Audio checkpoint holds besides the transformer's."""
     from comfy.ldm.audio.embedders import NumberConditioner
 
     shapes = NumberConditioner(768, min_val=0, max_val=512).state_dict()
-    weights = {name: random(*value.shape) * 0.1 for name, value in shapes.items()}
+    weights = {name: random_tensor(*value.shape) * 0.1 for name, value in shapes.items()}
     return {
         f"conditioner.conditioners.seconds_{part}.{name}": value
         for part in ("start", "total")
@@ -143,14 +143,14 @@ IMAGE: dict[str, TinyModel] = {
         latent=(3, 64, 64),
         text=TEXT,
         pooled=8,
-        prepare=_loud_pixels,
+        prepare=_amplify_pixel_head,
         family="chroma",
         control=BASIC["flux1"].control,
         newer=NEWER_CHROMA | dict(use_x0=False, use_sequential_txt_ids=False),
     ),
     "qwen_image_edit": replace(
         BASIC["qwen_image"],
-        extra=lambda: {"reference_latents": [random(1, 16, 1, 4, 8)]},
+        extra=lambda: {"reference_latents": [random_tensor(1, 16, 1, 4, 8)]},
         family="qwen_image",
     ),
     "lumina2": TinyModel(
@@ -195,8 +195,8 @@ IMAGE: dict[str, TinyModel] = {
         latent=(16, 8, 8),
         text=TEXT,
         pooled=TEXT,
-        extra=lambda: {"conditioning_llama3": random(1, 3, CONTEXT, TEXT)},
-        prepare=_calm_hidream,
+        extra=lambda: {"conditioning_llama3": random_tensor(1, 3, CONTEXT, TEXT)},
+        prepare=_damp_hidream,
         patches_replace=False,
     ),
     "auraflow": TinyModel(
@@ -265,7 +265,7 @@ IMAGE: dict[str, TinyModel] = {
         text=TEXT,
         extra=lambda: {
             "attention_mask": torch.ones(1, CONTEXT),
-            "conditioning_mt5xl": random(1, 8, TEXT),
+            "conditioning_mt5xl": random_tensor(1, 8, TEXT),
             "attention_mask_mt5xl": torch.ones(1, 8),
         },
     ),
@@ -285,7 +285,7 @@ IMAGE: dict[str, TinyModel] = {
         text=TEXT,
         extra=lambda: {
             "attention_mask": torch.ones(1, CONTEXT, dtype=torch.long),
-            "reference_latents": [random(1, 16, 4, 8)],
+            "reference_latents": [random_tensor(1, 16, 4, 8)],
         },
         patches_replace=False,
     ),
@@ -306,7 +306,7 @@ IMAGE: dict[str, TinyModel] = {
         latent=(8, 16, 12),
         text=TEXT,
         extra=lambda: {"conditioning_lyrics": torch.arange(5)[None]},
-        trim=_short_lyric_encoder,
+        trim=_truncate_lyric_encoder,
         patches_replace=False,
     ),
     "stable_audio": TinyModel(
@@ -314,8 +314,8 @@ IMAGE: dict[str, TinyModel] = {
         dict(embed_dim=WIDTH, depth=DEPTH, num_heads=4, project_cond_tokens=True),
         latent=(64, 16),
         text=768,
-        weights=_seconds_embedders,
-        prepare=_as_from_a_checkpoint,
+        weights=_seconds_embedder_weights,
+        prepare=_set_checkpoint_values,
     ),
     "hunyuan3d": TinyModel(
         "Hunyuan3Dv2",
@@ -349,11 +349,11 @@ IMAGE: dict[str, TinyModel] = {
 }
 
 IMAGE |= {
-    "generic": replace(IMAGE["pixart_sigma"], prepare=as_unknown, family="generic"),
+    "generic": replace(IMAGE["pixart_sigma"], prepare=with_unknown_class, family="generic"),
     "generic_joined": replace(
         BASIC["flux1"],
         kwargs={**FLUX, "depth_single_blocks": 4},
-        prepare=as_unknown,
+        prepare=with_unknown_class,
         family="generic",
     ),
 }

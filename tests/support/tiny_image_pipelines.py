@@ -1,4 +1,4 @@
-"""The image part of `tiny_pipelines`, but FLUX and Qwen-Image."""
+"""Tiny pipelines of the other image families (see tiny_pipelines)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tiny_pipelines import (
     SMALL,
     TOKENS,
     TinyPipeline,
-    calm,
+    damp_time_embedding,
     float_masks,
     flow,
-    kl,
+    kl_vae,
     noise,
     prompts,
 )
@@ -113,9 +113,13 @@ def hidream() -> Any:
     absent = {
         f"{part}{n}": None for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3", "_4")
     }
-    pipe = HiDreamImagePipeline(scheduler=flow(), vae=kl(), transformer=transformer, **absent)
+    pipe = HiDreamImagePipeline(scheduler=flow(), vae=kl_vae(), transformer=transformer, **absent)
     pipe.default_sample_size = 8
     return pipe
+
+
+def damp_hidream(pipe: Any) -> None:
+    damp_time_embedding(pipe.transformer.t_embedder.timestep_embedder.linear_2)
 
 
 def hidream_inputs() -> dict[str, Any]:
@@ -187,7 +191,7 @@ def chroma() -> Any:
         approximator_layers=1,
     )
     return ChromaPipeline(
-        scheduler=flow(), vae=kl(), text_encoder=None, tokenizer=None, transformer=transformer
+        scheduler=flow(), vae=kl_vae(), text_encoder=None, tokenizer=None, transformer=transformer
     )
 
 
@@ -250,7 +254,7 @@ IMAGE: dict[str, TinyPipeline] = {
         hidream_inputs,
         guidance="one batch",
         unguided=NO_GUIDANCE,
-        calm=lambda pipe: calm(pipe.transformer.t_embedder.timestep_embedder.linear_2),
+        prepare=damp_hidream,
     ),
     "pixart": TinyPipeline(
         "pixart",

@@ -1,7 +1,7 @@
-"""Tiny random-weight models of every family, built from ComfyUI's own classes.
+"""Tiny models of every family with seeded random weights, built from ComfyUI's own classes.
 
-Weights are seeded; outputs are made smooth in the noise level (small gains), so that thresholds
-behave as on trained models.
+Gains are small, so that outputs are smooth in the noise level and thresholds behave as on trained
+models.
 """
 
 from __future__ import annotations
@@ -22,18 +22,23 @@ CONTEXT = 7
 
 @dataclass(frozen=True)
 class TinyModel:
-    """How to build one: `kwargs` for the class `config.unet_config` names.
+    """How to build one model.
 
-    config: the class in `comfy.supported_models`. latent: shape of a latent without its batch.
-    text: width of the context. pooled: width of the pooled text, None where there is none.
-    extra: further conditioning entries. prepare: changes the transformer after its weights are
-    set. family: id in the table, if not the model's own name.
-    patches_replace: whether the forward offers `patches_replace["dit"]`. control: a
-    ControlNet-style residual for a latent batch, None where the family takes none. weights:
-    what the checkpoint must hold for the class to be built. trim: makes the transformer smaller
-    before its weights are set. splits: whether ComfyUI runs its branches one by one with the same
-    results.
-    newer: further arguments that the class wants in ComfyUI 0.30 and later.
+    Attributes:
+        config: Name of the class in `comfy.supported_models`.
+        kwargs: Arguments of the transformer, added to the class's `unet_config`.
+        latent: Shape of a latent without its batch dimension.
+        text: Width of the context.
+        pooled: Width of the pooled text, None for none.
+        extra: Returns further conditioning entries.
+        prepare: Changes the transformer after its weights are set.
+        family: Id of the model family, if it is not the model's name.
+        patches_replace: Whether the forward supports `patches_replace["dit"]`.
+        control: Returns a ControlNet's residuals for a latent batch; None if not supported.
+        weights: Returns the weights that must be in the checkpoint for the class to be built.
+        trim: Makes the transformer smaller before its weights are set.
+        splits: Whether the result is the same when ComfyUI evaluates the branches one by one.
+        newer: Further arguments of the transformer in ComfyUI 0.30 and later.
     """
 
     config: str
@@ -55,13 +60,20 @@ class TinyModel:
         return self.family or name
 
 
-def calm_time_embedding(transformer: Any) -> None:
-    """Makes Wan's time embedding change as little from step to step as a trained one's."""
+def damp_time_embedding(transformer: Any) -> None:
+    """Makes Wan's time embedding change as little from step to step as a trained one does."""
     transformer.time_embedding[-1].bias.data += 10.0
 
 
 def control_residual(kind: str, tokens: int, width: int, blocks: int) -> Any:
-    """A control that adds to every second block, the last one included."""
+    """Returns a function that makes residuals for every second block, counted from the last.
+
+    Args:
+        kind: `input` or `output`, the list of ComfyUI's control that holds them.
+        tokens: Tokens of a residual.
+        width: Width of a residual.
+        blocks: Number of blocks.
+    """
 
     def make(x: torch.Tensor) -> dict[str, list[torch.Tensor | None]]:
         generator = torch.Generator().manual_seed(7)
@@ -150,18 +162,18 @@ TINY: dict[str, TinyModel] = {
         control=control_residual("input", 16, WIDTH, DEPTH),
     ),
     "wan21": TinyModel(
-        "WAN21_T2V", WAN, latent=(16, 2, 8, 8), text=64, prepare=calm_time_embedding
+        "WAN21_T2V", WAN, latent=(16, 2, 8, 8), text=64, prepare=damp_time_embedding
     ),
 }
 
 BASIC = dict(TINY)
-"""The families that others are variants of."""
+"""The families whose entries others are derived from."""
 
 from tiny_image import IMAGE  # noqa: E402  (they need what is defined above)
-from tiny_recent import PRESENT, RECENT  # noqa: E402
+from tiny_recent import HAS_RECENT_MODELS, RECENT  # noqa: E402
 from tiny_video import VIDEO  # noqa: E402
 
-TINY |= IMAGE | VIDEO | (RECENT if PRESENT else {})
+TINY |= IMAGE | VIDEO | (RECENT if HAS_RECENT_MODELS else {})
 
 
 def build(name: str, seed: int = 0) -> Any:
@@ -197,7 +209,7 @@ def build(name: str, seed: int = 0) -> Any:
 
 
 def unet() -> Any:
-    """A `ModelPatcher` around a tiny UNet, which TeaCache leaves as it is."""
+    """A `ModelPatcher` around a tiny UNet, which TeaCache does not support."""
     import comfy.model_patcher
     import comfy.supported_models
 
@@ -220,7 +232,7 @@ def unet() -> Any:
 
 
 def cond(name: str, seed: int, tokens: int = CONTEXT) -> list[Any]:
-    """Conditioning for one prompt, as CLIPTextEncode gives it."""
+    """Conditioning of one prompt, as CLIPTextEncode returns it."""
     tiny = TINY[name]
     generator = torch.Generator().manual_seed(seed)
     context = torch.randn(1, tokens, tiny.text, generator=generator)
@@ -231,4 +243,5 @@ def cond(name: str, seed: int, tokens: int = CONTEXT) -> list[Any]:
 
 
 def latent(name: str, batch: int = 1) -> torch.Tensor:
+    """An empty latent for the model `name`."""
     return torch.zeros(batch, *TINY[name].latent)

@@ -1,6 +1,6 @@
-"""Tiny random-weight pipelines of diffusers, built from its own classes and tiny configs.
+"""Tiny diffusers pipelines with random weights.
 
-Text encoders are bypassed: prompts come as embeddings. Autoencoders are there only where a
+There are no text encoders: prompts are passed as embeddings. Autoencoders exist only where a
 pipeline encodes an image. Every call returns latents.
 """
 
@@ -23,12 +23,16 @@ NEGATIVE = "negative_"
 
 @dataclass(frozen=True)
 class TinyPipeline:
-    """One pipeline.
+    """How to build and call one pipeline.
 
-    family: id in the table. build: the pipeline, its weights not yet set. inputs: arguments of a
-    call, without steps and seed. guidance: how the branches are evaluated: `two calls`, `one
-    batch`, or `none`. unguided: arguments that take the guidance away. calm: changes weights, so
-    that the indicator changes as little from step to step as a trained model's.
+    Attributes:
+        family: Id of the model family.
+        build: Returns the pipeline, its weights not yet set.
+        inputs: Returns the arguments of a call, without steps and seed.
+        guidance: How the branches are evaluated: `two calls`, `one batch`, or `none`.
+        unguided: Arguments that turn guidance off.
+        prepare: Changes the pipeline after its weights are set.
+        flow: Whether its scheduler is a flow-matching one.
     """
 
     family: str
@@ -36,15 +40,17 @@ class TinyPipeline:
     inputs: Callable[[], dict[str, Any]]
     guidance: str = "two calls"
     unguided: dict[str, Any] = field(default_factory=dict)
-    calm: Callable[[Any], None] = lambda pipe: None
+    prepare: Callable[[Any], None] = lambda pipe: None
     flow: bool = True
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
+    """Seeded normal noise."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def image(size: int = 32) -> Any:
+    """A square RGB image with a gradient."""
     from PIL import Image
 
     return Image.linear_gradient("L").resize((size, size)).convert("RGB")
@@ -57,7 +63,7 @@ def flow(**config: Any) -> Any:
 
 
 def set_weights(module: nn.Module, seed: int = 0) -> None:
-    """Seeded weights of a size that keeps the streams in range."""
+    """Sets seeded random weights, scaled so that hidden states neither grow nor vanish."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for parameter in module.parameters():
@@ -68,13 +74,13 @@ def set_weights(module: nn.Module, seed: int = 0) -> None:
 
 
 def build(name: str) -> Any:
-    """The pipeline `name`, its weights set, silent."""
+    """The pipeline `name` with weights set and its progress bar off."""
     tiny = TINY[name]
     pipe = tiny.build()
     for seed, module in enumerate(pipe.components.values()):
         if isinstance(module, nn.Module):
             set_weights(module.eval(), seed)
-    tiny.calm(pipe)
+    tiny.prepare(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -94,21 +100,22 @@ def generate(pipe: Any, name: str, *, steps: int = STEPS, seed: int = 0, **chang
 
 @contextmanager
 def small_images() -> Iterator[None]:
-    """Qwen's edit pipelines scale every image to a megapixel: here, to a thousand pixels."""
+    """Makes Qwen's edit pipelines scale images to 32 x 32 pixels instead of one megapixel."""
     with ExitStack() as stack:
-        for module, found in (("edit", (32, 32, None)), ("edit_plus", (32, 32))):
+        for module, size in (("edit", (32, 32, None)), ("edit_plus", (32, 32))):
             path = f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{module}.calculate_dimensions"
-            stack.enter_context(patch(path, return_value=found))
+            stack.enter_context(patch(path, return_value=size))
         yield
 
 
 def transformers(pipe: Any) -> list[nn.Module]:
-    found = [pipe.components.get(name) for name in ("transformer", "transformer_2")]
-    return [module for module in found if module is not None]
+    """The pipeline's transformers: one, or two experts."""
+    modules = [pipe.components.get(name) for name in ("transformer", "transformer_2")]
+    return [module for module in modules if module is not None]
 
 
 def stack_blocks(transformer: nn.Module) -> list[nn.Module]:
-    """The real blocks of the stack, found through the family's paths."""
+    """The transformer's own blocks, by the paths of its family."""
     from teacache.families.registry import find_family
 
     family = find_family(transformer)
@@ -121,7 +128,13 @@ def stack_blocks(transformer: nn.Module) -> list[nn.Module]:
 
 
 def prompts(width: int, pooled: int | None = None, mask: str | None = None) -> dict[str, Any]:
-    """Embeddings of a prompt and a negative one. mask: name of their masks' argument."""
+    """Embeddings of a prompt and of a negative prompt.
+
+    Args:
+        width: Of the embeddings.
+        pooled: Width of the pooled embeddings, None for none.
+        mask: Name of the attention masks' argument, None for none.
+    """
     inputs: dict[str, Any] = {}
     for seed, prefix in ((1, ""), (2, NEGATIVE)):
         inputs[f"{prefix}prompt_embeds"] = noise(seed, 1, TOKENS, width)
@@ -133,19 +146,21 @@ def prompts(width: int, pooled: int | None = None, mask: str | None = None) -> d
 
 
 def float_masks(inputs: dict[str, Any]) -> dict[str, Any]:
+    """`inputs` with every tensor as float32."""
     return {name: value.float() for name, value in inputs.items()}
 
 
-def calm(layer: nn.Module) -> None:
-    """A time embedding that changes as little from step to step as a trained one's."""
+def damp_time_embedding(layer: nn.Module) -> None:
+    """Makes a time embedding change as little from step to step as a trained one does."""
     layer.bias.data += 10.0
 
 
 def positive(inputs: dict[str, Any]) -> dict[str, Any]:
+    """`inputs` without the negative prompt."""
     return {name: value for name, value in inputs.items() if not name.startswith(NEGATIVE)}
 
 
-def kl(channels: int = 4) -> Any:
+def kl_vae(channels: int = 4) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(

@@ -1,4 +1,4 @@
-"""Tiny models of families that only newer versions of ComfyUI have (see tiny_models)."""
+"""Tiny models of families that need a newer ComfyUI than 0.3.75 (see tiny_models)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from paths import ROOT
-from tiny_image import IMAGE, NEXT_DIT, TEXT, random
+from tiny_image import IMAGE, NEXT_DIT, TEXT, random_tensor
 from tiny_models import BASIC, CONTEXT, DEPTH, FLUX, HEADS, WIDTH, TinyModel, control_residual
 
 FLUX_NO_POOLED = dict(FLUX, vec_in_dim=None, guidance_embed=False, txt_ids_dims=[1, 2])
 
 
-def _loud_text(transformer: Any) -> None:
-    """Makes the pixel head answer to the text as strongly as a trained one."""
+def _amplify_text(transformer: Any) -> None:
+    """Makes the pixel head depend on the text as strongly as a trained one does."""
     for block in transformer.pixel_blocks:
         block.adaLN_modulation_msa.weight.data *= 3.0
         block.adaLN_modulation_mlp.weight.data *= 3.0
@@ -197,7 +197,7 @@ RECENT: dict[str, TinyModel] = {
         ),
         latent=(3, 32, 32),
         text=TEXT,
-        prepare=_loud_text,
+        prepare=_amplify_text,
         patches_replace=False,
     ),
     "qwen_image_edit_2511": replace(
@@ -210,7 +210,7 @@ RECENT: dict[str, TinyModel] = {
     "z_image_omni": replace(
         IMAGE["z_image"],
         kwargs={**IMAGE["z_image"].kwargs, "siglip_feat_dim": 32},
-        extra=lambda: {"reference_latents": [random(1, 16, 4, 8)]},
+        extra=lambda: {"reference_latents": [random_tensor(1, 16, 4, 8)]},
         family="z_image",
     ),
     "ace_step15": TinyModel(
@@ -233,12 +233,12 @@ RECENT: dict[str, TinyModel] = {
         ),
         latent=(64, 16),
         text=TEXT,
-        extra=lambda: {"conditioning_lyrics": random(1, 5, TEXT)},
+        extra=lambda: {"conditioning_lyrics": random_tensor(1, 5, TEXT)},
         patches_replace=False,
         splits=False,
     ),
 }
 
 TREE = Path(os.environ.get("COMFYUI_DIR", ROOT / ".comfyui"))
-PRESENT = (TREE / "comfy" / "ldm" / "krea2").is_dir()
-"""Whether the ComfyUI at hand has them."""
+HAS_RECENT_MODELS = (TREE / "comfy" / "ldm" / "krea2").is_dir()
+"""Whether the ComfyUI under test has these families."""

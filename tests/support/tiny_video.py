@@ -13,8 +13,8 @@ from tiny_models import (
     WAN,
     WIDTH,
     TinyModel,
-    calm_time_embedding,
     control_residual,
+    damp_time_embedding,
 )
 from torch import nn
 
@@ -22,46 +22,46 @@ FRAMES = 2
 LATENT = (16, FRAMES, 8, 8)
 
 
-def values(*shape: int, seed: int = 3) -> torch.Tensor:
+def random_tensor(*shape: int, seed: int = 3) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def mask() -> dict[str, Any]:
+def attention_mask() -> dict[str, Any]:
     return {"attention_mask": torch.ones(1, CONTEXT, dtype=torch.long)}
 
 
 def clip_vision() -> dict[str, Any]:
-    hidden = values(1, 9, 1280)
+    hidden = random_tensor(1, 9, 1280)
     return {"clip_vision_output": SimpleNamespace(penultimate_hidden_states=hidden)}
 
 
-def without_adapter(transformer: Any) -> None:
+def remove_adapter(transformer: Any) -> None:
     transformer.llm_adapter = nn.Identity()
 
 
-def calm_cogvideox(transformer: Any) -> None:
+def damp_cogvideox(transformer: Any) -> None:
     transformer.time_embedding_linear_2.bias.data += 10.0
 
 
-class MeanColour(nn.Module):
-    """In place of Wan Animate's motion encoder, which has one size and is slow."""
+class MeanColorEncoder(nn.Module):
+    """Replaces Wan Animate's motion encoder, which is slow and cannot be made smaller."""
 
     def get_motion(self, faces: torch.Tensor) -> torch.Tensor:
         return faces.mean(dim=(2, 3)).repeat(1, 171)[:, :512]
 
 
-def animate(transformer: Any) -> None:
-    calm_time_embedding(transformer)
-    transformer.motion_encoder = MeanColour()
+def prepare_animate(transformer: Any) -> None:
+    damp_time_embedding(transformer)
+    transformer.motion_encoder = MeanColorEncoder()
 
 
-def speech(transformer: Any) -> None:
-    calm_time_embedding(transformer)
+def prepare_s2v(transformer: Any) -> None:
+    damp_time_embedding(transformer)
     transformer.casual_audio_encoder.weights.data.fill_(1.0)
 
 
 def wan(config: str, kwargs: dict[str, Any] | None = None, **more: Any) -> TinyModel:
-    settings = {"latent": LATENT, "text": 64, "prepare": calm_time_embedding, "family": "wan21"}
+    settings = {"latent": LATENT, "text": 64, "prepare": damp_time_embedding, "family": "wan21"}
     return TinyModel(config, WAN | (kwargs or {}), **(settings | more))
 
 
@@ -70,8 +70,8 @@ def vace(layers: int, contexts: int) -> TinyModel:
         "WAN21_Vace",
         dict(model_type="vace", vace_layers=layers, vace_in_dim=96),
         extra=lambda: {
-            "vace_frames": [values(1, 32, *LATENT[1:], seed=5 + i) for i in range(contexts)],
-            "vace_mask": [values(1, 64, *LATENT[1:], seed=7 + i) for i in range(contexts)],
+            "vace_frames": [random_tensor(1, 32, *LATENT[1:], seed=5 + i) for i in range(contexts)],
+            "vace_mask": [random_tensor(1, 64, *LATENT[1:], seed=7 + i) for i in range(contexts)],
             "vace_strength": [1.0, 0.7][:contexts],
         },
     )
@@ -81,8 +81,8 @@ def s2v(*layers: int) -> TinyModel:
     return wan(
         "WAN22_S2V",
         dict(model_type="s2v", audio_dim=32, audio_inject_layers=list(layers)),
-        extra=lambda: {"audio_embed": values(1, 25, 32, 4 * FRAMES)},
-        prepare=speech,
+        extra=lambda: {"audio_embed": random_tensor(1, 25, 32, 4 * FRAMES)},
+        prepare=prepare_s2v,
     )
 
 
@@ -106,12 +106,12 @@ HUNYUAN = dict(
     use_cond_type_embedding=False,
     vision_in_dim=None,
 )
-SUM = dict(meanflow_sum=False)
-LATER_HUNYUAN = HUNYUAN | dict(vec_in_dim=None, guidance_embed=False, byt5=True)
+MEANFLOW_SUM = dict(meanflow_sum=False)
+NEWER_HUNYUAN = HUNYUAN | dict(vec_in_dim=None, guidance_embed=False, byt5=True)
 
 
-def small_letters() -> dict[str, Any]:
-    return {"conditioning_byt5small": values(1, 5, 1472)}
+def byt5_text() -> dict[str, Any]:
+    return {"conditioning_byt5small": random_tensor(1, 5, 1472)}
 
 
 def hunyuan_control(x: torch.Tensor) -> dict[str, list[torch.Tensor | None]]:
@@ -144,12 +144,12 @@ VIDEO: dict[str, TinyModel] = {
     "wan21_fun_control": wan(
         "WAN21_FunControl2V",
         dict(model_type="i2v", in_dim=48, in_dim_ref_conv=16),
-        extra=lambda: {"reference_latents": [values(1, 16, 1, 8, 8)], **clip_vision()},
+        extra=lambda: {"reference_latents": [random_tensor(1, 16, 1, 8, 8)], **clip_vision()},
     ),
     "wan21_camera": wan(
         "WAN21_Camera",
         dict(model_type="camera", in_dim=32),
-        extra=lambda: {"camera_conditions": values(1, 24, FRAMES, 64, 64), **clip_vision()},
+        extra=lambda: {"camera_conditions": random_tensor(1, 24, FRAMES, 64, 64), **clip_vision()},
     ),
     "wan21_vace": vace(layers=2, contexts=1),
     "wan21_vace_to_the_end": vace(layers=DEPTH, contexts=2),
@@ -157,8 +157,8 @@ VIDEO: dict[str, TinyModel] = {
         "WAN21_HuMo",
         dict(model_type="humo"),
         extra=lambda: {
-            "audio_embed": values(1, FRAMES, 8, 5, 1280),
-            "reference_latents": [values(1, 16, 1, 8, 8)],
+            "audio_embed": random_tensor(1, FRAMES, 8, 5, 1280),
+            "reference_latents": [random_tensor(1, 16, 1, 8, 8)],
         },
     ),
     "wan22_s2v": s2v(0, 2),
@@ -167,10 +167,10 @@ VIDEO: dict[str, TinyModel] = {
         "WAN22_Animate",
         dict(model_type="animate", in_dim=36, num_layers=5),
         extra=lambda: {
-            "face_video_pixels": values(1, 3, 4, 16, 16),
-            "pose_video_latent": values(1, 16, 1, 8, 8),
+            "face_video_pixels": random_tensor(1, 3, 4, 16, 16),
+            "pose_video_latent": random_tensor(1, 16, 1, 8, 8),
         },
-        prepare=animate,
+        prepare=prepare_animate,
     ),
     "wan22_i2v": wan("WAN21_T2V", dict(in_dim=36)),
     "wan22_5b": wan("WAN22_T2V", dict(in_dim=48, out_dim=48), latent=(48, FRAMES, 8, 8)),
@@ -181,11 +181,11 @@ VIDEO: dict[str, TinyModel] = {
         text=64,
         pooled=768,
         control=hunyuan_control,
-        newer=SUM,
+        newer=MEANFLOW_SUM,
     ),
     "hunyuan_video_15": TinyModel(
         "HunyuanVideo15",
-        LATER_HUNYUAN
+        NEWER_HUNYUAN
         | dict(
             in_channels=65,
             out_channels=32,
@@ -197,31 +197,31 @@ VIDEO: dict[str, TinyModel] = {
         text=64,
         pooled=768,
         extra=lambda: {
-            "clip_vision_output": SimpleNamespace(last_hidden_state=values(1, 9, 1152)),
-            **small_letters(),
+            "clip_vision_output": SimpleNamespace(last_hidden_state=random_tensor(1, 9, 1152)),
+            **byt5_text(),
         },
         family="hunyuan_video",
-        newer=SUM,
+        newer=MEANFLOW_SUM,
     ),
     "hunyuan_image": TinyModel(
         "HunyuanImage21",
-        LATER_HUNYUAN
+        NEWER_HUNYUAN
         | dict(
             in_channels=64, out_channels=64, patch_size=[1, 1], axes_dim=[64, 64], meanflow=True
         ),
         latent=(64, 4, 4),
         text=64,
-        extra=small_letters,
+        extra=byt5_text,
         family="hunyuan_video",
-        newer=SUM,
+        newer=MEANFLOW_SUM,
     ),
     "hunyuan_image_refiner": TinyModel(
         "HunyuanImage21Refiner",
-        LATER_HUNYUAN | dict(in_channels=128, out_channels=64, patch_size=[1, 1, 1], byt5=False),
+        NEWER_HUNYUAN | dict(in_channels=128, out_channels=64, patch_size=[1, 1, 1], byt5=False),
         latent=(64, FRAMES, 4, 4),
         text=64,
         family="hunyuan_video",
-        newer=SUM,
+        newer=MEANFLOW_SUM,
     ),
     "ltx": TinyModel(
         "LTXV",
@@ -235,7 +235,7 @@ VIDEO: dict[str, TinyModel] = {
         ),
         latent=(128, FRAMES, 4, 4),
         text=64,
-        extra=mask,
+        extra=attention_mask,
     ),
     "cosmos1": TinyModel(
         "CosmosT2V",
@@ -304,7 +304,7 @@ VIDEO: dict[str, TinyModel] = {
         ),
         latent=(12, FRAMES, 8, 8),
         text=64,
-        extra=mask,
+        extra=attention_mask,
     ),
 }
 
@@ -313,8 +313,8 @@ VIDEO |= {  # in ComfyUI 0.30 and later
         "WAN21_SCAIL",
         dict(model_type="scail", in_dim=20),
         extra=lambda: {
-            "reference_latents": [values(1, 16, 1, 8, 8)],
-            "pose_video_latent": values(1, 16, FRAMES, 8, 8),
+            "reference_latents": [random_tensor(1, 16, 1, 8, 8)],
+            "pose_video_latent": random_tensor(1, 16, FRAMES, 8, 8),
             **clip_vision(),
         },
         family="wan_variants",
@@ -322,7 +322,7 @@ VIDEO |= {  # in ComfyUI 0.30 and later
     "wan_dancer": wan(
         "WAN22_WanDancer",
         dict(model_type="wandancer", in_dim=36, audio_inject_layers=[0, DEPTH - 1]),
-        extra=lambda: {"audio_embed": values(1, 16, 35), **clip_vision()},
+        extra=lambda: {"audio_embed": random_tensor(1, 16, 35), **clip_vision()},
         family="wan_variants",
     ),
     "anima": TinyModel(
@@ -331,7 +331,7 @@ VIDEO |= {  # in ComfyUI 0.30 and later
         latent=(16, 1, 8, 8),
         text=64,
         patches_replace=False,
-        trim=without_adapter,
+        trim=remove_adapter,
     ),
     "kandinsky5": TinyModel(
         "Kandinsky5",
@@ -366,6 +366,6 @@ VIDEO |= {  # in ComfyUI 0.30 and later
         latent=LATENT,
         text=64,
         patches_replace=False,
-        prepare=calm_cogvideox,
+        prepare=damp_cogvideox,
     ),
 }

@@ -1,4 +1,4 @@
-"""The video part of `tiny_pipelines`."""
+"""Tiny pipelines of the video families (see tiny_pipelines)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny_pipelines import (
     NO_GUIDANCE,
     TOKENS,
     TinyPipeline,
-    calm,
+    damp_time_embedding,
     flow,
     image,
     prompts,
@@ -109,9 +109,9 @@ def wan_vace() -> Any:
     )  # fmt: skip
 
 
-def wan_calm(pipe: Any) -> None:
+def damp_wan(pipe: Any) -> None:
     for transformer in transformers(pipe):
-        calm(transformer.condition_embedder.time_embedder.linear_2)
+        damp_time_embedding(transformer.condition_embedder.time_embedder.linear_2)
 
 
 def hunyuan_video() -> Any:
@@ -197,7 +197,7 @@ def mochi() -> Any:
 
 
 class NoSafetyChecker:
-    """Cosmos asks one for every prompt and video; the real one is another package."""
+    """Accepts every prompt and video; Cosmos requires a checker, which is in another package."""
 
     def to(self, device: Any) -> NoSafetyChecker:
         return self
@@ -246,35 +246,35 @@ VIDEO: dict[str, TinyPipeline] = {
         wan,
         lambda: {**prompts(16), **GUIDED, **FRAMES},
         unguided=NO_GUIDANCE,
-        calm=wan_calm,
+        prepare=damp_wan,
     ),
     "wan22_experts": TinyPipeline(
         "wan21",
         lambda: wan(experts=2),
         lambda: {**prompts(16), **GUIDED, **FRAMES},
         unguided=NO_GUIDANCE,
-        calm=wan_calm,
+        prepare=damp_wan,
     ),
     "wan22_5b": TinyPipeline(
         "wan21",
         wan_5b,
         lambda: {**prompts(16), **GUIDED, **FRAMES},
         unguided=NO_GUIDANCE,
-        calm=wan_calm,
+        prepare=damp_wan,
     ),
     "wan22_i2v": TinyPipeline(
         "wan21",
         lambda: wan("WanImageToVideoPipeline", in_channels=36),
         lambda: {**prompts(16), **GUIDED, **FRAMES, "image": image()},
         unguided=NO_GUIDANCE,
-        calm=wan_calm,
+        prepare=damp_wan,
     ),
     "wan_vace": TinyPipeline(
         "wan21",
         wan_vace,
         lambda: {**prompts(16), **GUIDED, **FRAMES},
         unguided=NO_GUIDANCE,
-        calm=wan_calm,
+        prepare=damp_wan,
     ),
     "hunyuan_video": TinyPipeline(
         "hunyuan_video",
@@ -300,7 +300,7 @@ VIDEO: dict[str, TinyPipeline] = {
         lambda: {**prompts(16), **GUIDED, **FRAMES},
         guidance="one batch",
         unguided=NO_GUIDANCE,
-        calm=lambda pipe: calm(pipe.transformer.time_embedding.linear_2),
+        prepare=lambda pipe: damp_time_embedding(pipe.transformer.time_embedding.linear_2),
         flow=False,
     ),
     "mochi": TinyPipeline(

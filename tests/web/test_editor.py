@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 from comfy_server import ROOT, Server, serving
-from editing import FLAGS, SEEDS, STEPS, Editor, editing, find_chromium, kinds, line_of, quickstart
+from editing import (
+    FLAGS,
+    SEEDS,
+    STEPS,
+    Editor,
+    cell_kinds,
+    expected_summary,
+    find_chromium,
+    open_editor,
+    quickstart_graph,
+)
 from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = find_chromium()
@@ -42,7 +52,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module", params=["classic", "nodes2"])
 def editor(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Editor]:
-    with editing(browser, server, request.param) as opened:
+    with open_editor(browser, server, request.param) as opened:
         yield opened
 
 
@@ -85,7 +95,7 @@ def test_templates_are_offered_with_their_pictures(editor: Editor) -> None:
 
 
 def test_the_strip_fills_step_by_step(editor: Editor) -> None:
-    editor.load(quickstart())
+    editor.load(quickstart_graph())
     editor.page.wait_for_selector(".teacache-strip")
     assert editor.page.locator(FILLED).count() == 0
     assert editor.lines() == ["No run yet: the steps show here while they run."]
@@ -105,7 +115,7 @@ def test_the_strip_fills_step_by_step(editor: Editor) -> None:
     (report,) = editor.finish().values()
     editor.page.wait_for_function(
         "text => document.querySelector('.teacache-line').innerText === text",
-        arg=line_of(report),
+        arg=expected_summary(report),
         timeout=5000,
     )
     shown = editor.page.evaluate("() => window.shown")
@@ -116,7 +126,7 @@ def test_the_strip_fills_step_by_step(editor: Editor) -> None:
     assert {state["cells"] for state in during} == {STEPS}, "the cells to come are not shown"
     assert all(f"of {STEPS} steps · " in state["line"] for state in during)
     forced = {"first step", "last step", "error not known yet"}
-    assert kinds(editor) == [
+    assert cell_kinds(editor) == [
         "skipped" if r["skipped"] else "forced" if r["reason"] in forced else "computed"
         for r in report["records"]
     ]
@@ -145,10 +155,10 @@ def test_a_cell_tells_its_step(editor: Editor) -> None:
 
 
 def test_the_last_run_survives_a_reload(editor: Editor) -> None:
-    before = editor.lines(), kinds(editor)
+    before = editor.lines(), cell_kinds(editor)
     editor.open()
     editor.page.wait_for_selector(FILLED, state="attached")
-    assert (editor.lines(), kinds(editor)) == before
+    assert (editor.lines(), cell_kinds(editor)) == before
 
 
 def test_two_nodes_in_one_graph(editor: Editor) -> None:
@@ -164,7 +174,7 @@ def test_two_nodes_in_one_graph(editor: Editor) -> None:
     reports = editor.finish()
     assert (reports["21"]["steps"], reports["2"]["steps"]) == (18, 22)
     assert min(report["skipped"] for report in reports.values()) > 0
-    assert sorted(editor.lines()) == sorted(map(line_of, reports.values()))
+    assert sorted(editor.lines()) == sorted(map(expected_summary, reports.values()))
     metrics = editor.page.locator(".teacache-text")
     metrics.filter(has_text="PSNR").wait_for(state="attached")
     assert " · SSIM 0." in metrics.inner_text()
@@ -173,7 +183,7 @@ def test_two_nodes_in_one_graph(editor: Editor) -> None:
 
 
 def test_a_run_of_another_workflow_stays_off_the_graph(editor: Editor) -> None:
-    graph = quickstart(steps=20)
+    graph = quickstart_graph(steps=20)
     editor.load(graph)
     editor.run()
     editor.page.wait_for_selector(FILLED, state="attached")
@@ -183,11 +193,11 @@ def test_a_run_of_another_workflow_stays_off_the_graph(editor: Editor) -> None:
     assert editor.lines() == ["No run yet: the steps show here while they run."]
     editor.load(graph)
     editor.page.wait_for_selector(FILLED, state="attached")
-    assert editor.lines() == [line_of(report)]
+    assert editor.lines() == [expected_summary(report)]
 
 
 def test_inside_a_subgraph(editor: Editor) -> None:
-    editor.load(quickstart(steps=16))
+    editor.load(quickstart_graph(steps=16))
     editor.page.evaluate(
         """() => {
             const node = app.graph.nodes.find(({ type }) => type === "ApplyTeaCache");
@@ -202,7 +212,7 @@ def test_inside_a_subgraph(editor: Editor) -> None:
         "() => app.canvas.openSubgraph(app.graph.nodes.find(n => n.isSubgraphNode()).subgraph)"
     )
     editor.page.wait_for_selector(FILLED, state="attached")
-    assert editor.lines() == [line_of(report)]
+    assert editor.lines() == [expected_summary(report)]
     editor.screenshot("subgraph")
     editor.page.evaluate("() => app.canvas.setGraph(app.graph.rootGraph ?? app.graph)")
 
@@ -220,7 +230,7 @@ def choose(editor: Editor, kind: str, **values: Any) -> None:
 
 
 def test_a_preset_tells_its_evidence(editor: Editor) -> None:
-    editor.load(quickstart(steps=12))
+    editor.load(quickstart_graph(steps=12))
     choose(editor, "ApplyTeaCache", preset="2.0x")
     editor.run()
     (report,) = editor.finish().values()
@@ -231,7 +241,7 @@ def test_a_preset_tells_its_evidence(editor: Editor) -> None:
     assert (report["computed"], report["skipped"]) == (6, 6)
     head = editor.page.locator(".teacache-head").inner_text().split("\n")
     assert head == [f"{report['family_name']} · planned", "plan"]
-    assert set(kinds(editor)) == {"forced", "computed", "skipped"}
+    assert set(cell_kinds(editor)) == {"forced", "computed", "skipped"}
     editor.screenshot("preset")
 
 
@@ -251,7 +261,7 @@ def test_a_calibration_is_shown_found_and_deleted(editor: Editor, server: Server
         editor.fit()
         editor.screenshot("calibrated")
 
-        editor.load(quickstart(steps=8))
+        editor.load(quickstart_graph(steps=8))
         choose(editor, "ApplyTeaCache", preset="2.0x")
         editor.run()
         (report,) = editor.finish().values()
@@ -270,7 +280,7 @@ def test_a_calibration_is_shown_found_and_deleted(editor: Editor, server: Server
 
 
 def test_a_node_taken_away_while_it_runs(editor: Editor) -> None:
-    editor.load(quickstart(steps=15))
+    editor.load(quickstart_graph(steps=15))
     editor.run()
     editor.page.wait_for_selector(FILLED, state="attached")
     editor.page.evaluate(
@@ -281,7 +291,7 @@ def test_a_node_taken_away_while_it_runs(editor: Editor) -> None:
 
 
 def test_settings(editor: Editor) -> None:
-    editor.load(quickstart())
+    editor.load(quickstart_graph())
     put = "([key, value]) => app.extensionManager.setting.set(key, value)"
     editor.page.keyboard.press("Control+,")
     editor.page.locator(".settings-sidebar, .p-dialog").first.wait_for()
@@ -315,7 +325,7 @@ def record(step: int, skipped: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("steps", [4, 1000])
 def test_few_and_many_steps(editor: Editor, steps: int) -> None:
-    editor.load(quickstart())
+    editor.load(quickstart_graph())
     records = [record(step, step % 7 > 0) for step in range(steps)]
     editor.page.evaluate(
         """([steps, records]) => {
@@ -336,7 +346,7 @@ def test_few_and_many_steps(editor: Editor, steps: int) -> None:
 
 
 def test_a_model_that_is_left_as_it_is_says_so(editor: Editor) -> None:
-    editor.load(quickstart())
+    editor.load(quickstart_graph())
     sentence = "UNetModel is not a transformer that TeaCache knows: the model is left as it is."
     editor.page.evaluate(
         """notes => app.api.dispatchCustomEvent("teacache.ready",
@@ -374,8 +384,8 @@ def test_every_reason_has_its_colour(editor: Editor) -> None:
 
 def test_another_language_and_a_light_theme(browser: Browser, server: Server) -> None:
     settings = {"Comfy.Locale": "zh", "Comfy.ColorPalette": "light"}
-    with editing(browser, server, "classic", **settings) as editor:
-        editor.load(quickstart(steps=12))
+    with open_editor(browser, server, "classic", **settings) as editor:
+        editor.load(quickstart_graph(steps=12))
         editor.page.wait_for_selector(".teacache-strip")
         assert editor.lines() == ["尚未运行：运行时会在此逐步显示。"]
         editor.run()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from sampling import NEVER, cached, report_of, sample, spying
+from sampling import SKIP_NONE, cached, report_of, sample, spying
 
 from teacache.engine.decision import BranchState, PassState
 from teacache.engine.run import Run
@@ -49,7 +49,7 @@ def test_a_skip_runs_nothing_of_the_model(name: str) -> None:
     assert spy.skipped_calls == 0, "what is called is computed"
 
 
-@pytest.mark.parametrize("threshold", [0.0, NEVER])
+@pytest.mark.parametrize("threshold", [0.0, SKIP_NONE])
 def test_nothing_skipped_is_bit_identical(sd3: Any, threshold: float) -> None:
     clone, handle = forecast(sd3, threshold)
     assert torch.equal(sample(clone, "sd3", steps=8), sample(sd3, "sd3", steps=8))
@@ -132,7 +132,7 @@ def noise_of(name: str) -> torch.Tensor:
 
 def test_the_error_rate_in_the_report_is_what_the_next_step_was_seen_to_miss(sd3: Any) -> None:
     """The first distance, from the first three predictions of the model."""
-    clone, handle = forecast(sd3, NEVER)
+    clone, handle = forecast(sd3, SKIP_NONE)
     seen: list[torch.Tensor] = []
     clone.set_model_sampler_post_cfg_function(
         lambda args: (seen.append((args["input"] - args["denoised"]).clone()), args["denoised"])[1]
@@ -224,7 +224,7 @@ def test_levels_of_a_single_sampler_are_those_of_the_schedule(sd3: Any) -> None:
     from teacache.hosts.comfyui.samplers import ONE_EVAL_PER_STEP
 
     for sampler in ONE_EVAL_PER_STEP:
-        clone, handle = forecast(sd3, NEVER)
+        clone, handle = forecast(sd3, SKIP_NONE)
         sample(clone, "sd3", steps=6, sampler=sampler)
         report = report_of(handle)
         seen = [record.sigma for record in report.records]

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from hostile import MANY, MODES, NAME, alive, custom, latent, pattern, small, state_of
+from hostile import (
+    FAMILY,
+    MODES,
+    SKIP_HALF,
+    latent,
+    live_objects,
+    sample_custom,
+    skip_pattern,
+    small_model,
+    state_of,
+)
 from sampling import cached, report_of
 
 pytestmark = pytest.mark.usefixtures("comfy")
@@ -20,7 +30,7 @@ SIGMAS = [1.0, 0.9, 0.78, 0.66, 0.54, 0.42, 0.3, 0.18, 0.08, 0.0]
 
 @pytest.fixture(scope="module")
 def model(comfy: Any) -> Any:
-    return small()
+    return small_model()
 
 
 def guided(model: Any, guider: Any, sampler: Any = "euler", seed: int = 1) -> torch.Tensor:
@@ -39,7 +49,7 @@ def make_guider(model: Any, kind: type | None = None, cfg: Any = 3.0) -> Any:
     import comfy.samplers
 
     guider = (kind or comfy.samplers.CFGGuider)(model)
-    guider.set_conds(tiny_models.cond(NAME, 1), tiny_models.cond(NAME, 2))
+    guider.set_conds(tiny_models.cond(FAMILY, 1), tiny_models.cond(FAMILY, 2))
     guider.cfg = cfg
     return guider
 
@@ -69,9 +79,9 @@ def test_a_sampler_function_without_a_name(
 ) -> None:
     import comfy.samplers
 
-    native = custom(model, SIGMAS, sampler=comfy.samplers.KSAMPLER(make()))
+    native = sample_custom(model, SIGMAS, sampler=comfy.samplers.KSAMPLER(make()))
     clone, handle = cached(model, threshold, mode="forecast")
-    got = custom(clone, SIGMAS, sampler=comfy.samplers.KSAMPLER(make()))
+    got = sample_custom(clone, SIGMAS, sampler=comfy.samplers.KSAMPLER(make()))
     if threshold == 0:
         assert torch.equal(got, native)
     else:
@@ -106,7 +116,7 @@ def test_the_name_of_a_function_tells_nothing(model: Any) -> None:
         return known.sample_euler_ancestral(*args, **options)
 
     clone, handle = cached(model, 0.4, mode="forecast")
-    custom(clone, SIGMAS, sampler=comfy.samplers.KSAMPLER(sample_euler))
+    sample_custom(clone, SIGMAS, sampler=comfy.samplers.KSAMPLER(sample_euler))
     report = report_of(handle)
     assert report.method == "faithful"
     (note,) = report.warnings
@@ -207,15 +217,15 @@ def test_a_guider_that_calls_its_own_predict_noise(model: Any) -> None:
             return self.predict_noise(*args, **options)
 
     for mode in MODES:
-        clone, handle = cached(model, MANY[mode], mode=mode)
+        clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
         guider = make_guider(clone, Direct)
         direct = guided(clone, guider)
         assert "predict_noise" not in vars(guider)
         direct_report = report_of(handle)
         assert direct_report.skipped > 0 and len(direct_report.records) == 9
-        clone, handle = cached(model, MANY[mode], mode=mode)
+        clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
         assert torch.equal(direct, guided(clone, make_guider(clone)))
-        assert pattern(report_of(handle)) == pattern(direct_report)
+        assert skip_pattern(report_of(handle)) == skip_pattern(direct_report)
 
 
 # --- wrappers ------------------------------------------------------------------------------------
@@ -230,19 +240,19 @@ def test_a_wrapper_that_samples_twice(model: Any, mode: str) -> None:
         executor(*args, **options)
         return executor(*args, **options)
 
-    clone, handle = cached(model, MANY[mode], mode=mode)
-    expected = custom(clone, SIGMAS)
-    clone, handle = cached(model, MANY[mode], mode=mode)
+    clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
+    expected = sample_custom(clone, SIGMAS)
+    clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
     outer = clone.clone()
     outer.wrappers = {}
     outer.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "twice", twice)
     for wrapper in clone.get_wrappers(WrappersMP.OUTER_SAMPLE, "teacache"):
         outer.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "teacache", wrapper)
     before = state_of(outer)
-    got = custom(outer, SIGMAS)
+    got = sample_custom(outer, SIGMAS)
     assert torch.equal(got, expected)
     assert [len(report.records) for report in handle.reports] == [9, 9]
-    assert alive() == []
+    assert live_objects() == []
     assert repr(outer.model_options) == before["options"]
 
 
@@ -252,7 +262,7 @@ def test_at_threshold_0_nothing_of_ours_is_reached(
     """Whatever our own code would raise: a switched-off node runs the graph as without it."""
     from teacache.hosts.comfyui import patch
 
-    native = custom(model, SIGMAS)
+    native = sample_custom(model, SIGMAS)
 
     def broken(*args: Any, **options: Any) -> Any:
         raise RuntimeError("reached")
@@ -261,5 +271,5 @@ def test_at_threshold_0_nothing_of_ours_is_reached(
     clone, handle = cached(model, 0.0)
     for name in names:
         monkeypatch.setattr(patch, name, broken)
-    assert torch.equal(custom(clone, SIGMAS), native)
+    assert torch.equal(sample_custom(clone, SIGMAS), native)
     assert report_of(handle).summary.endswith("off (threshold 0)")

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from hostile import MANY, MODES, alive, assert_same_state, patched, pattern, run, small, state_of
+from hostile import (
+    MODES,
+    SKIP_HALF,
+    assert_same_state,
+    live_objects,
+    patched,
+    run,
+    skip_pattern,
+    small_model,
+    state_of,
+)
 from sampling import SKIP_ALL, cached, report_of, sample, stack_blocks
 
 pytestmark = pytest.mark.usefixtures("comfy")
@@ -18,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("comfy")
 
 @pytest.fixture
 def model(comfy: Any) -> Any:
-    return small()
+    return small_model()
 
 
 # --- proxies show their block --------------------------------------------------------------------
@@ -145,7 +155,7 @@ def split_over_devices(model: Any, copy: Any) -> Iterator[Pool]:
 
 def copy_of(model: Any) -> Any:
     """The same model once more; both have sampled, and hold what ComfyUI leaves on them."""
-    copy = small()
+    copy = small_model()
     copy.model.load_state_dict(model.model.state_dict())
     for each in (model, copy):
         run(each, steps=2)
@@ -161,15 +171,15 @@ def test_branches_in_threads_take_the_joint_decision(model: Any) -> None:
     for threshold in (0.15, 0.25, 0.4, 0.6):
         clone, handle = cached(model, threshold)
         expected = run(clone, steps=12)
-        decisions = pattern(report_of(handle))
+        decisions = skip_pattern(report_of(handle))
         skipped += report_of(handle).skipped
         for _ in range(2):
             clone, handle = cached(model, threshold)
             with split_over_devices(model, copy):
                 got = run(clone, steps=12)
-            assert pattern(report_of(handle)) == decisions
+            assert skip_pattern(report_of(handle)) == decisions
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
-    assert skipped > 8 and alive() == []
+    assert skipped > 8 and live_objects() == []
     assert_same_state(model, before[0])
     assert_same_state(copy, before[1])
 
@@ -189,7 +199,7 @@ def test_a_device_that_fails_leaves_every_copy_clean(model: Any) -> None:
     with split_over_devices(model, copy), pytest.raises(RuntimeError, match="a device failed"):
         run(clone, steps=12)
     hook.remove()
-    assert report_of(handle).outcome == "failed" and alive() == []
+    assert report_of(handle).outcome == "failed" and live_objects() == []
     assert_same_state(model, before[0])
     assert_same_state(copy, before[1])
 
@@ -228,15 +238,15 @@ def test_no_memory_for_what_is_cached_costs_speed_and_not_the_run(
     def exhausted(*_: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    clone, handle = cached(model, MANY[mode], mode=mode)
+    clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
     with patched(owner, name, make):
         got = run(clone, steps=12)
     report = report_of(handle)
     assert len(calls) >= call, "nothing failed"
     assert got.isfinite().all() and len(report.records) == 12
     assert "there is no memory left for what it caches" in " ".join(report.warnings)
-    after = pattern(report).rstrip("c")
-    assert "s" not in pattern(report)[len(after) :] and alive() == []
+    after = skip_pattern(report).rstrip("c")
+    assert "s" not in skip_pattern(report)[len(after) :] and live_objects() == []
     assert report.outcome == "done"
 
 

@@ -8,8 +8,19 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from hostile import MANY, MODES, NAME, alive, cached_run, distance, latent, pattern, run, small
-from sampling import NEVER, SKIP_ALL, cached, report_of
+from hostile import (
+    FAMILY,
+    MODES,
+    SKIP_HALF,
+    cached_run,
+    distance,
+    latent,
+    live_objects,
+    run,
+    skip_pattern,
+    small_model,
+)
+from sampling import SKIP_ALL, SKIP_NONE, cached, report_of
 
 from teacache.report import Reason
 
@@ -20,11 +31,11 @@ LATENT = (8, 8)
 
 @pytest.fixture(scope="module")
 def model(comfy: Any) -> Any:
-    return small()
+    return small_model()
 
 
 def cond(seed: int, **entries: Any) -> list[Any]:
-    ((context, known),) = tiny_models.cond(NAME, seed)
+    ((context, known),) = tiny_models.cond(FAMILY, seed)
     return [[context, {**known, **entries}]]
 
 
@@ -52,9 +63,9 @@ def test_the_negative_opposite_an_area_keeps_its_own_residual(
     assert torch.equal(native, run(model, **size, negative=negative))
     clone, handle = cached(model, SKIP_ALL, mode=mode, max_skip=1)
     got = run(clone, **size, negative=cond(9))
-    decided = pattern(report_of(handle))
+    decided = skip_pattern(report_of(handle))
     torch.testing.assert_close(got, run(clone, **size, negative=negative), rtol=0, atol=1e-5)
-    assert pattern(report_of(handle)) == decided and decided.count("s") >= 4
+    assert skip_pattern(report_of(handle)) == decided and decided.count("s") >= 4
 
 
 @both_modes
@@ -75,8 +86,8 @@ def test_a_masked_latent_is_kept_where_it_is_masked(model: Any, mode: str) -> No
         return out["samples"]
 
     native = paint(model)
-    assert torch.equal(paint(cached(model, NEVER, mode=mode)[0]), native)
-    clone, handle = cached(model, MANY[mode], mode=mode)
+    assert torch.equal(paint(cached(model, SKIP_NONE, mode=mode)[0]), native)
+    clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
     got = paint(clone)
     assert report_of(handle).skipped >= 4
     torch.testing.assert_close(got[..., :2], start[..., :2], rtol=0, atol=1e-5)
@@ -97,7 +108,7 @@ def test_a_cond_that_appears_within_the_run(model: Any, mode: str) -> None:
     """The first evaluation with it is computed; so is the first one after another has gone."""
     positive = cond(1, end_percent=0.6) + cond(3, start_percent=0.3)
     native = run(model, steps=24, positive=positive)
-    never, _ = cached_run(model, mode, NEVER, steps=24, positive=positive)
+    never, _ = cached_run(model, mode, SKIP_NONE, steps=24, positive=positive)
     assert torch.equal(never, native)
     got, report = cached_run(model, mode, SKIP_ALL, steps=24, positive=positive)
     crossed = crossings(model, [sigma_at(model, 0.3), sigma_at(model, 0.6)], report)
@@ -105,7 +116,7 @@ def test_a_cond_that_appears_within_the_run(model: Any, mode: str) -> None:
     for place in crossed:
         assert not report.records[place].skipped
         assert mode == "forecast" or report.records[place - 1].skipped
-    assert pattern(report).count("s") >= 8 and torch.isfinite(got).all()
+    assert skip_pattern(report).count("s") >= 8 and torch.isfinite(got).all()
 
 
 class Control:
@@ -147,7 +158,7 @@ def test_a_controlnet_that_begins_and_ends_within_the_run(model: Any, mode: str)
     conds = {"positive": positive, "negative": negative, "steps": 24}
     native = run(model, **conds)
     assert distance(native, run(model, steps=24)) > 1e-3, "the control has no effect"
-    assert torch.equal(cached_run(model, mode, NEVER, **conds)[0], native)
+    assert torch.equal(cached_run(model, mode, SKIP_NONE, **conds)[0], native)
     control.gave.clear()
     got, report = cached_run(model, mode, SKIP_ALL, **conds)
     crossed = crossings(model, [sigma_at(model, 0.3), sigma_at(model, 0.7)], report)
@@ -172,13 +183,13 @@ def test_a_lora_before_and_behind_the_cache(model: Any, mode: str) -> None:
     before = model.clone()
     before.add_patches(patches(model))
     expected, report = cached_run(before, mode, steps=12)
-    behind, handle = cached(model, MANY[mode], mode=mode)
+    behind, handle = cached(model, SKIP_HALF[mode], mode=mode)
     behind.add_patches(patches(model))
     assert torch.equal(run(behind, steps=12), expected)
-    assert pattern(report_of(handle)) == pattern(report) and report.skipped
+    assert skip_pattern(report_of(handle)) == skip_pattern(report) and report.skipped
     assert distance(expected, cached_run(model, mode, steps=12)[0]) > 1e-3
     native = run(before, steps=12)
-    assert torch.equal(cached_run(before, mode, NEVER, steps=12)[0], native)
+    assert torch.equal(cached_run(before, mode, SKIP_NONE, steps=12)[0], native)
 
 
 @both_modes
@@ -194,8 +205,8 @@ def test_a_lora_with_keyframes_is_computed_when_its_strength_changes(model: Any,
     positive = cond(1, hooks=group)
     native = run(model, steps=24, positive=positive)
     assert distance(native, run(model, steps=24)) > 1e-3, "the hook has no effect"
-    assert torch.equal(cached_run(model, mode, NEVER, steps=24, positive=positive)[0], native)
+    assert torch.equal(cached_run(model, mode, SKIP_NONE, steps=24, positive=positive)[0], native)
     _, report = cached_run(model, mode, SKIP_ALL, steps=24, positive=positive)
     (crossed,) = crossings(model, [sigma_at(model, 0.5)], report)
     assert report.records[crossed - 1].skipped and not report.records[crossed].skipped
-    assert alive() == []
+    assert live_objects() == []

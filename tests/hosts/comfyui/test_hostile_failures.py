@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 from hostile import (
-    MANY,
     MODES,
+    SKIP_HALF,
     assert_same_state,
     cached_run,
     failing,
-    failure,
+    make_failure,
     patched,
-    pattern,
     run,
-    small,
+    skip_pattern,
+    small_model,
     state_of,
-    watched,
+    track_objects,
 )
 from sampling import SKIP_ALL, cached, report_of
 from torch import nn
@@ -36,7 +36,7 @@ KINDS = ("interrupt", "error", "memory", "ctrl-c")
 
 @pytest.fixture(scope="module")
 def model(comfy: Any) -> Any:
-    return small(depth=2)
+    return small_model(depth=2)
 
 
 OUTCOMES = {
@@ -48,7 +48,7 @@ def sampled(model: Any, kind: str) -> bool:
     """Whether a run went through; its failure is forgotten, as an executor forgets it."""
     try:
         run(model, steps=STEPS)
-    except type(failure(kind)):
+    except type(make_failure(kind)):
         return False
     return True
 
@@ -63,13 +63,13 @@ def parts_of(model: Any) -> dict[str, nn.Module]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failure_at_any_call_of_any_block(model: Any, kind: str, mode: str) -> None:
     """And before and behind the blocks; each time the next run is what it always was."""
-    clone, handle = cached(model, MANY[mode], mode=mode)
+    clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
     expected = run(clone, steps=STEPS)
-    decided = pattern(report_of(handle))
+    decided = skip_pattern(report_of(handle))
     assert "s" in decided
     before, clone_options = state_of(model), repr(clone.model_options)
     failures = 0
-    with watched() as held:
+    with track_objects() as held:
         for part, module in parts_of(model).items():
             for call in range(1, STEPS + 1):
                 with failing(module, call, kind) as calls:
@@ -82,7 +82,7 @@ def test_a_failure_at_any_call_of_any_block(model: Any, kind: str, mode: str) ->
                 assert report.outcome == OUTCOMES[kind]
                 assert len(report.records) < STEPS
             assert torch.equal(run(clone, steps=STEPS), expected), part
-            assert pattern(report_of(handle)) == decided
+            assert skip_pattern(report_of(handle)) == decided
     assert failures >= 4 * decided.count("c")
     assert_same_state(model, before)
     assert repr(clone.model_options) == clone_options
@@ -99,7 +99,7 @@ def test_an_interruption_between_steps(model: Any, step: int, mode: str) -> None
     from comfy.model_management import InterruptProcessingException
     from tiny_models import cond
 
-    clone, handle = cached(model, MANY[mode], mode=mode)
+    clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
     before = state_of(model)
 
     def at(now: int, *_: Any) -> None:
@@ -109,7 +109,11 @@ def test_an_interruption_between_steps(model: Any, step: int, mode: str) -> None
     sampler = comfy.samplers.KSampler(clone, STEPS, "cpu", "euler", "simple", 1.0, {})
     start = torch.zeros(1, 16, 4, 4)
     noise = comfy.sample.prepare_noise(start, 1)
-    with watched() as held, torch.inference_mode(), pytest.raises(InterruptProcessingException):
+    with (
+        track_objects() as held,
+        torch.inference_mode(),
+        pytest.raises(InterruptProcessingException),
+    ):
         sampler.sample(noise, cond("sd3", 1), cond("sd3", 2), 3.0, start, callback=at)
     assert report_of(handle).outcome == "interrupted"
     assert len(report_of(handle).records) == step + 1
@@ -138,7 +142,7 @@ def test_no_memory_left_for_the_cache_itself(model: Any, place: str, mode: str) 
         return fails
 
     assert "predict" not in vars(Linear)
-    with watched() as held:
+    with track_objects() as held:
         with patched(owner, name, make):
             assert not sampled(clone, "memory")
         gc.collect()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hostile import MODES, alive, patched, run, small
+from hostile import MODES, live_objects, patched, run, small_model
 from sampling import SKIP_ALL, cached, report_of
 
 from teacache.engine.run import Run
@@ -43,7 +43,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 @pytest.fixture(scope="module")
 def model(comfy: Any) -> Any:
-    return small(depth=2)
+    return small_model(depth=2)
 
 
 def reachable(root: Any) -> list[torch.Tensor]:
@@ -100,7 +100,7 @@ def test_what_is_held_is_bounded_and_told(model: Any, method: str, steps: int) -
     assert report.skipped and len(seen) == steps
     assert max(map(occupied, seen)) == report.bytes_held == most
     seen.clear()
-    assert alive() == []
+    assert live_objects() == []
     assert f"{report.bytes_held / 1e6:.1f} MB held" in report.summary
 
 

@@ -9,19 +9,19 @@ import pytest
 import tiny_models
 import torch
 from hostile import (
-    MANY,
+    FAMILY,
     MODES,
-    NAME,
-    alive,
+    SKIP_HALF,
     cached_run,
     distance,
     latent,
+    live_objects,
     patched,
-    pattern,
     run,
-    small,
+    skip_pattern,
+    small_model,
 )
-from sampling import NEVER, SKIP_ALL, cached, report_of, sample, spying, stack_blocks
+from sampling import SKIP_ALL, SKIP_NONE, cached, report_of, sample, spying, stack_blocks
 
 from teacache.engine.decision import Decision
 from teacache.engine.device import SigmaReader
@@ -33,7 +33,7 @@ both_modes = pytest.mark.parametrize("mode", MODES)
 
 @pytest.fixture(scope="module")
 def model(comfy: Any) -> Any:
-    return small(depth=3)
+    return small_model(depth=3)
 
 
 def skip_layer(model: Any, end: float = 1.0) -> Any:
@@ -72,7 +72,7 @@ def test_guidance_before_and_behind_the_cache(
     native = run(guide(model), steps=20)
     if guide is not perturbed_attention:  # which patches UNets only: its pass repeats the cond's
         assert distance(native, run(model, steps=20)) > 1e-3, "the guidance has no effect"
-    for threshold in (NEVER, MANY[mode]):
+    for threshold in (SKIP_NONE, SKIP_HALF[mode]):
         if first == "guidance":
             clone, handle = cached(guide(model), threshold, mode=mode)
         else:
@@ -81,7 +81,7 @@ def test_guidance_before_and_behind_the_cache(
         with spying(model) as spy:
             got = run(clone, steps=20)
         report = report_of(handle)
-        if threshold == NEVER:
+        if threshold == SKIP_NONE:
             assert torch.equal(got, native)
             continue
         assert report.skipped >= 4 and distance(got, native) < 0.1
@@ -201,7 +201,7 @@ def test_context_windows_keep_to_themselves(schedule: str, mode: str) -> None:
     frames = {"latent": torch.zeros(1, 16, 7, 4, 4), "steps": 10}
     native = sample(windowed, "wan21", **frames)
     assert distance(native, sample(wan, "wan21", **frames)) > 1e-4, "the windows have no effect"
-    assert torch.equal(sample(cached(windowed, NEVER, mode=mode)[0], "wan21", **frames), native)
+    assert torch.equal(sample(cached(windowed, SKIP_NONE, mode=mode)[0], "wan21", **frames), native)
 
     now: list[tuple[int, ...]] = []
 
@@ -276,9 +276,9 @@ def test_two_caches_are_told_once_in_the_report(
     model: Any, other: Any, name: str, first: str, mode: str
 ) -> None:
     if first == "other":
-        clone, handle = cached(other(model), MANY[mode], mode=mode)
+        clone, handle = cached(other(model), SKIP_HALF[mode], mode=mode)
     else:
-        clone, handle = cached(model, MANY[mode], mode=mode)
+        clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
         clone = other(clone)
     outs = [run(clone, steps=24) for _ in range(2)]
     report = report_of(handle)
@@ -287,7 +287,7 @@ def test_two_caches_are_told_once_in_the_report(
     assert torch.isfinite(outs[0]).all() and torch.equal(*outs)
     off, handle = cached(other(model), 0.0, mode=mode)
     assert torch.equal(run(off, steps=24), run(other(model), steps=24))
-    assert report_of(handle).warnings == [] and alive() == []
+    assert report_of(handle).warnings == [] and live_objects() == []
 
 
 @pytest.mark.parametrize(("other", "name"), OTHERS)
@@ -310,7 +310,7 @@ def test_levels_are_read_where_another_cache_answers(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a graphics card levels are counted, not read; LazyCache makes the count wrong."""
-    lazy, handle = cached(lazy_cache(model), MANY["forecast"], mode="forecast")
+    lazy, handle = cached(lazy_cache(model), SKIP_HALF["forecast"], mode="forecast")
     expected = run(lazy, steps=24)
     evaluated = [record.sigma for record in report_of(handle).records]
     assert len(evaluated) < 24, "LazyCache skipped nothing"
@@ -329,15 +329,15 @@ def test_two_samplers_and_clones_share_a_model(model: Any, mode: str) -> None:
     native = run(model, steps=12)
     kinds = [{"steps": 12}, {"steps": 20, "cfg": 1.0, "seed": 5}, {"steps": 9, "batch": 2}]
     alone = [cached_run(model, mode, **kind) for kind in kinds]
-    shared, handle = cached(model, MANY[mode], mode=mode)
+    shared, handle = cached(model, SKIP_HALF[mode], mode=mode)
     users = [shared, shared.clone(), shared.clone().clone()]
     for _ in range(2):
         for user, kind, (expected, report) in zip(users, kinds, alone, strict=True):
             got = run(user, **kind)
             assert torch.equal(got, expected)
-            assert pattern(handle.report_for(got)) == pattern(report)
+            assert skip_pattern(handle.report_for(got)) == skip_pattern(report)
             assert torch.equal(run(model, steps=12), native)
-    assert alive() == []
+    assert live_objects() == []
 
 
 @both_modes
@@ -345,18 +345,18 @@ def test_a_merged_model(model: Any, mode: str) -> None:
     """A merge of a cached model is the cached merge, and another model than either."""
     from comfy_extras.nodes_model_merging import ModelMergeSimple
 
-    other = small(depth=3)
+    other = small_model(depth=3)
     with torch.no_grad():
         for parameter in other.model.diffusion_model.parameters():
             parameter.mul_(1.1)
     (merged,) = ModelMergeSimple().merge(model, other, 0.5)
     native = run(merged, steps=12)
     assert distance(native, run(model, steps=12)) > 1e-3
-    clone, _ = cached(merged, MANY[mode], mode=mode)
+    clone, _ = cached(merged, SKIP_HALF[mode], mode=mode)
     expected = run(clone, steps=12)
-    part, handle = cached(model, MANY[mode], mode=mode)
+    part, handle = cached(model, SKIP_HALF[mode], mode=mode)
     (behind,) = ModelMergeSimple().merge(part, other, 0.5)
     assert torch.equal(run(behind, steps=12), expected)
     assert report_of(handle).skipped and distance(expected, native) < 0.1
     assert torch.equal(run(model, latent=latent(), steps=12), run(model, steps=12))
-    assert report_of(handle).family == NAME
+    assert report_of(handle).family == FAMILY

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 import tiny_models
 import torch
-from hostile import alive, patched, small, state_of, watched
+from hostile import live_objects, patched, small_model, state_of, track_objects
 from hypothesis import HealthCheck, Phase, assume, event, given, note, settings
 from hypothesis import strategies as st
 from sampling import Spy, cached, report_of, sample, spying
@@ -146,7 +146,7 @@ def model_of(built: dict[str, Any], family: str) -> tuple[Any, str, torch.Tensor
 
     assume(hasattr(comfy.supported_models, tiny_models.TINY[name].config))
     if family not in built:
-        built[family] = small() if family == "small" else tiny_models.build(name)
+        built[family] = small_model() if family == "small" else tiny_models.build(name)
         sample(built[family], name, steps=1, latent=latent)  # ComfyUI notes what it has loaded
     return built[family], name, latent
 
@@ -217,7 +217,7 @@ def test_whatever_is_done(
     threshold = config.pop("threshold")
     if not tiny_models.TINY[name].splits:
         runs = [run for run in runs if not run.split]
-    with watched() as held:
+    with track_objects() as held:
         shared, handle = cached(model, threshold, **config)
         apart = Apart()
         shared.set_model_unet_function_wrapper(apart)
@@ -276,4 +276,4 @@ def one_run(
 
 
 def test_nothing_is_left_in_memory() -> None:
-    assert alive() == []
+    assert live_objects() == []

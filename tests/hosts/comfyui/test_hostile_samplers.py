@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from hostile import MANY, MODES, alive, cached_run, run, small
-from sampling import NEVER, spying
+from hostile import MODES, SKIP_HALF, cached_run, live_objects, run, small_model
+from sampling import SKIP_NONE, spying
 
 from teacache.report import Reason, RunReport
 
@@ -20,7 +20,7 @@ ADAPTIVE = ("dpm_fast", "dpm_adaptive")
 
 @pytest.fixture(scope="module")
 def model(comfy: Any) -> Any:
-    return small(depth=1)
+    return small_model(depth=1)
 
 
 def counts_rightly(report: RunReport, sampler: str) -> bool:
@@ -61,7 +61,7 @@ def test_every_sampler_with_every_scheduler(model: Any, mode: str) -> None:
             if mode == "forecast" and not whole:
                 break  # what runs is the faithful mode, which goes through all schedulers
     assert skipped > 100
-    assert alive() == []
+    assert live_objects() == []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -70,7 +70,7 @@ def test_nothing_skipped_is_bit_identical_with_every_sampler(model: Any, mode: s
 
     for sampler in comfy.samplers.SAMPLER_NAMES:
         native = run(model, steps=STEPS[mode], sampler=sampler)
-        got, report = cached_run(model, mode, NEVER, steps=STEPS[mode], sampler=sampler)
+        got, report = cached_run(model, mode, SKIP_NONE, steps=STEPS[mode], sampler=sampler)
         assert report.skipped == 0, sampler
         assert torch.equal(got, native), sampler
 
@@ -82,7 +82,7 @@ def test_a_sampler_that_chooses_its_own_levels_is_computed_and_told(
 ) -> None:
     """Its error control would measure the cache, and its last evaluation is not the schedule's."""
     native = run(model, steps=STEPS[mode], sampler=sampler)
-    got, report = cached_run(model, mode, 10 * MANY[mode], steps=STEPS[mode], sampler=sampler)
+    got, report = cached_run(model, mode, 10 * SKIP_HALF[mode], steps=STEPS[mode], sampler=sampler)
     assert torch.equal(got, native)
     assert {record.reason for record in report.records} == {Reason.UNCACHED}
     assert report.warnings == [

@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from hostile import MANY, MODES, alive, cached_run, custom, latent, pattern, run, small
-from sampling import NEVER, SKIP_ALL, cached, report_of, spying
+from hostile import (
+    MODES,
+    SKIP_HALF,
+    cached_run,
+    latent,
+    live_objects,
+    run,
+    sample_custom,
+    skip_pattern,
+    small_model,
+)
+from sampling import SKIP_ALL, SKIP_NONE, cached, report_of, spying
 
 from teacache.report import Reason
 
@@ -19,7 +29,7 @@ both_modes = pytest.mark.parametrize("mode", MODES)
 
 @pytest.fixture(scope="module")
 def model(comfy: Any) -> Any:
-    return small()
+    return small_model()
 
 
 def even(steps: int) -> list[float]:
@@ -42,9 +52,9 @@ def test_few_steps(model: Any, steps: int, mode: str) -> None:
         assert torch.equal(got, native)
         assert f"this is a {steps}-step schedule" in report.advice
     elif mode == "faithful":
-        assert pattern(report) == "c" + "s" * (steps - 2) + "c"
+        assert skip_pattern(report) == "c" + "s" * (steps - 2) + "c"
     else:
-        assert pattern(report).startswith("cccs")
+        assert skip_pattern(report).startswith("cccs")
 
 
 # --- levels ---------------------------------------------------------------------------------------
@@ -64,27 +74,27 @@ def test_levels_in_any_order(model: Any, sigmas: list[float], mode: str) -> None
     Where a step does not move, one of its two evaluations adds nothing, under any threshold.
     """
     start = torch.ones(1, 16, 4, 4) if sigmas is CLIMBS else latent()
-    native = custom(model, sigmas, start=start)
-    for threshold in (NEVER, MANY[mode], SKIP_ALL):
+    native = sample_custom(model, sigmas, start=start)
+    for threshold in (SKIP_NONE, SKIP_HALF[mode], SKIP_ALL):
         clone, handle = cached(model, threshold, mode=mode)
-        got = custom(clone, sigmas, start=start)
+        got = sample_custom(clone, sigmas, start=start)
         report = report_of(handle)
         assert [record.step for record in report.records] == list(range(len(sigmas) - 1))
         assert torch.isfinite(got).all()
         assert not report.records[0].skipped and not report.records[-1].skipped
-        if threshold == NEVER:
+        if threshold == SKIP_NONE:
             torch.testing.assert_close(got, native, rtol=0, atol=1e-5 if sigmas is REPEATS else 0)
             lengths = [b - a for a, b in pairwise(report.sigmas)]
             moved = [bool(a and b) for a, b in zip(lengths, [1.0, *lengths], strict=False)]
             assert not any(r.skipped for r, m in zip(report.records, moved, strict=True) if m)
     assert report.skipped
-    assert alive() == []
+    assert live_objects() == []
 
 
 def test_nothing_is_continued_around_a_turn(model: Any) -> None:
     """What was seen on the way down does not foretell the way up: what follows is computed."""
     clone, handle = cached(model, SKIP_ALL, mode="forecast")
-    custom(clone, RISES)
+    sample_custom(clone, RISES)
     records = report_of(handle).records
     turns = [
         step
@@ -100,14 +110,14 @@ def test_nothing_is_continued_around_a_turn(model: Any) -> None:
 def test_split_sigmas(model: Any, mode: str) -> None:
     """The second sampler knows nothing of the first: it equals one with a cache of its own."""
     high, low = even(16)[:9], even(16)[8:]
-    shared, handle = cached(model, MANY[mode], mode=mode)
-    middle = custom(shared, high)
+    shared, handle = cached(model, SKIP_HALF[mode], mode=mode)
+    middle = sample_custom(shared, high)
     first = report_of(handle)
-    got = custom(shared, low, start=middle, noise=torch.zeros_like(middle))
+    got = sample_custom(shared, low, start=middle, noise=torch.zeros_like(middle))
     second = report_of(handle)
-    fresh, alone = cached(model, MANY[mode], mode=mode)
-    assert torch.equal(got, custom(fresh, low, start=middle, noise=torch.zeros_like(middle)))
-    assert pattern(second) == pattern(report_of(alone))
+    fresh, alone = cached(model, SKIP_HALF[mode], mode=mode)
+    assert torch.equal(got, sample_custom(fresh, low, start=middle, noise=torch.zeros_like(middle)))
+    assert skip_pattern(second) == skip_pattern(report_of(alone))
     for report in (first, second):
         assert report.steps == len(report.records) == 8 and report.skipped
         assert report.records[0].reason is Reason.FIRST
@@ -132,16 +142,16 @@ def test_a_second_pass_in_another_size(model: Any, mode: str) -> None:
         assert report.records[0].reason is Reason.FIRST and report.skipped
         return [first, second]
 
-    shared = cached(model, MANY[mode], mode=mode)
-    one, two = passes(lambda: shared), passes(lambda: cached(model, MANY[mode], mode=mode))
+    shared = cached(model, SKIP_HALF[mode], mode=mode)
+    one, two = passes(lambda: shared), passes(lambda: cached(model, SKIP_HALF[mode], mode=mode))
     assert all(map(torch.equal, one, two))
     assert two[1].shape == (1, 16, 8, 8)
 
 
 @both_modes
 def test_another_type_from_run_to_run(mode: str) -> None:
-    model = small()
-    shared, handle = cached(model, MANY[mode], mode=mode)
+    model = small_model()
+    shared, handle = cached(model, SKIP_HALF[mode], mode=mode)
     for dtype in (torch.float32, torch.bfloat16, torch.float32):
         model.model.to(dtype)
         model.model.manual_cast_dtype = dtype
@@ -180,11 +190,11 @@ def test_another_latent_within_a_run_is_computed(
     model: Any, change: Any, shape: tuple[int, ...], mode: str
 ) -> None:
     sampler = growing(6, change, "sample_euler" if mode == "forecast" else "sample_growing")
-    native = custom(model, even(12), sampler=sampler)
-    clone, handle = cached(model, NEVER, mode=mode)
-    assert torch.equal(custom(clone, even(12), sampler=sampler), native)
+    native = sample_custom(model, even(12), sampler=sampler)
+    clone, handle = cached(model, SKIP_NONE, mode=mode)
+    assert torch.equal(sample_custom(clone, even(12), sampler=sampler), native)
     clone, handle = cached(model, SKIP_ALL, mode=mode)
-    got = custom(clone, even(12), sampler=sampler)
+    got = sample_custom(clone, even(12), sampler=sampler)
     assert got.shape == shape and torch.isfinite(got).all()
     records = report_of(handle).records
     assert records[6].reason is Reason.MISMATCH
@@ -202,12 +212,12 @@ def test_the_rows_of_a_batch_stay_apart(model: Any, batch: int, cfg: float, mode
     settings = {"max_skip": 1, "mode": mode}
     clone, handle = cached(model, SKIP_ALL, **settings)
     with spying(model) as spy:
-        together = custom(clone, even(12), noise=noise, start=latent(batch), cfg=cfg)
-    decided = pattern(report_of(handle))
+        together = sample_custom(clone, even(12), noise=noise, start=latent(batch), cfg=cfg)
+    decided = skip_pattern(report_of(handle))
     assert decided.count("s") >= 3
     assert len(spy.per_call) == (decided.count("c") if mode == "forecast" else 12)
     for row in range(batch):
-        alone = custom(clone, even(12), noise=noise[row : row + 1], cfg=cfg)
-        assert pattern(report_of(handle)) == decided
+        alone = sample_custom(clone, even(12), noise=noise[row : row + 1], cfg=cfg)
+        assert skip_pattern(report_of(handle)) == decided
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-3, atol=1e-3)
     assert (together[0] - together[1]).abs().mean() > 0.1

@@ -12,8 +12,8 @@ pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-
 
 import tiny_pipelines
 from pipeline_sampling import (
-    NEVER,
     SKIP_ALL,
+    SKIP_NONE,
     assert_nothing_is_left,
     report_of,
     spying,
@@ -39,7 +39,7 @@ def pipe(name: str) -> Any:
 def test_off_is_bit_identical_and_disable_restores_everything(name: str, pipe: Any) -> None:
     native = generate(pipe, name)
     before = state_of(pipe)
-    for threshold in (0.0, NEVER):
+    for threshold in (0.0, SKIP_NONE):
         handle = enable_teacache(pipe, threshold, mode="faithful")
         assert torch.equal(generate(pipe, name), native)
         report = report_of(handle)

@@ -12,8 +12,8 @@ pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-
 
 import tiny_pipelines
 from pipeline_sampling import (
-    NEVER,
     SKIP_ALL,
+    SKIP_NONE,
     assert_nothing_is_left,
     report_of,
     spying,
@@ -103,7 +103,7 @@ def test_the_listener_hears_each_step_before_the_next_begins(name: str, pipe: An
 def test_a_batch_with_one_changed_image_is_decided_by_the_largest_change(
     name: str, pipe: Any
 ) -> None:
-    with teacache(pipe, NEVER, mode="faithful") as handle:
+    with teacache(pipe, SKIP_NONE, mode="faithful") as handle:
         generate(pipe, name, seed=1)
         alone = [r.accumulated for r in report_of(handle).records]
         first = tiny_pipelines.noise(5, 1, 4, 8, 8)
@@ -128,7 +128,7 @@ def _seeded(seed: int) -> torch.Generator:
 @pytest.mark.parametrize("name", ["flux1", "lumina2"])
 def test_joint_decisions_are_taken_before_the_first_branch(name: str, pipe: Any) -> None:
     """Where text is in the indicator: one branch over the threshold computes both, never one."""
-    with teacache(pipe, NEVER, mode="faithful") as handle:
+    with teacache(pipe, SKIP_NONE, mode="faithful") as handle:
         generate(pipe, name, steps=10)
         distances = [r.distance for r in report_of(handle).records if r.distance is not None]
     middle = sorted(distances)[len(distances) // 2]
@@ -152,7 +152,7 @@ def test_a_branch_computed_after_another_was_skipped_makes_the_next_step_compute
     monkeypatch.setattr(DenoisingLoop, "_must_peek", lambda self, run, decision: False)
     pipe = tiny_pipelines.build("flux1")
     blocks = len(stack_blocks(pipe.transformer))
-    with teacache(pipe, NEVER, mode="faithful") as handle:
+    with teacache(pipe, SKIP_NONE, mode="faithful") as handle:
         generate(pipe, "flux1", steps=10)
         lowest = min(r.distance for r in report_of(handle).records if r.distance is not None)
     found = 0
@@ -175,7 +175,7 @@ def test_two_evaluations_a_step_are_told_apart() -> None:
     native_pipe = pipe
     native_pipe.scheduler = FlowMatchHeunDiscreteScheduler()
     native = generate(pipe, "sd3")
-    with teacache(pipe, NEVER, mode="faithful") as handle:
+    with teacache(pipe, SKIP_NONE, mode="faithful") as handle:
         assert torch.equal(generate(pipe, "sd3"), native)
     report = report_of(handle)
     assert report.steps == STEPS
@@ -187,7 +187,7 @@ def test_image_to_image_counts_its_own_steps() -> None:
     from diffusers import StableDiffusion3Img2ImgPipeline
 
     base = tiny_pipelines.build("sd3")
-    parts = {**base.components, "vae": tiny_pipelines.kl()}
+    parts = {**base.components, "vae": tiny_pipelines.kl_vae()}
     tiny_pipelines.set_weights(parts["vae"].eval())
     pipe = StableDiffusion3Img2ImgPipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
@@ -285,7 +285,7 @@ def test_enabling_twice_replaces_the_first() -> None:
     pipe = tiny_pipelines.build("sd3")
     before = state_of(pipe)
     first = enable_teacache(pipe, SKIP_ALL, mode="faithful")
-    second = enable_teacache(pipe, NEVER, mode="faithful")
+    second = enable_teacache(pipe, SKIP_NONE, mode="faithful")
     generate(pipe, "sd3")
     assert first.report_for() is None
     assert report_of(second).skipped == 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny_pipelines
 import torch
-from pipeline_sampling import NEVER, assert_nothing_is_left, report_of, spying, state_of
+from pipeline_sampling import SKIP_NONE, assert_nothing_is_left, report_of, spying, state_of
 from tiny_pipelines import TINY, generate, transformers
 
 from teacache.hosts.diffusers.enable import disable_teacache, enable_teacache, teacache
@@ -61,7 +61,7 @@ def test_a_skip_runs_nothing_and_leaves_nothing(name: str, built: dict[str, Any]
 def test_nothing_skipped_is_bit_identical(name: str, built: dict[str, Any]) -> None:
     pipe = pipe_of(built, name)
     native = generate(pipe, name)
-    for threshold in (0.0, NEVER):
+    for threshold in (0.0, SKIP_NONE):
         handle = enable_teacache(pipe, threshold)
         assert torch.equal(generate(pipe, name), native)
         assert report_of(handle).skipped == 0

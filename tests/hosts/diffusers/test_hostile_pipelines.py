@@ -12,7 +12,7 @@ from torch import nn
 pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-studio[diffusers]'")
 
 import tiny_pipelines
-from hostile import MODES, failing, patched, watched
+from hostile import MODES, failing, patched, track_objects
 from pipeline_sampling import assert_nothing_is_left, report_of, state_of
 from tiny_pipelines import generate, stack_blocks
 
@@ -50,7 +50,7 @@ def test_a_failure_at_any_call_of_any_block(pipe: Any, kind: str, mode: str) -> 
         pipe.transformer.proj_out,
     ]
     failures = 0
-    with watched() as held, teacache(pipe, MANY[mode], mode=mode) as handle:
+    with track_objects() as held, teacache(pipe, MANY[mode], mode=mode) as handle:
         expected = generate(pipe, "sd3", steps=STEPS)
         decided, state = pattern(handle), state_of(pipe)
         assert "s" in decided
