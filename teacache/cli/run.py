@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ExecutionError, UserError
 from ..hosts.comfyui.headless.boot import find_comfyui
-from ..workflows.assignments import Assignment, apply_assignments, parse_assignments
+from ..workflows.assignments import GraphWithSettings, apply_assignments, parse_assignments
 from ..workflows.graph import Graph
 from ..workflows.load import Completion, load_workflow
 from .options import add_host_options, say
@@ -26,8 +26,6 @@ from .run_results import (
 if TYPE_CHECKING:
     from ..hosts.comfyui.headless.session import GraphResult, Session
     from ..hosts.comfyui.headless.validation import ValidGraph
-
-GraphWithSettings = tuple[Graph, list[Assignment]]
 
 
 def add_parser(subparsers: Any) -> None:

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ExecutionError, UserError
-from ..workflows.assignments import Assignment, apply_assignments, parse_assignments
+from ..workflows.assignments import (
+    Assignment,
+    GraphWithSettings,
+    apply_assignments,
+    parse_assignments,
+)
 from ..workflows.definitions import Definitions, input_types
 from ..workflows.graph import Graph, describe
 from ..workflows.load import Completion
@@ -30,7 +35,6 @@ from .run_results import (
 
 if TYPE_CHECKING:
     from ..hosts.comfyui.remote import RemoteHost
-    from .run import GraphWithSettings
 
 
 def run_remote(args: argparse.Namespace, complete: Completion[GraphWithSettings]) -> int:

@@ -18,6 +18,8 @@ REFUSALS = (UserError, ConfigError, ExecutionError)
 """What a variant may raise: it is left out, and the comparison continues."""
 REFERENCE = "uncached"
 WARM_UP = "warming up"
+WARM_UP_STEPS = 3
+"""Steps of a sampling run that only warms up."""
 StepListener = Callable[[float, float], None]
 """Called with the steps done and the steps in all of a running sampling run."""
 

@@ -23,6 +23,9 @@ class Assignment:
     text: str
 
 
+GraphWithSettings = tuple[Graph, list[Assignment]]
+
+
 def parse_assignment(graph: Graph, argument: str) -> Assignment:
     """`NODE.INPUT=VALUE` with NODE looked up in `graph`; `UserError` when it has another form."""
     target, equals, text = argument.partition("=")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..comparison.axes import Point
+from ..comparison.runner import WARM_UP_STEPS
 from ..errors import UserError, listing, nearest
 from .definitions import NodeKind
 from .graph import Graph, Link, describe, downstream, find_node, is_link, upstream
@@ -14,7 +15,6 @@ from .selection import APPLY, find_sampler, prompt_field
 
 PICTURE = "sweep_picture"
 UNTOUCHED_THRESHOLD = 0.2
-WARM_UP_STEPS = 3
 CALIBRATE = "TeaCacheCalibrate"
 SAMPLING = ("model", "positive", "negative", "latent_image", "seed", "steps", "cfg",
             "sampler_name", "scheduler")  # fmt: skip

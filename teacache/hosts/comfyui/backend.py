@@ -18,6 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from ...calibration.calibrator import SampledRun
 from ...calibration.override import RunOverride
 from ...comparison import Point, Sample, StepListener
+from ...comparison.runner import WARM_UP_STEPS
 from ...config import TeaCacheConfig
 from ...digest import digest
 from ...engine.device import Clock
@@ -28,7 +29,6 @@ from .samplers import sampler_traits
 from .wrappers import KEY
 
 TIMED = "sampling alone: model loaded, without decoding"
-WARM_UP_STEPS = 3
 Latent = dict[str, Any]
 """As nodes pass it on: `samples`, and maybe `noise_mask` and `batch_index`."""
 Preview = tuple[str, Any, int]

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...comparison.runner import WARM_UP_STEPS
 from ...config import TeaCacheConfig
 from ...engine.run import RunListener
 from ...errors import ConfigError, ExecutionError, UserError
 from ...plots.pixels import to_pil
 from ...report import RunReport
 
-WARM_UP_STEPS = 3
 BATCHES = ("num_images_per_prompt", "num_videos_per_prompt")
 
 
