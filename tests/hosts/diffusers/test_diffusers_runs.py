@@ -149,7 +149,7 @@ def test_a_branch_computed_after_another_was_skipped_makes_the_next_step_compute
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without the peek, which a branch with a latent of its own does not allow."""
-    monkeypatch.setattr(DenoisingLoop, "_must_peek", lambda self, run, decision: False)
+    monkeypatch.setattr(DenoisingLoop, "_other_branches_count", lambda self, run, decision: False)
     pipe = tiny_pipelines.build("flux1")
     blocks = len(stack_blocks(pipe.transformer))
     with teacache(pipe, SKIP_NONE, mode="faithful") as handle:
