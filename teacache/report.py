@@ -12,6 +12,11 @@ REPORT_VERSION = 1
 FEW_STEPS = 8
 
 
+def format_bytes(count: int) -> str:
+    """A number of bytes in kB or MB."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
+
+
 class ReasonKind(str, Enum):
     """How a reason is shown: the colour of a cell in the editor's strip and in the timeline.
 
@@ -172,7 +177,7 @@ class RunReport:
         return (
             f"{self.family_name}: {self.computed} of {len(self.records)} {unit} computed, "
             f"{self.skipped} skipped · {self.estimated_speedup:.2f}x · "
-            f"saved {self.saved_seconds:.1f} s · {self.bytes_held / 1e6:.1f} MB held"
+            f"saved {self.saved_seconds:.1f} s · {format_bytes(self.bytes_held)} held"
         )
 
     @property

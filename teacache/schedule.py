@@ -30,11 +30,26 @@ class Schedule:
         self.segments = _segments(self.sigmas)
         """For each step, the number of turning points before it. Values are extrapolated only
         within one segment, where the noise level moves in one direction."""
+        moving = [
+            step
+            for step, (before, after) in enumerate(pairwise(self.sigmas))
+            if before > 0 and not same_sigma(before, after)
+        ]
+        self.last_step = moving[-1] if moving else max(self.steps - 1, 0)
+        """The last step that moves the sample: schedules may be padded with equal levels or 0."""
+        self.first_steps = frozenset(
+            step
+            for step, segment in enumerate(self.segments)
+            if not step or segment != self.segments[step - 1]
+        )
+        """The first step of each segment."""
         self._above_one = max(self.sigmas) > 1
         shares = [self._noise_share(sigma) for sigma in self.sigmas]
-        self._mean_noise_step = _mean(abs(b - a) for a, b in pairwise(shares))
+        self._mean_noise_step = _mean(abs(b - a) for a, b in pairwise(shares) if a != b)
         inner = [share for share in shares if LOG_SNR_MARGIN < share < 1 - LOG_SNR_MARGIN]
-        self._mean_log_snr_step = _mean(abs(_log_snr(b) - _log_snr(a)) for a, b in pairwise(inner))
+        self._mean_log_snr_step = _mean(
+            abs(_log_snr(b) - _log_snr(a)) for a, b in pairwise(inner) if a != b
+        )
 
     def relative_step_size(self, start: float, end: float) -> float:
         """Size of the step between two noise levels, in average steps of this schedule.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,12 @@ from .policy import Policy
 from .predictors import Predictor
 
 MIXED = "In some steps one branch of the guidance was skipped and another one computed."
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest of `values`; NaN if one of them is NaN, wherever it stands (unlike `max`)."""
+    every = list(values)
+    return math.nan if any(map(math.isnan, every)) else max(every)
 
 
 class RecomputePass(Exception):
@@ -99,6 +106,7 @@ class Decision:
         """Whether a branch was computed after another one was skipped."""
         self.called: set[Hashable] = set()
         """Keys of the branches that were called."""
+        self._calls: list[Hashable] = []
         self._policy = policy
         self._can_repeat = can_repeat
         self._skipped_a_call = False
@@ -137,13 +145,21 @@ class Decision:
         """Take the `distance` of some branches into the decision; the largest one counts."""
         if not self.needs_distance:
             return
-        self.distance = max(distance, self.distance or 0.0)
+        self.distance = largest([distance, self.distance or 0.0])
         self.accumulated = self.state.accumulated + self.distance
         reason = self._policy.compare(self.accumulated, self.state.skipped_in_a_row)
         if reason is Reason.UNDER_THRESHOLD:
             self.reason = reason
         else:
             self.require_compute(reason)
+
+    def repeats(self, keys: Sequence[Hashable]) -> bool:
+        """Whether one of the branches `keys` of a call was called before in this evaluation.
+
+        Then the key does not tell what is evaluated: tiles, or conds that share an identity.
+        """
+        self._calls += keys
+        return len(set(self._calls)) < len(self._calls)
 
     def mark_call_skipped(self) -> None:
         """A call of the model was skipped by this decision."""
@@ -152,6 +168,7 @@ class Decision:
     def restart(self) -> None:
         """Forget the calls made so far; the reason to compute stays."""
         self._skipped_a_call = False
+        self._calls = []
 
     def finish(self, sigma: float) -> None:
         """The evaluation at `sigma` is over: update the state of the pass.

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..families.streams import BlockArguments, FamilyMismatch, reading_model
 from ..report import Reason
-from .decision import BranchState, Decision
+from .decision import BranchState, Decision, largest
 from .device import OUT_OF_MEMORY
 from .indicators import relative_change
 from .predictors import combine, interpolation_weights
@@ -284,7 +284,7 @@ class StackForward:
                 run.observer.on_indicator_change(run.position.step, key, float(change.max()))
         if decision.needs_distance and len(changes) == len(states):
             values = run.reader.read(torch.cat([change for _, change in changes]))
-            decision.consider(max(run.distance(value) for value in values))
+            decision.consider(largest(run.distance(value) for value in values))
         if self._measure_only or not run.cache_is_reusable:
             return
         for state, part in zip(states, parts, strict=True):

@@ -29,7 +29,8 @@ class Policy(Protocol):
 @dataclass(frozen=True)
 class AccumulatedDistance:
     """TeaCache's rule (arXiv 2411.19108, eq. 6): skip while the accumulated distance stays below
-    the threshold. The first and last step of a run are always computed.
+    the threshold. The first and last step of a run are always computed, and with them the first
+    one after each turn of the noise level.
 
     Args:
         threshold: above 0.
@@ -37,6 +38,8 @@ class AccumulatedDistance:
         start, end: share of the steps, 0 to 1, within which steps may be skipped.
         max_skip: most evaluations skipped in a row, 0 for no limit.
         warmup: number of steps at the start that are always computed.
+        first_steps: steps at which the noise level begins or turns.
+        last_step: the last step that moves the sample; None for the schedule's last one.
     """
 
     threshold: float
@@ -45,11 +48,17 @@ class AccumulatedDistance:
     end: float = 1.0
     max_skip: int = 0
     warmup: int = 0
+    first_steps: frozenset[int] = frozenset({0})
+    last_step: int | None = None
+
+    @property
+    def _last(self) -> int:
+        return self.steps - 1 if self.last_step is None else self.last_step
 
     def fixed_reason(self, step: int) -> Reason | None:
-        if step <= 0:
+        if step <= 0 or step in self.first_steps:
             return Reason.FIRST
-        if step >= self.steps - 1:
+        if step >= self._last:
             return Reason.LAST
         if step < self.warmup:
             return Reason.WARMUP
@@ -67,7 +76,7 @@ class AccumulatedDistance:
         return Reason.UNDER_THRESHOLD
 
     def cache_is_reusable(self, step: int) -> bool:
-        return step + 1 < min(self.steps - 1, self.end * self.steps)
+        return step + 1 < min(self._last, self.end * self.steps)
 
 
 @dataclass(frozen=True)
@@ -77,15 +86,22 @@ class PlannedSteps:
     Args:
         computed: indices of the computed steps. The first and last step always are.
         steps: number of steps of the run.
+        first_steps, last_step: as in `AccumulatedDistance`.
     """
 
     computed: frozenset[int]
     steps: int
+    first_steps: frozenset[int] = frozenset({0})
+    last_step: int | None = None
+
+    @property
+    def _last(self) -> int:
+        return self.steps - 1 if self.last_step is None else self.last_step
 
     def fixed_reason(self, step: int) -> Reason:
-        if step <= 0:
+        if step <= 0 or step in self.first_steps:
             return Reason.FIRST
-        if step >= self.steps - 1:
+        if step >= self._last:
             return Reason.LAST
         return Reason.PLANNED if step in self.computed else Reason.PLANNED_SKIP
 
@@ -93,7 +109,7 @@ class PlannedSteps:
         return Reason.OVER_THRESHOLD
 
     def cache_is_reusable(self, step: int) -> bool:
-        return any(later not in self.computed for later in range(step + 1, self.steps - 1))
+        return any(later not in self.computed for later in range(step + 1, self._last))
 
 
 class EveryStep:

@@ -27,7 +27,7 @@ from ..families.spec import TIMESTEP_INDICATORS, Family
 from ..families.streams import FamilyMismatch, reading_model
 from ..report import Reason, RunReport, StepRecord
 from ..schedule import Schedule, StepTracker
-from .decision import MIXED, BranchState, Decision, RunState
+from .decision import MIXED, BranchState, Decision, RunState, largest
 from .device import DeviceReader, Mark, RunTimer, SigmaReader
 from .indicators import (
     ErrorRate,
@@ -107,7 +107,7 @@ class Run:
             self.profile_indicator, family, self.config.token_stride
         )
         self._profile = settings.profile
-        self._policy = _policy(settings, sampler, schedule.steps)
+        self._policy = _policy(settings, sampler, schedule)
         self._read_sigma = SigmaReader(self.reader)
         self._timestep_changes: TimestepChanges | None = None
         self._decisions: list[tuple[Hashable, Hashable | None, Decision]] = []
@@ -174,8 +174,9 @@ class Run:
             made for _, other, made in self._decisions if window is not None and other == window
         ]
         decision = Decision(state, self._policy, self.position.step, can_repeat, earlier)
-        if self._required is not None and decision.needs_distance:
-            decision.reason = self._required
+        required = Reason.UNCACHED if self.gave_up else self._required
+        if required is not None and decision.needs_distance:
+            decision.reason = required
         self._decisions.append((key, window, decision))
         return decision
 
@@ -187,7 +188,7 @@ class Run:
         before = decision.state.latent_view
         if before is not None and before.shape == view.shape and decision.needs_distance:
             change = relative_change(view, before.to(view.device))
-            decision.consider(max(self.reader.read(change)))
+            decision.consider(largest(self.reader.read(change)))
         elif decision.needs_distance:
             decision.require_compute(Reason.NEW_BRANCH if before is None else Reason.MISMATCH)
         self.state.defer_latent_view(decision.state, self.to_cache_device(view))
@@ -323,17 +324,21 @@ class Run:
             self._listener(event, data())
 
 
-def _policy(settings: RunSettings, sampler: SamplerTraits, steps: int) -> Policy:
+def _policy(settings: RunSettings, sampler: SamplerTraits, schedule: Schedule) -> Policy:
     if sampler.adaptive:
         return EveryStep()
     if settings.plan is not None:
-        return PlannedSteps(frozenset(settings.plan), steps)
+        return PlannedSteps(
+            frozenset(settings.plan), schedule.steps, schedule.first_steps, schedule.last_step
+        )
     config, indicator = settings.config, settings.strategy.indicator
     return AccumulatedDistance(
         threshold=settings.threshold,
-        steps=steps,
+        steps=schedule.steps,
         start=config.start_percent,
         end=config.end_percent,
         max_skip=config.max_skip or (SPECTRAL_MAX_SKIP if indicator == "spectral" else 0),
         warmup=settings.profile.warmup_steps if indicator == "profile" else 0,
+        first_steps=schedule.first_steps,
+        last_step=schedule.last_step,
     )

@@ -18,7 +18,7 @@ from .diffusers.image import DIFFUSERS_IMAGE_FAMILIES
 from .diffusers.video import DIFFUSERS_VIDEO_FAMILIES
 from .generic import generic_family
 from .registration import checked_family
-from .spec import Family, Uncacheable, class_name, unwrap_compiled
+from .spec import Family, Uncacheable, class_names, unwrap_compiled
 from .streams import FamilyMismatch, reading_model
 
 log = logging.getLogger("teacache")
@@ -128,23 +128,26 @@ def find_family(transformer: nn.Module) -> Family | None:
 
     A transformer that is not known gets a generic entry where its blocks allow it.
     """
-    name, inner = class_name(transformer), unwrap_compiled(transformer)
+    inner = unwrap_compiled(transformer)
     known: list[Family] = [*REGISTRY, *FAMILIES, *DIFFUSERS_FAMILIES]
-    for family in known:
-        if name not in family.classes:
-            continue
-        try:
-            with reading_model():
-                matches = family.matches(inner)
-        except FamilyMismatch as mismatch:
-            log.warning("TeaCache: %s: runs without the cache: %s", family.name, mismatch)
+    for name in class_names(transformer):
+        for family in known:
+            if name not in family.classes:
+                continue
+            try:
+                with reading_model():
+                    matches = family.matches(inner)
+            except FamilyMismatch as mismatch:
+                log.warning("TeaCache: %s: runs without the cache: %s", family.name, mismatch)
+                return None
+            if matches:
+                return family
+        if any(name in entry.classes for entry in UNCACHEABLE):
             return None
-        if matches:
-            return family
-    return None if find_uncacheable(transformer) else generic_family(inner)
+    return generic_family(inner)
 
 
 def find_uncacheable(transformer: nn.Module) -> Uncacheable | None:
     """The entry that says why a known model is left as it is, or None if there is none."""
-    name = class_name(transformer)
-    return next((entry for entry in UNCACHEABLE if name in entry.classes), None)
+    names = class_names(transformer)
+    return next((e for name in names for e in UNCACHEABLE if name in e.classes), None)

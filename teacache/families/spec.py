@@ -98,6 +98,21 @@ def class_name(transformer: nn.Module) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+HOST_PACKAGES = ("comfy", "diffusers")
+
+
+def class_names(transformer: nn.Module) -> list[str]:
+    """The names by which a transformer may be known: its class, and for a foreign class its bases.
+
+    Other packs swap a model's class for one derived from it. A class of ComfyUI or diffusers itself
+    is known by its own name alone: it may differ from its base in what counts here.
+    """
+    kinds = type(unwrap_compiled(transformer)).__mro__
+    if kinds[0].__module__.partition(".")[0] in HOST_PACKAGES:
+        kinds = kinds[:1]
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
+
+
 def unwrap_compiled(transformer: nn.Module) -> nn.Module:
     """The module inside torch.compile's wrapper, or the module itself."""
     inner = transformer._modules.get("_orig_mod")

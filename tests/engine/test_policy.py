@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+from teacache.engine.decision import Decision, PassState, largest
 from teacache.engine.policy import AccumulatedDistance
 from teacache.report import Reason
+from teacache.schedule import Schedule
 
 
 def test_first_and_last_step_are_computed() -> None:
@@ -27,3 +31,24 @@ def test_judging() -> None:
     assert policy.compare(0.5, 0) is Reason.OVER_THRESHOLD
     assert policy.compare(float("nan"), 0) is Reason.OVER_THRESHOLD
     assert policy.compare(0.1, 2) is Reason.CAPPED
+
+
+def test_the_first_step_after_a_turn_and_the_last_that_moves_are_computed() -> None:
+    schedule = Schedule([0.0, 1.0, 0.8, 0.5, 0.2, 0.0, 0.0, 0.0])
+    policy = AccumulatedDistance(
+        threshold=1.0, steps=7, first_steps=schedule.first_steps, last_step=schedule.last_step
+    )
+    reasons = [policy.fixed_reason(step) for step in range(7)]
+    assert reasons[:2] == [Reason.FIRST] * 2 and reasons[2:4] == [None] * 2
+    assert reasons[4:] == [Reason.LAST] * 3
+    assert policy.cache_is_reusable(2) and not policy.cache_is_reusable(3)
+
+
+def test_the_largest_distance_is_nan_wherever_it_stands() -> None:
+    assert largest([0.1, 0.3, 0.2]) == 0.3
+    for values in ([math.nan, 1.0], [1.0, math.nan], [0.0, math.nan, 2.0]):
+        assert math.isnan(largest(values))
+    decision = Decision(PassState(), AccumulatedDistance(threshold=1.0, steps=9), 3)
+    decision.consider(0.5)
+    decision.consider(math.nan)
+    assert decision.reason is Reason.OVER_THRESHOLD

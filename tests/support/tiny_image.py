@@ -42,7 +42,8 @@ def _set_checkpoint_values(transformer: Any) -> None:
 def with_unknown_class(transformer: Any) -> None:
     """Changes the transformer's class to one that no family is registered for."""
     kind = type(transformer)
-    transformer.__class__ = type(f"Unknown{kind.__name__}", (kind,), {})
+    name, module = f"Unknown{kind.__name__}", {"__module__": kind.__module__}
+    transformer.__class__ = type(name, (kind,), module)
 
 
 def _seconds_embedder_weights() -> dict[str, torch.Tensor]:

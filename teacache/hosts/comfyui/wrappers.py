@@ -17,10 +17,15 @@ from ...engine.forward import PredictionForward, StackForward
 from ...engine.run import Run
 from ...families.spec import unwrap_compiled
 from ...families.streams import FamilyMismatch, reading_model
+from ...report import Reason
 from ..common import embed_timesteps, prepare_stack
 from .samplers import conditioning_boundaries, conditioning_phase
 
 KEY = "teacache"
+REPEATED = (
+    "one branch of the guidance is evaluated more than once in a step (tiles, or conds that share "
+    "an identity), so that its cached values cannot be told apart; mode=forecast can be used"
+)
 
 
 class RunWrappers:
@@ -166,6 +171,10 @@ class RunWrappers:
         base_model = executor.class_obj
         stack = self._prepare(base_model, x.device)
         if stack is None:
+            return executor(*arguments, **kwargs)
+        if self._decision.repeats(branches):
+            self._run.give_up(REPEATED)
+            self._decision.require_compute(Reason.UNCACHED)
             return executor(*arguments, **kwargs)
         given = _layout((x, c_concat, c_crossattn, kwargs))
         layout = (given, str(x.device), _control(control), self._phase())

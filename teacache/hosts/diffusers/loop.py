@@ -311,6 +311,7 @@ class DenoisingLoop:
             run.give_up(self._mismatch)
         if self._saw_gradients:
             run.report.warn(GRADIENTS)
+        run.report.sigmas = list(self.sigmas.sigmas)  # a loop of the user's own tells them late
         self._run = None
         self._calls, self._previous_calls, self._prediction = {}, {}, None
         self._stacks, self._timesteps, self._output_structures = {}, {}, {}

@@ -273,3 +273,87 @@ def test_at_threshold_0_nothing_of_ours_is_reached(
         monkeypatch.setattr(patch, name, broken)
     assert torch.equal(sample_custom(clone, SIGMAS), native)
     assert report_of(handle).summary.endswith("off (threshold 0)")
+
+
+# --- what is called more than once in an evaluation ----------------------------------------------
+
+
+@pytest.mark.parametrize("indicator", ["auto", "spectral", "rate"])
+def test_tiles_are_computed_and_the_report_says_so(model: Any, indicator: str) -> None:
+    """A wrapper that calls the model once for each tile: one branch, several contents."""
+
+    def tiled(apply: Any, arguments: dict[str, Any]) -> torch.Tensor:
+        x, c = arguments["input"], arguments["c"]
+        tiles = [apply(tile, arguments["timestep"], **c) for tile in x.chunk(2, dim=3)]
+        return torch.cat(tiles, dim=3)
+
+    def over_tiles(patcher: Any) -> Any:
+        clone = patcher.clone()
+        clone.set_model_unet_function_wrapper(tiled)
+        return clone
+
+    native = custom(over_tiles(model), SIGMAS)
+    clone, handle = cached(over_tiles(model), 0.4, mode="faithful", indicator=indicator)
+    got = custom(clone, SIGMAS)
+    report = report_of(handle)
+    assert torch.equal(got, native) and report.skipped == 0
+    assert "evaluated more than once in a step" in " ".join(report.warnings)
+    clone, handle = cached(over_tiles(model), MANY["forecast"], mode="forecast")
+    custom(clone, SIGMAS)
+    assert report_of(handle).skipped > 0
+
+
+# --- the last evaluation that happens ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "padded", [[*SIGMAS, 0.0, 0.0], [*SIGMAS[:-1], 0.08, 0.08], [0.0, *SIGMAS]], ids=str
+)
+def test_the_last_step_of_a_padded_schedule_is_computed(
+    model: Any, mode: str, padded: list[float]
+) -> None:
+    """A sampler that stops where the levels stop falling: its last evaluation is computed."""
+    import comfy.samplers
+
+    def sampler(denoiser: Any, x: Any, sigmas: Any, extra_args: Any = None, **more: Any) -> Any:
+        from comfy.k_diffusion.sampling import sample_euler
+
+        levels = sigmas[1:] if float(sigmas[0]) == 0 else sigmas
+        stop = next(
+            (i + 1 for i, (a, b) in enumerate(pairwise(levels.tolist())) if a == b), len(levels)
+        )
+        return sample_euler(denoiser, x, levels[:stop], extra_args=extra_args, **more)
+
+    clone, handle = cached(model, 0.9 if mode == "faithful" else 5.0, mode="faithful")
+    custom(clone, padded, sampler=comfy.samplers.KSAMPLER(sampler), start=latent() + 0.1)
+    shown = pattern(report_of(handle))
+    assert shown[0] == shown[-1] == "c" and "s" in shown, shown
+
+
+def test_a_class_that_another_pack_swapped_in_is_known_by_its_base(model: Any) -> None:
+    from teacache.families.registry import find_family, find_uncacheable
+
+    transformer = model.model.diffusion_model
+    kind = type(transformer)
+    family = find_family(transformer)
+    swapped = type("PatchedMMDiT", (kind,), {"__module__": "some_pack.patches"})
+    clone = model.clone()
+    clone.add_object_patch("diffusion_model.__class__", swapped)
+    native = custom(clone, SIGMAS)
+    assert type(transformer) is swapped or type(clone.model.diffusion_model) is swapped
+    assert find_family(clone.model.diffusion_model) == family
+    cached_clone, handle = cached(clone, 0.4)
+    custom(cached_clone, SIGMAS)
+    assert report_of(handle).skipped > 0 and native.isfinite().all()
+    transformer.__class__ = kind
+    from comfy.ldm.wan.model import WanModel
+
+    from teacache.families.comfyui.wan import WAN_UNCACHEABLE
+
+    (name,) = WAN_UNCACHEABLE[0].classes
+    causal = type(name.rsplit(".", 1)[1], (WanModel,), {"__module__": name.rsplit(".", 1)[0]})
+    patched = type("PatchedCausal", (causal,), {"__module__": "some_pack"})
+    bare = patched.__new__(patched)
+    torch.nn.Module.__init__(bare)
+    assert find_family(bare) is None and find_uncacheable(bare) is WAN_UNCACHEABLE[0]

@@ -102,7 +102,7 @@ def test_nothing_is_continued_around_a_turn(model: Any) -> None:
         if (b - a) * (c - b) < 0
     ]
     assert turns == [3, 4, 6, 7]
-    assert [records[turn].reason for turn in turns] == [Reason.MISMATCH] * 4
+    assert [records[turn].reason for turn in turns] == [Reason.FIRST] * 4
     assert records[-2].skipped, "nothing is skipped behind the last turn"
 
 
