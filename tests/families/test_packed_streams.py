@@ -26,13 +26,15 @@ class Call:
         self.residual = residual
         self.entry: torch.Tensor | None = None
 
-    def enter(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
+    def on_stack_input(
+        self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
+    ) -> None:
         self.image_tokens, self.entry = image.shape[1], image.clone()
 
-    def leave(self, image: torch.Tensor) -> None:
+    def on_stack_output(self, image: torch.Tensor) -> None:
         self.residual = image - self.entry
 
-    def prediction(self) -> torch.Tensor:
+    def predicted_output(self) -> torch.Tensor:
         return self.entry + self.residual
 
     def give_up(self, failure: Exception) -> None:
