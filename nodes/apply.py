@@ -11,6 +11,7 @@ from server import PromptServer
 from ..teacache.config import (
     CACHE_DEVICES,
     CACHED,
+    DEFAULT_THRESHOLD,
     INDICATORS,
     MAX_THRESHOLD,
     MODES,
@@ -27,7 +28,6 @@ from ..teacache.hosts.comfyui.patch import apply_teacache, cached_model, describ
 from ..teacache.profiles.store import ProfileStore
 from .schema import CATEGORY, advanced, schema
 
-DEFAULT_THRESHOLD = 0.2
 """Of the widget; stands for the recommended threshold while auto_threshold is on."""
 OFFERED_SPEEDUPS = ("1.5x", "2.0x", "2.5x", "3.0x", "4.0x")
 """In the menu of preset; a saved graph may contain another one."""

@@ -18,6 +18,7 @@ INDICATORS = ("auto", "profile", "spectral", "first_block", "rate")
 PREDICTORS = ("auto", "reuse", "linear", "damped", "blend")
 READINGS = ("modulated_input", "timestep", "timestep_projection", "stack_input")
 """What the indicator `profile` may read; each profile names one."""
+DEFAULT_THRESHOLD = 0.2
 MAX_THRESHOLD = 100.0
 FORCE_COMPUTE = 1000.0
 """A distance above every allowed threshold: where nothing is known, the step is computed."""
@@ -116,7 +117,7 @@ class TeaCacheConfig:
         ConfigError: a value is unusable; the message names it and says what is allowed.
     """
 
-    rel_l1_thresh: float | None = 0.2
+    rel_l1_thresh: float | None = DEFAULT_THRESHOLD
     start_percent: float = 0.0
     end_percent: float = 1.0
     max_skip: int = 0

@@ -21,14 +21,7 @@ def add_parser(subparsers: Any) -> None:
         description="The profiles that 'calibrate' has made: those of a ComfyUI, or with "
         "--diffusers those for pipelines.",
     )
-    parser.add_argument(
-        "--comfyui", type=Path, metavar="DIR", help="whose profiles (default: as for 'run')"
-    )
-    parser.add_argument(
-        "--diffusers",
-        action="store_true",
-        help="those outside ComfyUI: $TEACACHE_PROFILES, or the user's data folder",
-    )
+    add_store_options(parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, arguments, text in (
         ("list", (), "names, and what each is for"),
@@ -41,8 +34,26 @@ def add_parser(subparsers: Any) -> None:
         action = actions.add_parser(name, help=text, description=text)
         for argument in arguments:
             action.add_argument(argument.lower(), metavar=argument)
+        add_store_options(action, default=argparse.SUPPRESS)
         action.set_defaults(act=ACTIONS[name])
     parser.set_defaults(run=run)
+
+
+def add_store_options(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """Which store; before or behind the action's name."""
+    parser.add_argument(
+        "--comfyui",
+        type=Path,
+        metavar="DIR",
+        default=default,
+        help="whose profiles (default: as for 'run')",
+    )
+    parser.add_argument(
+        "--diffusers",
+        action="store_true",
+        default=default,
+        help="those outside ComfyUI: $TEACACHE_PROFILES, or the user's data folder",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -177,7 +177,11 @@ class StackForward:
     ) -> None:
         self.image_tokens = image.shape[1]
         with self._run.lock:
-            self._measure(block, arguments, image)
+            try:
+                self._measure(block, arguments, image)
+            except OUT_OF_MEMORY:
+                self._run.release()
+                self._decision.require_compute(Reason.UNCACHED)
             if self._measure_only:
                 self.skipping, self._prediction = True, image
                 return

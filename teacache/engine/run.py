@@ -28,7 +28,7 @@ from ..families.streams import FamilyMismatch, reading_model
 from ..report import Reason, RunReport, StepRecord
 from ..schedule import Schedule, StepTracker
 from .decision import MIXED, BranchState, Decision, RunState, largest
-from .device import DeviceReader, Mark, RunTimer, SigmaReader
+from .device import OUT_OF_MEMORY, DeviceReader, Mark, RunTimer, SigmaReader
 from .indicators import (
     ErrorRate,
     StackInputReader,
@@ -184,6 +184,13 @@ class Run:
         """Let the visible change of the latent decide (indicator `spectral`)."""
         if self.strategy.indicator != "spectral":
             return
+        try:
+            self._decide_by_view(decision, latent)
+        except OUT_OF_MEMORY:
+            self.release()
+            decision.require_compute(Reason.UNCACHED)
+
+    def _decide_by_view(self, decision: Decision, latent: torch.Tensor) -> None:
         view = spectral_view(latent, self.position.sigma)
         before = decision.state.latent_view
         if before is not None and before.shape == view.shape and decision.needs_distance:

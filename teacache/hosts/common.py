@@ -161,7 +161,7 @@ class CacheHandle:
             None if override is None else override.observer,
         )
 
-    def off_report(self, sigmas: list[float]) -> RunReport:
+    def off_report(self, sigmas: list[float], outcome: str) -> RunReport:
         """The report of a run that the cache left alone, since its threshold is 0."""
         report = RunReport(
             host=self._host,
@@ -177,7 +177,7 @@ class CacheHandle:
             threshold=0.0,
             steps=max(len(sigmas) - 1, 0),
             sigmas=sigmas,
-            outcome="done",
+            outcome=outcome,
         )
         if self._listener is not None:
             self._listener("end", {"report": report.to_json()})

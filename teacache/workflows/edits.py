@@ -8,13 +8,13 @@ from typing import Any
 
 from ..comparison.axes import Point
 from ..comparison.runner import WARM_UP_STEPS
+from ..config import DEFAULT_THRESHOLD
 from ..errors import UserError, listing, nearest
 from .definitions import NodeKind
 from .graph import Graph, Link, describe, downstream, find_node, is_link, upstream
 from .selection import APPLY, find_sampler, prompt_field
 
 PICTURE = "sweep_picture"
-UNTOUCHED_THRESHOLD = 0.2
 CALIBRATE = "TeaCacheCalibrate"
 SAMPLING = ("model", "positive", "negative", "latent_image", "seed", "steps", "cfg",
             "sampler_name", "scheduler")  # fmt: skip
@@ -65,7 +65,7 @@ def with_settings(
             recommended = inputs["rel_l1_thresh"] is None
             inputs["auto_threshold"] = recommended
             if recommended:
-                inputs["rel_l1_thresh"] = UNTOUCHED_THRESHOLD
+                inputs["rel_l1_thresh"] = DEFAULT_THRESHOLD
     return graph
 
 

@@ -115,11 +115,13 @@ def test_profiles_are_listed_shown_renamed_exported_imported_and_deleted(
     store = ProfileStore(profile_folder)
 
     def profiles(*arguments: str, status: int = 0) -> str:
-        assert main(["profiles", "--diffusers", *arguments]) == status
+        assert main(["profiles", *arguments, "--diffusers"]) == status
         captured = capsys.readouterr()
         return captured.err if status else captured.out
 
     assert "no profiles yet" in profiles("list")
+    assert main(["profiles", "--diffusers", "list"]) == 0, "before the action as well"
+    assert "no profiles yet" in capsys.readouterr().out
     store.save(calibration_named("mine"))
     assert "mine  sd3" in profiles("list") and "Profile mine" in profiles("show", "mine")
     profiles("rename", "mine", "yours")

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -65,21 +66,27 @@ class CachedModel(CacheHandle):
         def sample() -> Any:
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
+        levels = sigmas.tolist()
         if self.config.rel_l1_thresh == 0:
-            result = sample()
-            self._digests.append(_digest(result))
-            self.keep(self.off_report(sigmas.tolist()))
-            return result
+            return self._reported(sample, partial(self.off_report, levels))
         guider = executor.class_obj
-        run = self._run_for(guider, sampler, latent_image, sigmas.tolist())
+        run = self._run_for(guider, sampler, latent_image, levels)
         stacked = stacked_caches_warning(guider.model_patcher)
         if stacked:
             run.report.warn(stacked)
             log.warning("TeaCache: %s", stacked)
+
+        def sample_cached() -> Any:
+            with RunWrappers(run, guider).attached():
+                return sample()
+
+        return self._reported(sample_cached, run.finish)
+
+    def _reported(self, sample: Callable[[], Any], report: Callable[[str], RunReport]) -> Any:
+        """The result of `sample`, whose report is kept however it ends."""
         outcome, result_digest = "failed", ""
         try:
-            with RunWrappers(run, guider).attached():
-                result = sample()
+            result = sample()
             outcome, result_digest = "done", _digest(result)
             return result
         except comfy.model_management.InterruptProcessingException:
@@ -87,7 +94,7 @@ class CachedModel(CacheHandle):
             raise
         finally:
             self._digests.append(result_digest)
-            self.keep(run.finish(outcome))
+            self.keep(report(outcome))
 
     def _run_for(self, guider: Any, sampler: Any, latent: torch.Tensor, sigmas: list[float]) -> Run:
         model: ModelPatcher = guider.model_patcher

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from ...calibration.override import RunOverride
-from ...config import TeaCacheConfig
+from ...config import DEFAULT_THRESHOLD, TeaCacheConfig
 from ...digest import digest_of_weights
 from ...engine.run import Run, RunListener
 from ...engine.strategy import SamplerTraits, requested_strategy, threshold_of
@@ -269,7 +269,7 @@ def _installed(target: Any) -> CachedPipeline | None:
 
 def enable_teacache(
     pipe_or_transformer: Any,
-    rel_l1_thresh: float | None = 0.2,
+    rel_l1_thresh: float | None = DEFAULT_THRESHOLD,
     *,
     listener: RunListener | None = None,
     num_steps: int | None = None,
@@ -324,7 +324,7 @@ def disable_teacache(pipe_or_transformer: Any) -> None:
 @contextmanager
 def teacache(
     pipe_or_transformer: Any,
-    rel_l1_thresh: float | None = 0.2,
+    rel_l1_thresh: float | None = DEFAULT_THRESHOLD,
     *,
     listener: RunListener | None = None,
     num_steps: int | None = None,

@@ -14,8 +14,10 @@ from hostile import (
     FAMILY,
     MODES,
     SKIP_HALF,
+    failing,
     latent,
     live_objects,
+    make_failure,
     sample_custom,
     skip_pattern,
     small_model,
@@ -273,6 +275,12 @@ def test_at_threshold_0_nothing_of_ours_is_reached(
         monkeypatch.setattr(patch, name, broken)
     assert torch.equal(sample_custom(clone, SIGMAS), native)
     assert report_of(handle).summary.endswith("off (threshold 0)")
+    with (
+        failing(model.model.diffusion_model.final_layer, 3, "error"),
+        pytest.raises(type(make_failure("error"))),
+    ):
+        sample_custom(clone, SIGMAS)
+    assert report_of(handle).outcome == "failed"
 
 
 # --- what is called more than once in an evaluation ----------------------------------------------

@@ -23,6 +23,11 @@ from hostile import (
 )
 from sampling import SKIP_ALL, cached, report_of, sample, stack_blocks
 
+from teacache.engine import run as run_module
+from teacache.engine.forward import StackForward
+from teacache.engine.predictors import Predictor
+from teacache.engine.run import Run
+
 pytestmark = pytest.mark.usefixtures("comfy")
 
 
@@ -209,16 +214,18 @@ def test_a_device_that_fails_leaves_every_copy_clean(model: Any) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("call", [1, 2, 4])
-@pytest.mark.parametrize("where", ["copy", "observe", "predict"])
+@pytest.mark.parametrize("where", ["copy", "observe", "predict", "keep", "compare"])
 def test_no_memory_for_what_is_cached_costs_speed_and_not_the_run(
     model: Any, mode: str, call: int, where: str
 ) -> None:
     """From there on every step is computed, nothing is held, and the report says so."""
-    from teacache.engine.forward import StackForward
-    from teacache.engine.predictors import Predictor
-
-    owner: Any = {"copy": StackForward, "observe": Predictor, "predict": Predictor}[where]
-    name = {"copy": "_copy", "observe": "observe", "predict": "predict"}[where]
+    owner, name = {
+        "copy": (StackForward, "_copy"),
+        "observe": (Predictor, "observe"),
+        "predict": (Predictor, "predict"),
+        "keep": (Run, "to_cache_device"),
+        "compare": (run_module, "spectral_view"),
+    }[where]
     if where == "copy" and mode == "forecast":
         pytest.skip("the prediction is not copied")
     calls: list[int] = []
@@ -238,7 +245,8 @@ def test_no_memory_for_what_is_cached_costs_speed_and_not_the_run(
     def exhausted(*_: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
+    settings = {"indicator": "spectral"} if where == "compare" else {}
+    clone, handle = cached(model, SKIP_HALF[mode], mode=mode, **settings)
     with patched(owner, name, make):
         got = run(clone, steps=12)
     report = report_of(handle)
@@ -252,7 +260,6 @@ def test_no_memory_for_what_is_cached_costs_speed_and_not_the_run(
 
 def test_a_run_without_memory_gives_the_native_picture(model: Any) -> None:
     """Where nothing could ever be cached the picture is that of a run without the cache."""
-    from teacache.engine.forward import StackForward
 
     def make(original: Any) -> Any:
         def failing(self: Any, image: torch.Tensor) -> None:
