@@ -268,6 +268,26 @@ def test_a_bad_python_is_refused(capsys):
     assert "--python no-such-python is not a program" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["demo"], ""),
+        (["test", "--only-tests"], " pytest"),
+        (["test"], " pytest ruff mypy check_jsonschema"),
+    ],
+)
+def test_a_python_of_ones_own_needs_what_the_command_runs(
+    arguments, needed, monkeypatch, tmp_path, capsys
+):
+    """An empty environment lacks all of it, and the message lists it."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    python.chmod(0o755)
+    assert run.main([*arguments, "--python", str(python)]) == 2
+    message = capsys.readouterr().err
+    assert f"lacks torch torchvision aiohttp{needed}: install these into it" in message
+
+
 def test_further_arguments_are_passed_on(tmp_path, monkeypatch):
     calls = []
     ready = Setup(Path("python"), tmp_path, {})
