@@ -290,19 +290,24 @@ def send_ready(node_id: str, line: str, notes: list[str]) -> None:
         line: The recognised family and the settings, empty if the model is left as it is.
         notes: Sentences that the user should know.
     """
-    server = PromptServer.instance
     ready = {"node": node_id, "cached": bool(line), "line": line, "notes": notes}
-    server.send_sync("teacache.ready", ready, server.client_id)
+    send_to_client("teacache.ready", ready)
 
 
 def event_listener(node_id: str) -> RunListener:
     """A listener that sends a run's events to the client, with the node's id, as `teacache.*`."""
 
     def send(event: str, data: dict[str, Any]) -> None:
-        server = PromptServer.instance
-        server.send_sync(f"teacache.{event}", {"node": node_id, **data}, server.client_id)
+        send_to_client(f"teacache.{event}", {"node": node_id, **data})
 
     return send
+
+
+def send_to_client(event: str, data: dict[str, Any]) -> None:
+    """Sends to the client of the running prompt; to nobody if it came without one."""
+    server = PromptServer.instance
+    if server.client_id is not None:  # None would send it to every client
+        server.send_sync(event, data, server.client_id)
 
 
 NODES: list[type[io.ComfyNode]] = [ApplyTeaCache]

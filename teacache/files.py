@@ -33,6 +33,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink()
 
 
+def unused_path(path: Path) -> Path:
+    """`path`, with _2, _3, ... behind its stem if there is such a file."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}_{number}")
+    return free
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes `data` atomically as indented JSON.
 

@@ -25,7 +25,8 @@ def psnr(a: Tensor, b: Tensor) -> float:
     a, b: floats in [0, 1] of one shape, [H, W, C] or [B, H, W, C]. Raises `ValueError` otherwise.
     """
     a, b = checked(a, b)
-    error = float(((a - b) ** 2).mean())
+    errors = [float(((x.double() - y.double()) ** 2).mean()) for x, y in zip(a, b, strict=True)]
+    error = sum(errors) / len(errors)
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
@@ -42,7 +43,14 @@ def ssim(a: Tensor, b: Tensor) -> float:
             f"ssim: pictures must be at least {WINDOW} x {WINDOW} pixels, not "
             f"{a.shape[1]} x {a.shape[2]}"
         )
-    x, y = a.movedim(-1, 1).flatten(0, 1)[:, None], b.movedim(-1, 1).flatten(0, 1)[:, None]
+    # one picture at a time: intermediate values in float64 take twenty times its size
+    values = [_picture_ssim(x.double(), y.double()) for x, y in zip(a, b, strict=True)]
+    return sum(values) / len(values)
+
+
+def _picture_ssim(a: Tensor, b: Tensor) -> float:
+    """`ssim` of two pictures, [H, W, C]."""
+    x, y = a.movedim(-1, 0)[:, None], b.movedim(-1, 0)[:, None]
     mean_x, mean_y = blur(x), blur(y)
     var_x = blur(x * x) - mean_x**2
     var_y = blur(y * y) - mean_y**2
@@ -103,7 +111,7 @@ def picture_metrics(a: Tensor, b: Tensor, with_lpips: bool = True) -> dict[str, 
 
 
 def checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both pictures as float64 [B, H, W, C] on the CPU, or `ValueError`."""
+    """Both pictures as [B, H, W, C] on the CPU, or `ValueError`."""
     if a.shape != b.shape:
         raise ValueError(f"pictures must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     if a.ndim not in (3, 4) or a.numel() == 0:
@@ -115,7 +123,7 @@ def checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         if not (low >= 0 and high <= 1):  # false for NaN as well
             raise ValueError(f"pictures must lie in [0, 1], not in [{low:g}, {high:g}]")
     shape = (-1, *a.shape[-3:])
-    return a.double().cpu().reshape(shape), b.double().cpu().reshape(shape)
+    return a.cpu().reshape(shape), b.cpu().reshape(shape)
 
 
 def blur(planes: Tensor) -> Tensor:

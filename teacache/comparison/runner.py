@@ -20,6 +20,7 @@ REFERENCE = "uncached"
 WARM_UP = "warming up"
 WARM_UP_STEPS = 3
 """Steps of a sampling run that only warms up."""
+INVALID_PICTURES = "its pictures hold values that are no numbers (NaN or infinity)"
 StepListener = Callable[[float, float], None]
 """Called with the steps done and the steps in all of a running sampling run."""
 
@@ -188,6 +189,8 @@ class Comparison:
                     continue
                 if variant.point is None:
                     reference = sample.pictures
+                    if not reference.isfinite().all():
+                        raise ExecutionError(f"without the cache: {INVALID_PICTURES}")
                 elif reference is not None:
                     self._measure(variant, reference, sample.pictures)
                 if not variant.failure:
@@ -240,9 +243,12 @@ class Comparison:
             return None
 
     def _measure(self, variant: Variant, reference: Tensor, pictures: Tensor) -> None:
-        """Compare a variant's pictures with the reference's; a failure if their shapes differ."""
+        """Compare a variant's pictures with the reference's; a failure where they cannot be."""
         from .metrics import picture_metrics
 
+        if not pictures.isfinite().all():
+            variant.failure = ExecutionError(INVALID_PICTURES)
+            return
         if reference.shape != pictures.shape:
             shapes = f"{tuple(pictures.shape)}, without the cache {tuple(reference.shape)}"
             variant.failure = ExecutionError(f"its pictures came out in another shape: {shapes}")

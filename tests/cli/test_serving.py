@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -13,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import aiohttp
 import pytest
 from comfy_server import ROOT, Server, serving
 from PIL import Image
 
 from teacache.cli.main import main
-from teacache.hosts.comfyui.remote import safe_path
+from teacache.hosts.comfyui.remote import RemoteHost, safe_path
 
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
 EDITOR = ROOT / "workflows" / "quickstart.json"
@@ -65,6 +68,46 @@ def test_one_workflow(server: Server, tmp_path: Path, capsys: Any) -> None:
     again = ["--server", server.url, "--out", tmp_path / "again"]
     assert run(QUICKSTART, *SHORT, "--set", "Prompt.text=dog", *again) == 0
     assert pixels(tmp_path / "again" / picture.name) == pixels(picture), "kept results are lost"
+
+
+def test_files_that_exist_are_kept(server: Server, tmp_path: Path) -> None:
+    """A server that starts anew gives its old names again; the same file is not stored twice."""
+    options = [*SHORT, "--set", "Prompt.text=kept", "--server", server.url, "--out", tmp_path]
+    assert run(QUICKSTART, *options) == 0
+    (picture,) = tmp_path.glob("*.png")
+    assert run(QUICKSTART, *options) == 0, "answered from the server's cache"
+    assert list(tmp_path.glob("*.png")) == [picture]
+    made = picture.read_bytes()
+    picture.write_bytes(b"of the user")
+    assert run(QUICKSTART, *options) == 0
+    assert picture.read_bytes() == b"of the user"
+    assert (tmp_path / f"{picture.stem}_2.png").read_bytes() == made
+
+
+def test_only_the_client_of_a_prompt_hears_its_events(server: Server) -> None:
+    """A prompt without a client runs on the server while another client listens."""
+
+    async def listen() -> list[dict[str, Any]]:
+        heard: list[dict[str, Any]] = []
+        graph = json.loads(QUICKSTART.read_text())
+        graph["7"]["inputs"] |= {"steps": 4, "seed": 77}
+        async with (
+            RemoteHost(server.url) as host,
+            host.session.ws_connect(f"ws?clientId={host.client}") as socket,
+        ):
+            async with host.session.post("prompt", json={"prompt": graph}) as answer:
+                prompt = (await answer.json())["prompt_id"]
+            await host._history(prompt)
+            with contextlib.suppress(asyncio.TimeoutError):
+                while True:
+                    message = await socket.receive(timeout=0.5)
+                    if message.type is aiohttp.WSMsgType.TEXT:
+                        heard.append(json.loads(message.data))
+        return heard
+
+    heard = asyncio.run(listen())
+    assert any(event["type"] == "status" for event in heard)
+    assert not [event for event in heard if event["type"].startswith("teacache.")]
 
 
 def test_a_file_of_the_editor(server: Server, tmp_path: Path) -> None:

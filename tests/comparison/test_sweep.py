@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -284,6 +285,22 @@ def test_a_point_that_cannot_run_is_one_line():
         swept(FakeBackend(failing=(1, 2)), "1,2")
     with pytest.raises(ExecutionError, match="reference does not go"):
         swept(FakeBackend(failing=("reference",)))
+
+
+def test_pictures_that_hold_no_numbers_are_one_line():
+    backend = FakeBackend(greys={2: float("nan")})
+    _, report, _, kept = swept(backend, "1,2,3", repeats=2)
+    assert [point["status"] for point in report["points"]] == ["done", "failed", "done"]
+    assert "max_skip 2: cannot run: its pictures hold values that are no" in table_of(report)
+    assert kept == ["uncached", "max_skip 1", "max_skip 3"]
+
+    class Broken(FakeBackend):
+        def sample(self, point, on_step, short=False):
+            sample = super().sample(point, on_step, short)
+            return replace(sample, pictures=sample.pictures * float("inf"))
+
+    with pytest.raises(ExecutionError, match="without the cache: its pictures hold"):
+        swept(Broken(), "1,2")
 
 
 def test_interrupted_keeps_what_is_done():

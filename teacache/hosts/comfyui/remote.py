@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from ...errors import ExecutionError, UserError
-from ...files import write_atomically
+from ...files import unused_path, write_atomically
 from ...workflows.definitions import Definitions
 from ...workflows.graph import Graph, describe, title
 from .headless.session import GraphResult, Progress
@@ -156,7 +156,10 @@ class RemoteHost:
         raise ServerLost(f"{self.url}: kept no history of the prompt")
 
     async def _fetch(self, entry: dict[str, Any], out: Path) -> dict[str, list[Path]]:
-        """Downloads the files of every node: results to `out`, previews to `out`/preview."""
+        """Downloads the files of every node: results to `out`, previews to `out`/preview.
+
+        A file that exists there is kept, and the new one gets another name.
+        """
         files: dict[str, list[Path]] = {}
         for node, output in entry["outputs"].items():
             for item in (item for value in output.values() for item in value):
@@ -168,9 +171,17 @@ class RemoteHost:
                     content = await answer.read()
                 folder = out if item["type"] == "output" else out / "preview"
                 path = folder / safe_path(item["subfolder"], item["filename"])
-                write_atomically(path, partial(Path.write_bytes, data=content))
-                files.setdefault(node, []).append(path)
+                files.setdefault(node, []).append(save_beside(path, content))
         return files
+
+
+def save_beside(path: Path, content: bytes) -> Path:
+    """Writes `content` to `path`, or beside it if another file has that name; returns where."""
+    if path.is_file() and path.read_bytes() == content:
+        return path
+    free = unused_path(path)
+    write_atomically(free, partial(Path.write_bytes, data=content))
+    return free
 
 
 def safe_path(subfolder: str, filename: str) -> PurePosixPath:
