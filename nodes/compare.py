@@ -47,9 +47,12 @@ class CompareImages(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "comparison", tooltip="Both pictures and their difference, side by side."
+                    display_name="comparison",
+                    tooltip="Both pictures and their difference, side by side.",
                 ),
-                io.String.Output("metrics", tooltip="PSNR, SSIM and LPIPS, a line per picture."),
+                io.String.Output(
+                    display_name="metrics", tooltip="PSNR, SSIM and LPIPS, a line per picture."
+                ),
             ],
             is_output_node=True,
         )

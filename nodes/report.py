@@ -29,8 +29,10 @@ class TeaCacheReport(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that Apply TeaCache gave the sampler."),
             ],
             outputs=[
-                io.Image.Output("timeline", tooltip="Steps, distance against threshold, times."),
-                io.String.Output("report", tooltip="The report as JSON."),
+                io.Image.Output(
+                    display_name="timeline", tooltip="Steps, distance against threshold, times."
+                ),
+                io.String.Output(display_name="report", tooltip="The report as JSON."),
             ],
         )
 

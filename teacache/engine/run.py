@@ -334,9 +334,10 @@ class Run:
 def _policy(settings: RunSettings, sampler: SamplerTraits, schedule: Schedule) -> Policy:
     if sampler.adaptive:
         return EveryStep()
+    last_step = schedule.steps - 1 if sampler.visits_every_level else schedule.last_step
     if settings.plan is not None:
         return PlannedSteps(
-            frozenset(settings.plan), schedule.steps, schedule.first_steps, schedule.last_step
+            frozenset(settings.plan), schedule.steps, schedule.first_steps, last_step
         )
     config, indicator = settings.config, settings.strategy.indicator
     return AccumulatedDistance(
@@ -347,5 +348,5 @@ def _policy(settings: RunSettings, sampler: SamplerTraits, schedule: Schedule) -
         max_skip=config.max_skip or (SPECTRAL_MAX_SKIP if indicator == "spectral" else 0),
         warmup=settings.profile.warmup_steps if indicator == "profile" else 0,
         first_steps=schedule.first_steps,
-        last_step=schedule.last_step,
+        last_step=last_step,
     )

@@ -28,6 +28,8 @@ class SamplerTraits:
         euler: a step is x + (next sigma - sigma) * derivative.
         one_eval_per_step: it evaluates once at each level of the schedule, in order.
         foreign: it is not one of the host's own, so that nothing is known of it.
+        visits_every_level: it evaluates at every level of the schedule, also where the sample does
+            not move; otherwise a schedule may be padded with levels that are left out.
         adaptive: it chooses its own noise levels and may judge the next one by the model's answer,
             so that every step must be computed.
     """
@@ -36,6 +38,7 @@ class SamplerTraits:
     deterministic: bool
     euler: bool = False
     one_eval_per_step: bool = False
+    visits_every_level: bool = False
     adaptive: bool = False
     foreign: bool = False
 

@@ -26,17 +26,24 @@ DETERMINISTIC = (
     "PNDMScheduler",
 )
 """Deterministic unless their settings add noise."""
-OWN_LOOP = SamplerTraits("of a loop of the user's own", deterministic=False)
+OWN_LOOP = SamplerTraits(
+    "of a loop of the user's own", deterministic=False, visits_every_level=True
+)
 
 
 def sampler_traits(scheduler: Any) -> SamplerTraits:
     """The traits of a scheduler; one that is not in the tables is not extrapolated."""
     kind = type(scheduler)
     owner = kind.step.__qualname__.split(".")[0]  # a subclass may only choose other noise levels
-    if owner not in EULER + DETERMINISTIC or _adds_noise(scheduler.config):
-        return SamplerTraits(kind.__name__, deterministic=False)
     euler = owner in EULER
-    return SamplerTraits(kind.__name__, deterministic=True, euler=euler, one_eval_per_step=euler)
+    deterministic = (euler or owner in DETERMINISTIC) and not _adds_noise(scheduler.config)
+    return SamplerTraits(
+        kind.__name__,
+        deterministic,
+        euler=euler and deterministic,
+        one_eval_per_step=euler and deterministic,
+        visits_every_level=True,
+    )
 
 
 def _adds_noise(config: Any) -> bool:

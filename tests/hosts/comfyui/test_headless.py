@@ -295,3 +295,29 @@ def test_demo(comfy_dir, tmp_path):
     assert done.stderr.count("uncached: 100%") == 2 and "cached: 100%" in done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("TeaCache 0.3"))
     assert f"{report['speedup']:.2f}x" in row and f"{20 - cached['skipped']} of 20" in row
+
+
+def test_the_graphs_that_come_along_have_every_input(comfy_dir, tmp_path):
+    """Of the ComfyUI at hand: newer versions ask for more."""
+    code = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from teacache.hosts.comfyui.headless.session import Session\n"
+        f"session = Session(Path({str(comfy_dir)!r}), Path(sys.argv[1]))\n"
+        "known = session.definitions()\n"
+        f"for file in sorted(Path({str(ROOT / 'workflows' / 'api')!r}).glob('*.json')):\n"
+        "    for node in json.loads(file.read_text(encoding='utf-8')).values():\n"
+        "        needed = known[node['class_type']]['input'].get('required', {})\n"
+        "        for name in sorted(needed.keys() - node['inputs'].keys()):\n"
+        "            print(file.name, node['class_type'], name)\n"
+        "print('checked')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment(comfy_dir),
+        cwd=comfy_dir.parent,
+        timeout=300,
+    )
+    assert done.stdout.split("\n") == ["checked", ""], done.stdout + done.stderr[-2000:]

@@ -101,7 +101,7 @@ def test_what_is_held_is_bounded_and_told(model: Any, method: str, steps: int) -
     assert max(map(occupied, seen)) == report.bytes_held == most
     seen.clear()
     assert live_objects() == []
-    assert f"{report.bytes_held / 1e6:.1f} MB held" in report.summary
+    assert f"{report.bytes_held / 1e3:.0f} kB held" in report.summary
 
 
 @every_method

@@ -80,8 +80,9 @@ class HeadlessServer:
     last_node_id: str | None = None
     last_prompt_id: str = ""
 
-    def __init__(self, routes: Any) -> None:
+    def __init__(self, routes: Any, node_replace_manager: Any) -> None:
         self.routes = routes
+        self.node_replace_manager = node_replace_manager
         self.sockets_metadata: dict[str, Any] = {}
         self.listener: Event | None = None
 
@@ -162,7 +163,8 @@ def boot(
         nodes = importlib.import_module("nodes")
         execution = importlib.import_module("execution")
         server_module = importlib.import_module("server")
-    server = HeadlessServer(importlib.import_module("aiohttp").web.RouteTableDef())
+    routes = importlib.import_module("aiohttp").web.RouteTableDef()
+    server = HeadlessServer(routes, node_replace_manager())
     server_module.PromptServer.instance = server
     asyncio.run(load_nodes(nodes, folder_paths, custom_nodes))
     utils = importlib.import_module("comfy.utils")
@@ -176,6 +178,14 @@ def boot(
     )
     utils.set_progress_bar_global_hook(progress_hook(comfy))
     return comfy
+
+
+def node_replace_manager() -> Any:
+    """Newer ComfyUI's replacements of missing nodes; None for an older one."""
+    try:
+        return importlib.import_module("app.node_replace_manager").NodeReplaceManager()
+    except ModuleNotFoundError:
+        return None
 
 
 async def load_nodes(nodes: Any, folder_paths: Any, custom_nodes: bool) -> None:

@@ -37,6 +37,7 @@ def validated(comfy: Comfy, graph: Graph) -> ValidGraph:
         UserError: the first thing wrong: an unknown class, a value, a link, no output node.
     """
     graph = copy.deepcopy(graph)
+    replace_missing_nodes(comfy, graph)
     known = comfy.nodes.NODE_CLASS_MAPPINGS
     for node in graph:
         kind = graph[node]["class_type"]
@@ -58,6 +59,15 @@ def validated(comfy: Comfy, graph: Graph) -> ValidGraph:
             raise UserError("the workflow has no output node: end it in one such as SaveImage")
         raise UserError(f"{error['message']} {error['details']}".strip())
     return ValidGraph(graph, sorted(outputs))
+
+
+def replace_missing_nodes(comfy: Comfy, graph: Graph) -> None:
+    """Puts the replacements that packs have registered into `graph`, as newer servers do."""
+    manager = comfy.server.node_replace_manager
+    if manager is not None:
+        for node in graph.values():
+            node.setdefault("_meta", {})
+        manager.apply_replacements(graph)
 
 
 def check_values(comfy: Comfy, graph: Graph, node: str) -> None:
