@@ -18,17 +18,9 @@ settings.register_profile("shared", deadline=None, suppress_health_check=[Health
 settings.load_profile("shared")
 
 CORE = (
-    "engine/test_costs.py",
-    "engine/test_indicators.py",
-    "engine/test_reference.py",
-    "engine/test_run.py",
-    "families/test_adapters.py",
-    "families/test_families.py",
-    "families/test_generic_family.py",
-    "families/test_packed_streams.py",
-    "families/test_video_families.py",
-    "hosts/comfyui/test_forecast.py",
-    "hosts/comfyui/test_hostile_",
+    "engine/",
+    "families/",
+    "hosts/comfyui/",
     "hosts/diffusers/test_hostile_",
     "nodes/test_nodes.py",
 )
