@@ -85,7 +85,8 @@ def _plain_value(value: Any) -> Hashable:
     return None
 
 
-def _all_equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+def all_equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    """Whether two lists of tensors hold the same values."""
     return len(one) == len(other) and all(map(_equal, one, other))
 
 
@@ -132,7 +133,7 @@ class Branches:
             if name.startswith(TEXT_PREFIXES) or name in self._text_arguments
         }
         text = list(tensors_in(named))
-        equal = (index for index, known in enumerate(self._texts) if _all_equal(known, text))
+        equal = (index for index, known in enumerate(self._texts) if all_equal(known, text))
         index = next(equal, len(self._texts))
         if index == len(self._texts):
             self._texts.append(text)

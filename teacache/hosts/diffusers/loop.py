@@ -1,7 +1,10 @@
 """One denoising loop of diffusers: hooks on its transformers for as long as it lasts.
 
 Pipelines call the transformer once for each branch of guidance, one call after the other, and
-cannot be asked to repeat a step. The joint decision is therefore taken at the first call of an
+cannot be asked to repeat a step. An evaluation lasts until the scheduler makes its step; where
+the loop uses another scheduler, until a branch is called again at another timestep or with
+another latent. Calls of one evaluation that equal each other in all that names a branch are told
+apart by their order. The joint decision is therefore taken at the first call of an
 evaluation. Where the indicator depends on the text, the first call also measures the other
 branches of the evaluation before: it runs what lies before the blocks on their inputs and the
 present latent, and reads their indicator. A branch that must be computed nevertheless (it is new,
@@ -28,6 +31,7 @@ from ...report import Reason, RunReport
 from ..common import embed_timesteps, prepare_stack
 from .branches import (
     Branches,
+    all_equal,
     arguments_of,
     latent_name,
     layout_of,
@@ -40,6 +44,7 @@ from .outputs import OutputStructure
 from .schedulers import LoopSigmas
 
 GRADIENTS = "Gradients were on: those calls ran without the cache (wrap them in torch.no_grad())."
+EXCESS = "the model was evaluated more often than the schedule has steps"
 
 RunFactory = Callable[[nn.Module, tuple[int, ...]], Run]
 """(transformer, shape of its latent, empty where it was never called) -> the run of this loop."""
@@ -77,10 +82,13 @@ class DenoisingLoop:
         self._transformer: nn.Module = next(iter(transformers.values()))
         self._component = ""
         self._evaluations = 0
+        self._stepped: bool | None = None
+        """Whether the scheduler has made a step since the last call; None before its first one."""
+        self._timestep: torch.Tensor | None = None
         self._decision: Decision | None = None
-        self._calls: dict[Hashable, dict[str, Any]] = {}
-        """Arguments of this evaluation's calls, by branch."""
-        self._previous_calls: dict[Hashable, dict[str, Any]] = {}
+        self._calls: dict[tuple[Hashable, int], dict[str, Any]] = {}
+        """Arguments of this evaluation's calls, by branch and its occurrence."""
+        self._previous_calls: dict[tuple[Hashable, int], dict[str, Any]] = {}
         self._answered: Mark | None = None
 
     @contextmanager
@@ -122,7 +130,19 @@ class DenoisingLoop:
 
     def begins_evaluation(self, name: str | None, given: Mapping[str, Any]) -> bool:
         """Whether such a call would be the first one of another evaluation."""
-        return self._decision is None or self._branches.key(name, given) in self._calls
+        return self._begins(self._branches.key(name, given), given)
+
+    def _begins(self, branch: Hashable, given: Mapping[str, Any]) -> bool:
+        known = self._calls.get((branch, 0))
+        if self._decision is None or self._stepped:
+            return True
+        if known is None:
+            return False
+        assert self._timestep is not None
+        if not torch.equal(timestep_of(given), self._timestep):
+            return True
+        latents = [list(tensors_in(call[latent_name(call)])) for call in (given, known)]
+        return self._stepped is None and not all_equal(*latents)
 
     def call(
         self,
@@ -146,14 +166,15 @@ class DenoisingLoop:
             return forward(**given)
         try:
             with reading_model():
-                branch = self._branches.key(name, given)
+                alike = self._branches.key(name, given)
                 timestep_name(given)
         except FamilyMismatch as mismatch:
             self._mismatch = mismatch
             return forward(**given)
-        if self._decision is None or branch in self._calls or component != self._component:
+        if component != self._component or self._begins(alike, given):
             self._begin(component, module, given)
         first = not self._calls
+        branch = (alike, sum(other == alike for other, _ in self._calls))
         self._calls[branch] = given
         self._answered = None
         run, decision = self._run, self._decision
@@ -175,7 +196,7 @@ class DenoisingLoop:
         self,
         run: Run,
         decision: Decision,
-        branch: Hashable,
+        branch: tuple[Hashable, int],
         given: dict[str, Any],
         forward: Forward,
         first: bool,
@@ -215,6 +236,7 @@ class DenoisingLoop:
 
     def step(self, prediction: torch.Tensor) -> torch.Tensor:
         """What the scheduler follows, given the `prediction` after guidance."""
+        self._stepped = True
         forward, self._prediction = self._prediction, None
         run = self._run
         if run is not None and run.observer is not None:
@@ -239,10 +261,14 @@ class DenoisingLoop:
         sigma, step = self.sigmas.at(self._evaluations, timestep)
         self._timesteps[sigma] = timestep
         self._run.begin_evaluation(sigma, latent.device, step)
+        if self._evaluations >= self.sigmas.evaluations:
+            self._run.give_up(EXCESS)
         self._decision = self._run.decide(component, can_repeat=False)
         self._previous_calls = self._calls if component == self._component else {}
         self._calls = {}
         self._component, self._transformer = component, module
+        self._timestep = timestep
+        self._stepped = None if self._stepped is None else False
         self._evaluations += 1
 
     def end_evaluation(self) -> None:
@@ -275,7 +301,7 @@ class DenoisingLoop:
         run: Run,
         decision: Decision,
         stack: BlockStack,
-        branch: Hashable,
+        branch: tuple[Hashable, int],
         given: dict[str, Any],
         forward: Forward,
     ) -> None:

@@ -55,10 +55,12 @@ class LoopSigmas(Protocol):
     """The noise levels of one denoising loop.
 
     sigmas: one more than the loop has steps.
+    evaluations: how many the loop makes.
     full_range: whether the loop goes from pure noise to none.
     """
 
     sigmas: list[float]
+    evaluations: int
     full_range: bool
 
     def at(self, evaluation: int, timestep: torch.Tensor) -> tuple[float, int | None]:
@@ -90,6 +92,7 @@ class SchedulerSigmas:
             t / scheduler.config.num_train_timesteps for t in [*timesteps, 0.0]
         ]
         self._per_evaluation = levels[max(0, count - evaluations) : count]
+        self.evaluations = len(self._per_evaluation)
         self.sigmas = [level for level, _ in groupby(self._per_evaluation)] + [levels[count]]
 
     def at(self, evaluation: int, timestep: torch.Tensor) -> tuple[float, int | None]:
@@ -121,7 +124,7 @@ class ObservedSigmas:
 
     def __init__(self, steps: int) -> None:
         self.sigmas = [0.0] * (steps + 1)
-        self._steps = steps
+        self.evaluations = steps
         self._seen: list[float] = []
 
     def at(self, evaluation: int, timestep: torch.Tensor) -> tuple[float, int | None]:
@@ -132,7 +135,7 @@ class ObservedSigmas:
 
     @property
     def complete(self) -> bool:
-        return len(self._seen) >= self._steps
+        return len(self._seen) >= self.evaluations
 
     def starts_over_at(self, timestep: torch.Tensor) -> bool:
         """Whether an evaluation at `timestep` belongs to another loop.
