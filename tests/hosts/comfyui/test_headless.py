@@ -239,7 +239,10 @@ def test_bad_graphs_are_refused_in_one_line(session, number):
 
 
 def test_progress_is_reported_per_sampler(session):
-    assert session[1][0]["steps"] == [["Sampler", step, 4] for step in (1, 2, 3, 4)]
+    """Newer ComfyUI leaves out what comes too soon, but never the first and the last step."""
+    (title,), steps, (total,) = map(sorted, map(set, zip(*session[1][0]["steps"], strict=True)))
+    assert (title, steps[0], steps[-1], total) == ("Sampler", 1, 4, 4)
+    assert session[1][0]["steps"] == [["Sampler", step, 4] for step in steps]
 
 
 def test_loaded_models_stay_between_graphs(session):
