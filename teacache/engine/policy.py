@@ -85,23 +85,17 @@ class PlannedSteps:
 
     Args:
         computed: indices of the computed steps. The first and last step always are.
-        steps: number of steps of the run.
         first_steps, last_step: as in `AccumulatedDistance`.
     """
 
     computed: frozenset[int]
-    steps: int
-    first_steps: frozenset[int] = frozenset({0})
-    last_step: int | None = None
-
-    @property
-    def _last(self) -> int:
-        return self.steps - 1 if self.last_step is None else self.last_step
+    first_steps: frozenset[int]
+    last_step: int
 
     def fixed_reason(self, step: int) -> Reason:
         if step <= 0 or step in self.first_steps:
             return Reason.FIRST
-        if step >= self._last:
+        if step >= self.last_step:
             return Reason.LAST
         return Reason.PLANNED if step in self.computed else Reason.PLANNED_SKIP
 
@@ -109,7 +103,7 @@ class PlannedSteps:
         return Reason.OVER_THRESHOLD
 
     def cache_is_reusable(self, step: int) -> bool:
-        return any(later not in self.computed for later in range(step + 1, self._last))
+        return any(later not in self.computed for later in range(step + 1, self.last_step))
 
 
 class EveryStep:

@@ -336,9 +336,7 @@ def _policy(settings: RunSettings, sampler: SamplerTraits, schedule: Schedule) -
         return EveryStep()
     last_step = schedule.steps - 1 if sampler.visits_every_level else schedule.last_step
     if settings.plan is not None:
-        return PlannedSteps(
-            frozenset(settings.plan), schedule.steps, schedule.first_steps, last_step
-        )
+        return PlannedSteps(frozenset(settings.plan), schedule.first_steps, last_step)
     config, indicator = settings.config, settings.strategy.indicator
     return AccumulatedDistance(
         threshold=settings.threshold,
