@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -75,7 +76,8 @@ class StepRecord:
 
     step: index of the sampler step, from 0. sigma: noise level. distance: what this evaluation
     added to the accumulator (None where nothing was measured). accumulated: the accumulator
-    that was compared with the threshold. seconds: time of the evaluation, all branches.
+    that was compared with the threshold. seconds: time of the evaluation, all branches; None where
+    the device's times are not known, or not yet.
     """
 
     step: int
@@ -84,11 +86,7 @@ class StepRecord:
     reason: Reason
     distance: float | None
     accumulated: float
-    seconds: float
-
-    def timed(self, seconds: float) -> StepRecord:
-        """This record with its final time."""
-        return dataclasses.replace(self, seconds=seconds)
+    seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
         kind = ReasonKind.SKIPPED if self.skipped else self.reason.kind
@@ -103,8 +101,9 @@ class RunReport:
     parts. profile is empty where none decided. evidence: what a preset was resolved to, and why.
 
     Threshold 0 means that the cache was off, and nothing was recorded. `seconds` is the wall time
-    from the first evaluation's start to the last one's end. outcome: running, done, interrupted
-    or failed.
+    from the first evaluation's start to the last one's end, None on a device whose times cannot be
+    known; then there is no time and no speed-up anywhere in the report. outcome: running, done,
+    interrupted or failed.
     """
 
     host: str
@@ -122,7 +121,7 @@ class RunReport:
     sigmas: list[float]
     evidence: str = ""
     records: list[StepRecord] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float | None = 0.0
     bytes_held: int = 0
     warnings: list[str] = field(default_factory=list)
     outcome: str = "running"
@@ -131,6 +130,14 @@ class RunReport:
         """Add `sentence` once."""
         if sentence not in self.warnings:
             self.warnings.append(sentence)
+
+    def set_times(self, seconds: Sequence[float] | None) -> None:
+        """Set the final time of each record; None where the device's times are not known."""
+        times = [None] * len(self.records) if seconds is None else seconds
+        self.records = [
+            dataclasses.replace(record, seconds=time)
+            for record, time in zip(self.records, times, strict=True)
+        ]
 
     @property
     def skipped(self) -> int:
@@ -146,25 +153,36 @@ class RunReport:
         return len({record.step for record in self.records if not record.skipped})
 
     def _median_seconds(self, skipped: bool) -> float | None:
-        times = [record.seconds for record in self.records if record.skipped == skipped]
+        times = self._times(skipped)
         return statistics.median(times) if times else None
 
-    @property
-    def estimated_speedup(self) -> float:
-        """Time of these evaluations had all been computed, over the time they took."""
-        computed = self._median_seconds(skipped=False)
-        taken = sum(record.seconds for record in self.records)
-        if computed is None or taken <= 0 or self.skipped == 0:
-            return 1.0
-        return 1.0 + self.saved_seconds / taken
+    def _times(self, skipped: bool) -> list[float] | None:
+        """Seconds of the skipped or the computed evaluations, None if one is not known."""
+        times = [record.seconds for record in self.records if record.skipped == skipped]
+        known = [seconds for seconds in times if seconds is not None]
+        return known if len(known) == len(times) else None
 
     @property
-    def saved_seconds(self) -> float:
+    def estimated_speedup(self) -> float | None:
+        """Time of these evaluations had all been computed, over the time they took."""
+        saved = self.saved_seconds
+        if saved is None:
+            return None
+        taken = sum((self._times(skipped=True) or []) + (self._times(skipped=False) or []))
+        if not self.computed or taken <= 0 or self.skipped == 0:
+            return 1.0
+        return 1.0 + saved / taken
+
+    @property
+    def saved_seconds(self) -> float | None:
         """Sum over skipped evaluations of (median computed time - own time), in seconds."""
-        computed = self._median_seconds(skipped=False)
-        if computed is None:
+        computed, skipped = self._times(skipped=False), self._times(skipped=True)
+        if computed is None or skipped is None:
+            return None
+        if not computed:
             return 0.0
-        return sum(computed - record.seconds for record in self.records if record.skipped)
+        median = statistics.median(computed)
+        return sum(median - seconds for seconds in skipped)
 
     @property
     def summary(self) -> str:
@@ -174,10 +192,12 @@ class RunReport:
         if not self.records:
             return f"{self.family_name}: the model was not called"
         unit = "steps" if len(self.records) == self.steps else "evaluations"
+        gain, saved = "", self.saved_seconds
+        if saved is not None:
+            gain = f" · {self.estimated_speedup:.2f}x · saved {saved:.1f} s"
         return (
             f"{self.family_name}: {self.computed} of {len(self.records)} {unit} computed, "
-            f"{self.skipped} skipped · {self.estimated_speedup:.2f}x · "
-            f"saved {self.saved_seconds:.1f} s · {format_bytes(self.bytes_held)} held"
+            f"{self.skipped} skipped{gain} · {format_bytes(self.bytes_held)} held"
         )
 
     @property
@@ -204,7 +224,11 @@ class RunReport:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain data, as the nodes, the command and the editor read it."""
+        """The report as plain data, as the nodes, the command and the editor read it.
+
+        `seconds`, `seconds_per_computed`, `seconds_per_skipped`, `estimated_speedup`,
+        `saved_seconds` and each record's `seconds` are None on a device whose times are not known.
+        """
         return {
             "version": REPORT_VERSION,
             "host": self.host,

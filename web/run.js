@@ -9,7 +9,7 @@
  * @property {Kind} [kind] of the reason; missing in runs stored by earlier versions
  * @property {number | null} distance
  * @property {number} accumulated
- * @property {number} seconds
+ * @property {number | null} seconds null where the device's times are not known, or not yet
  *
  * @typedef {object} Report of a run, as `RunReport.to_json()` returns it
  * @property {string} family_name
@@ -21,8 +21,8 @@
  * @property {number} steps
  * @property {number} computed
  * @property {number} skipped
- * @property {number} estimated_speedup
- * @property {number} saved_seconds
+ * @property {number | null} estimated_speedup null where the device's times are not known
+ * @property {number | null} saved_seconds likewise
  * @property {number} bytes_held
  * @property {string} advice
  * @property {string[]} warnings
@@ -117,7 +117,7 @@ export function cellCount({ live, report }) {
  */
 export function summaryLine(run, texts) {
   const { live, line, notes, report } = run;
-  const { computed, skipped } = report;
+  const { computed, skipped, estimated_speedup: speedup, saved_seconds: saved } = report;
   const count = report.records.length;
   if (line) return line;
   if (live) return format(texts.running, { count, steps: report.steps || "?", skipped });
@@ -125,11 +125,9 @@ export function summaryLine(run, texts) {
   if (report.threshold === 0) return texts.off;
   const unit = count === report.steps ? texts.steps : texts.evaluations;
   const parts = [format(texts.computed, { computed, count, unit })];
-  if (skipped) {
-    parts.push(
-      `${report.estimated_speedup.toFixed(report.estimated_speedup < 10 ? 2 : 1)}x`,
-      format(texts.saved, { time: formatDuration(report.saved_seconds) }),
-    );
+  if (skipped && speedup !== null && saved !== null) {
+    parts.push(`${speedup.toFixed(speedup < 10 ? 2 : 1)}x`);
+    parts.push(format(texts.saved, { time: formatDuration(saved) }));
   }
   if (report.bytes_held) parts.push(format(texts.held, { size: formatSize(report.bytes_held) }));
   if (report.outcome === "interrupted") parts.push(texts.interrupted);
@@ -164,8 +162,9 @@ export function tooltipLines(record, threshold, texts) {
   const decision = record.skipped ? texts.skipped : texts.computedOne;
   const lines = [
     `${format(texts.step, { step: record.step + 1 })} · ${decision}: ${reasonOf(record, texts)}`,
-    `sigma ${record.sigma.toPrecision(4)} · ${formatDuration(record.seconds)}`,
+    `sigma ${record.sigma.toPrecision(4)}`,
   ];
+  if (record.seconds !== null) lines[1] += ` · ${formatDuration(record.seconds)}`;
   if (record.distance !== null) {
     const sum = `${record.accumulated.toFixed(4)} / ${threshold}`;
     lines.push(`${format(texts.distance, { distance: record.distance.toFixed(4) })} · Σ ${sum}`);

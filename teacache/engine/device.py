@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -92,34 +93,88 @@ class SigmaReader:
         self.lost = self.lost or not same_sigma(expected, sigma)
 
 
+class TimingEvent(Protocol):
+    """A moment in a device's queue: what the events of PyTorch's device modules have in common."""
+
+    def record(self) -> None:
+        """Enter the queue of the current device."""
+
+    def elapsed_time(self, end: TimingEvent) -> float:
+        """Milliseconds from this event to `end`, once the device has reached both."""
+
+
 @dataclass(frozen=True)
 class Mark:
-    """A moment on the host's clock and, on CUDA, in the device's queue."""
+    """A moment on the host's clock and, on a device with a queue, in that queue."""
 
     host: float
-    event: torch.cuda.Event | None
+    event: TimingEvent | None
+
+
+class DeviceEvents:
+    """Events in the queue of one device.
+
+    `torch.cuda`, `torch.xpu`, `torch.mps` and the modules of other backends share their names:
+    `Event`, `synchronize` and, where there can be several devices, the context manager `device`.
+
+    Args:
+        device: the device whose work is timed, which need not be the current one.
+
+    Raises:
+        LookupError, TypeError, RuntimeError: the device has no events that take times.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        module = vars(vars(torch)[device.type])
+        self._make: Callable[..., TimingEvent] = module["Event"]
+        self._synchronize: Callable[[], None] = module["synchronize"]
+        self._select: Callable[[torch.device], AbstractContextManager[Any]] = module.get(
+            "device", nullcontext
+        )
+        self._device = device
+        self.record()
+
+    def record(self) -> TimingEvent:
+        """A new event at the end of the queue."""
+        with self._select(self._device):
+            event = self._make(enable_timing=True)
+            event.record()
+        return event
+
+    def wait(self) -> None:
+        """Wait until the device has done all of its queue."""
+        with self._select(self._device):
+            self._synchronize()
 
 
 class Clock:
-    """Takes times without stalling the device: CUDA's own times are read once, at the end."""
+    """Takes times without stalling the device: its own times are read once, at the end.
+
+    A device with a queue returns before it has done its work, so that the host's clock times the
+    queueing alone: where such a device has no events, times are unknown.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self.is_host = device.type == "cpu"
+        """Whether the host's clock is the device's."""
+        self._events = None if self.is_host else _events_of(device)
 
     def mark(self) -> Mark:
-        event = None
-        if self._cuda:
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record()
+        event = None if self._events is None else self._events.record()
         return Mark(time.perf_counter(), event)
 
-    def resolve(self, spans: Sequence[tuple[Mark, Mark]]) -> list[float]:
-        """Seconds of each span; waits for the device once."""
-        if not self._cuda:
+    def resolve(self, spans: Sequence[tuple[Mark, Mark]]) -> list[float] | None:
+        """Seconds of each span, None where they are unknown; waits for the device once."""
+        if self.is_host:
             return [end.host - start.host for start, end in spans]
+        if self._events is None:
+            return None
         if spans:
-            torch.cuda.synchronize()
-        return [_seconds(start, end) for start, end in spans]
+            self._events.wait()
+        try:
+            return [_device_seconds(start, end) for start, end in spans]
+        except NotImplementedError:  # XPU, where PyTorch was built with an older compiler
+            return None
 
 
 class RunTimer:
@@ -138,24 +193,34 @@ class RunTimer:
         """This moment, as an end for `end`."""
         return self._clock.mark()
 
-    def end(self, end: Mark | None = None) -> float:
+    def end(self, end: Mark | None = None) -> float | None:
         """The evaluation has ended, now or at `end`.
 
         Returns:
-            Its seconds on the host's clock; on CUDA the device may not be done yet.
+            Its seconds; None on a device with a queue, which may not be done yet.
         """
         span = (self._start, end or self._clock.mark())
         self._spans.append(span)
-        return span[1].host - span[0].host
+        return span[1].host - span[0].host if self._clock.is_host else None
 
-    def resolve(self) -> tuple[list[float], float]:
-        """Seconds of each evaluation, and from the first one's start to the last one's end."""
-        seconds = self._clock.resolve(self._spans)
-        total = _seconds(self._spans[0][0], self._spans[-1][1]) if self._spans else 0.0
-        return seconds, total
+    def resolve(self) -> tuple[list[float] | None, float | None]:
+        """Seconds of each evaluation, and from the first one's start to the last one's end; None
+        where they are unknown."""
+        whole = [(self._spans[0][0], self._spans[-1][1])] if self._spans else []
+        seconds = self._clock.resolve([*self._spans, *whole])
+        if seconds is None or not whole:
+            return seconds, None if seconds is None else 0.0
+        return seconds[:-1], seconds[-1]
 
 
-def _seconds(start: Mark, end: Mark) -> float:
-    if start.event is not None and end.event is not None:
-        return float(start.event.elapsed_time(end.event)) / 1000.0
-    return end.host - start.host
+def _events_of(device: torch.device) -> DeviceEvents | None:
+    """Events of `device`; None where it has none that take times."""
+    try:
+        return DeviceEvents(device)
+    except (LookupError, TypeError, RuntimeError):
+        return None
+
+
+def _device_seconds(start: Mark, end: Mark) -> float:
+    assert start.event is not None and end.event is not None
+    return start.event.elapsed_time(end.event) / 1000.0

@@ -33,11 +33,11 @@ from .indicators import (
     ErrorRate,
     StackInputReader,
     TimestepChanges,
-    relative_change,
     spectral_view,
 )
 from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy
 from .predictors import make_predictor
+from .regions import PLAIN_LATENT, LatentLayout, relative_change
 from .strategy import RunSettings, SamplerTraits
 
 log = logging.getLogger("teacache")
@@ -74,6 +74,7 @@ class Run:
         host: the host's name, for the report.
         listener: receives the run's events.
         observer: receives what is computed.
+        latent: how it is compared.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Run:
         host: str,
         listener: RunListener | None = None,
         observer: RunObserver | None = None,
+        latent: LatentLayout = PLAIN_LATENT,
     ) -> None:
         self.config = settings.config
         self.family = family
         self.strategy = settings.strategy
         self.sampler = sampler
         self.observer = observer
+        self.latent = latent
         self.gave_up = False
         """Whether the model does not match its family's entry: it runs without the cache."""
         self.reader = DeviceReader()
@@ -191,10 +194,10 @@ class Run:
             decision.require_compute(Reason.UNCACHED)
 
     def _decide_by_view(self, decision: Decision, latent: torch.Tensor) -> None:
-        view = spectral_view(latent, self.position.sigma)
+        view = self.latent.map(lambda part: spectral_view(part, self.position.sigma), latent)
         before = decision.state.latent_view
         if before is not None and before.shape == view.shape and decision.needs_distance:
-            change = relative_change(view, before.to(view.device))
+            change = relative_change(view, before.to(view.device), self.latent.regions)
             decision.consider(largest(self.reader.read(change)))
         elif decision.needs_distance:
             decision.require_compute(Reason.NEW_BRANCH if before is None else Reason.MISMATCH)
@@ -225,7 +228,7 @@ class Run:
         self._emit("step", lambda: {"record": record.to_json()})
         self._decisions = []
 
-    def _record(self, seconds: float) -> StepRecord:
+    def _record(self, seconds: float | None) -> StepRecord:
         decisions = [decision for _, _, decision in self._decisions]
         computed = [decision for decision in decisions if not decision.skipping]
         shown = next(iter(computed or decisions), None)
@@ -318,10 +321,7 @@ class Run:
         self._timestep_changes = None
         if self._timer is not None:
             times, self.report.seconds = self._timer.resolve()
-            self.report.records = [
-                record.timed(seconds)
-                for record, seconds in zip(self.report.records, times, strict=True)
-            ]
+            self.report.set_times(times)
         self.report.outcome = outcome
         self._emit("end", lambda: {"report": self.report.to_json()})
         return self.report

@@ -42,6 +42,7 @@ CELLS_TOP, CELLS_HEIGHT = 266, 26
 BARS_TOP, BARS_HEIGHT = 322, 84
 LEGEND_TOP, LEGEND_LINE = 458, 22
 NOTE_LINE = 20
+NO_TIMES = "time per evaluation: not known on this device"
 MAX_OVER_THRESHOLD = 3.0  # the curve's axis ends at this multiple of the threshold
 MAX_OVER_MEDIAN = 2.0  # the bars' axis ends at this multiple of the median time
 
@@ -117,9 +118,10 @@ def _notes(report: dict[str, Any]) -> list[str]:
 def _draw_title(canvas: Canvas, report: dict[str, Any]) -> None:
     count, skipped = len(report["records"]), report["skipped"]
     unit = "steps" if count == report["steps"] else "evaluations"
-    speedup = f"{report['estimated_speedup']:.2f}x"
+    speedup, saved = report["estimated_speedup"], report["saved_seconds"]
     available = canvas.width - LEFT - RIGHT
-    if count:
+    if count and speedup is not None:
+        speedup = f"{speedup:.2f}x"
         canvas.text(canvas.width - RIGHT, 44, speedup, 26, SKIPPED if skipped else MUTED, "rs")
         canvas.text(canvas.width - RIGHT, 66, "estimated speed-up", 12, MUTED, "rs")
         available -= 150
@@ -127,8 +129,8 @@ def _draw_title(canvas: Canvas, report: dict[str, Any]) -> None:
     title = f"{report['family_name']} · {report['steps']} {plural}"
     canvas.text(LEFT, 42, shorten(title, 22, available), 22)
     summary = f"{report['computed']} of {count} {unit} computed, {skipped} skipped"
-    if skipped:
-        summary += f" · {_format_duration(report['saved_seconds'])} saved"
+    if skipped and saved is not None:
+        summary += f" · {_format_duration(saved)} saved"
     if report["outcome"] not in ("done", "running"):
         summary += f" · {report['outcome']}"
     canvas.text(LEFT, 66, shorten(summary, 14, available), 14, MUTED)
@@ -188,8 +190,12 @@ def _draw_cells(canvas: Canvas, columns: Columns, records: list[dict[str, Any]])
 
 
 def _draw_bars(canvas: Canvas, columns: Columns, records: list[dict[str, Any]]) -> None:
-    """A bar for the time of each evaluation."""
+    """A bar for the time of each evaluation, where the device's times are known."""
     bottom = BARS_TOP + BARS_HEIGHT
+    if any(record["seconds"] is None for record in records):
+        canvas.rectangle(LEFT, BARS_TOP, canvas.width - RIGHT, bottom, PANEL)
+        canvas.text(LEFT, BARS_TOP - 7, NO_TIMES, 12, MUTED)
+        return
     times = [_finite(record["seconds"]) for record in records]
     median = statistics.median(times[1:]) if len(times) > 1 else times[0]
     computed = [t for t, record in zip(times, records, strict=True) if not record["skipped"]]

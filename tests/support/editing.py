@@ -27,6 +27,8 @@ FLAGS = [
 ARTIFACTS = ROOT / "tests" / "artifacts"
 SEEDS = itertools.count(1000)
 STEPS = 40
+FILLED = '.teacache-cells rect:not([data-kind="open"])'
+"""The cells of evaluations that have been made."""
 
 
 def find_chromium() -> str | None:

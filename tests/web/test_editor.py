@@ -3,65 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_server import ROOT, Server, serving
+from comfy_server import ROOT, Server
 from editing import (
-    FLAGS,
+    FILLED,
     SEEDS,
     STEPS,
     Editor,
     cell_kinds,
     expected_summary,
-    find_chromium,
     open_editor,
     quickstart_graph,
 )
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
-CHROMIUM = find_chromium()
-MISSING = "no Chromium here; on Debian and Ubuntu: apt-get install chromium"
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 OLD = sorted((ROOT / "tests" / "data" / "workflows_old").glob("*/*.json"))
-FILLED = '.teacache-cells rect:not([data-kind="open"])'
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM and os.environ.get("CI") != "true", reason=MISSING),
-]
-
-
-@pytest.fixture(scope="module")
-def server(comfy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(comfy_dir, tmp_path_factory.mktemp("comfyui")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM, MISSING
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module", params=["classic", "nodes2"])
-def editor(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Editor]:
-    with open_editor(browser, server, request.param) as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def no_error_from_the_pack(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    if "editor" in request.fixturenames:
-        errors = request.getfixturevalue("editor").errors
-        assert not [error for error in errors if "teacache" in error.lower()]
+pytestmark = pytest.mark.browser
 
 
 @pytest.mark.parametrize(
@@ -245,9 +207,9 @@ def test_a_preset_tells_its_evidence(editor: Editor) -> None:
     editor.screenshot("preset")
 
 
-def test_a_calibration_is_shown_found_and_deleted(editor: Editor, server: Server) -> None:
+def test_a_calibration_is_shown_found_and_deleted(editor: Editor, running_server: Server) -> None:
     graph = json.loads((ROOT / "workflows" / "calibrate.json").read_text())
-    made = server.base / "user" / "teacache" / "profiles" / "made here.json"
+    made = running_server.base / "user" / "teacache" / "profiles" / "made here.json"
     try:
         editor.load(graph)
         settings = {"name": made.stem, "seed": next(SEEDS), "steps": 8, "seeds": 1, "trials": 0}
@@ -382,9 +344,9 @@ def test_every_reason_has_its_colour(editor: Editor) -> None:
     assert all(f'[data-kind="{kind}"]' in style for kind in found)
 
 
-def test_another_language_and_a_light_theme(browser: Browser, server: Server) -> None:
+def test_another_language_and_a_light_theme(browser: Browser, running_server: Server) -> None:
     settings = {"Comfy.Locale": "zh", "Comfy.ColorPalette": "light"}
-    with open_editor(browser, server, "classic", **settings) as editor:
+    with open_editor(browser, running_server, "classic", **settings) as editor:
         editor.load(quickstart_graph(steps=12))
         editor.page.wait_for_selector(".teacache-strip")
         assert editor.lines() == ["尚未运行：运行时会在此逐步显示。"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,6 @@ from ...comparison import Point, Sample, StepListener
 from ...comparison.runner import WARM_UP_STEPS
 from ...config import TeaCacheConfig
 from ...digest import digest
-from ...engine.device import Clock
 from ...errors import ConfigError, ExecutionError, UserError
 from .conditions import conditions_of
 from .patch import apply_teacache, cached_model, describe_unsupported, recognise_model
@@ -158,11 +158,10 @@ class ModelSamplingBackend:
                 self._on_preview(previewer.decode_latent_to_preview_image("JPEG", denoised))
             on_step(step + 1, steps)
 
-        clock = Clock(model.load_device)
-        start = clock.mark()
+        started = time.perf_counter()
         samples = sample_model(model, self._latent, settings, self._prompt, step_ended)
-        (seconds,) = clock.resolve([(start, clock.mark())])
-        return samples, seconds
+        samples.to("cpu")  # waits for the device, whichever it is
+        return samples, time.perf_counter() - started
 
     def _decode(self, latent: torch.Tensor) -> torch.Tensor:
         """[B, H, W, 3] in 0 to 1; videos as their frames, one after the other."""

@@ -1,0 +1,57 @@
+"""A server, a browser and an editor for the tests of this folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from comfy_server import Server, serving
+
+if TYPE_CHECKING:
+    from editing import Editor
+    from playwright.sync_api import Browser
+
+MISSING = "no Chromium here; on Debian and Ubuntu: apt-get install chromium"
+
+
+@pytest.fixture(scope="package")
+def running_server(comfy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(comfy_dir, tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of one module: while playwright runs, no test of another one can start an event loop."""
+    from editing import FLAGS, find_chromium
+    from playwright.sync_api import sync_playwright
+
+    chromium = find_chromium()
+    if not chromium and os.environ.get("CI") != "true":
+        pytest.skip(MISSING)
+    assert chromium, MISSING
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module", params=["classic", "nodes2"])
+def editor(
+    request: pytest.FixtureRequest, browser: Browser, running_server: Server
+) -> Iterator[Editor]:
+    from editing import open_editor
+
+    with open_editor(browser, running_server, request.param) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def no_error_from_the_pack(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "editor" in request.fixturenames:
+        errors = request.getfixturevalue("editor").errors
+        assert not [error for error in errors if "teacache" in error.lower()]
