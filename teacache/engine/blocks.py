@@ -142,7 +142,9 @@ class StackBlockProxy(BlockProxy):
     @never_compiled
     def _before(self, arguments: BlockArguments) -> tuple[bool, Any]:
         """Whether the block is skipped, and what it returns then."""
-        callbacks = self.stack.callbacks
+        callbacks = self.stack.callbacks_here
+        if callbacks is None:
+            return False, None
         try:
             if self.first:
                 callbacks.on_stack_input(self.block, arguments, self._stack_input(arguments))
@@ -154,8 +156,8 @@ class StackBlockProxy(BlockProxy):
 
     @never_compiled
     def _after(self, arguments: BlockArguments, out: Any) -> None:
-        callbacks = self.stack.callbacks
-        if not callbacks.image_tokens:
+        callbacks = self.stack.callbacks_here
+        if callbacks is None or not callbacks.image_tokens:
             return
         try:
             if self.block_list.verify_outputs:
@@ -217,7 +219,9 @@ class FirstBlockProxy(BlockProxy):
 
     @never_compiled
     def _before(self, arguments: BlockArguments) -> None:
-        callbacks, stream = self.stack.callbacks, self.block_list.image_stream()
+        callbacks, stream = self.stack.callbacks_here, self.block_list.image_stream()
+        if callbacks is None:
+            return
         try:
             with reading_model():
                 callbacks.on_first_block(stream.pack(arguments.stream(stream)))
@@ -234,7 +238,8 @@ class SideBlockProxy(BlockProxy):
 
     @outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.stack.callbacks.skipping:
+        callbacks = self.stack.callbacks_here
+        if callbacks is None or not callbacks.skipping:
             return self.block(*args, **kwargs)
         stream = BlockArguments(args, kwargs)[0, self.side.stream]
         if self.side.skipped_output is SkippedOutput.ZERO:
@@ -262,6 +267,8 @@ class BlockStack:
         first_block_runs: bool = False,
     ) -> None:
         self.callbacks: StackCallbacks | None = None
+        self._thread: int | None = None
+        """The one whose call the proxies serve."""
         self._transformer = transformer
         self.side_blocks_run = False
         """Whether side blocks run on a skip: they may need the stack's input unchanged."""
@@ -295,15 +302,25 @@ class BlockStack:
                 if name not in running
             ]
 
+    @property
+    def callbacks_here(self) -> StackCallbacks | None:
+        """The callbacks in the thread whose call they serve.
+
+        None in another one, which may have come upon a proxy in a call of the model that no host
+        knows of, and keep it beyond the call that it was made for: its block runs as it is.
+        """
+        callbacks = self.callbacks
+        return callbacks if self._thread == threading.get_ident() else None
+
     @contextmanager
     def installed(self, callbacks: StackCallbacks) -> Iterator[None]:
         """Every slot holds its proxy and serves `callbacks`; afterwards all is as it was."""
-        with _in_use(self._transformer):
+        with in_use(self._transformer):
             yield from self._installed(callbacks)
 
     def _installed(self, callbacks: StackCallbacks) -> Iterator[None]:
         replaced: list[tuple[nn.Module, str, nn.Module]] = []
-        self.callbacks = callbacks
+        self.callbacks, self._thread = callbacks, threading.get_ident()
         try:
             for container, name, proxy in self._slots:
                 block = container._modules[name]
@@ -315,17 +332,15 @@ class BlockStack:
         finally:
             for container, name, block in replaced:
                 container._modules[name] = block
-            for _, _, proxy in self._slots:
-                proxy.__dict__["block"] = None
-            self.callbacks = None
+            self.callbacks = self._thread = None
 
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
+_LOCKS_LOCK = threading.RLock()
 
 
 @contextmanager
-def _in_use(transformer: nn.Module) -> Iterator[None]:
+def in_use(transformer: nn.Module) -> Iterator[None]:
     """One call at a time swaps the slots of a transformer, whichever run and thread makes it."""
     with _LOCKS_LOCK:
         lock = _LOCKS.setdefault(transformer, threading.RLock())

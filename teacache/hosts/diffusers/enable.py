@@ -5,17 +5,19 @@
     print(handle.report_for().summary)
     disable_teacache(pipe)
 
-or `with teacache(pipe, 0.2) as handle: ...`. While it is on, the pipeline has two attributes of its
-own: `pipe.teacache`, the handle, and `pipe.progress_bar`, around whose bar every pipeline runs its
-denoising loop. When the loop starts, hooks go on the transformers and the run's state is made; when
-it ends, however it ends, both are gone.
+or `with teacache(pipe, 0.2) as handle: ...`. While it is on, the pipeline has an attribute
+`pipe.teacache`, the handle, and a `progress_bar` (`attachment`), around whose bar every pipeline
+runs its denoising loop. When the loop starts, hooks go on the transformers and the run's state is
+made; when it ends, however it ends, both are gone. Copies of the pipeline have the same handle.
 """
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -31,13 +33,12 @@ from ...profiles.conditions import UNKNOWN_DIGEST, Conditions
 from ...profiles.store import ProfileStore, default_folder
 from ...report import RunReport
 from ..common import CacheHandle, Recognition, recognise, why_unsupported
+from .attachment import BAR, HANDLE, attach, detach
 from .branches import arguments_of, timestep_of
 from .hooks import Forward, hook_owner, hooked
 from .loop import DenoisingLoop
 from .schedulers import OWN_LOOP, LoopSigmas, ObservedSigmas, pipeline_sigmas, sampler_traits
 
-HANDLE = "teacache"
-BAR = "progress_bar"
 TRANSFORMERS = ("transformer", "transformer_2")
 PACKED_DIMENSIONS = 3
 """Dimensions of a latent that is a list of tokens."""
@@ -68,14 +69,22 @@ class CachedPipeline(CacheHandle):
         super().__init__(config, recognition, "diffusers", listener, override)
         self.threshold = threshold_of(config, self.profile, requested_strategy(config))
         self._undo = ExitStack()
-        self._loop: DenoisingLoop | None = None
+        self._pipelines: list[weakref.ref[Any]] = []
+        """Those that it was attached to: the one it was made for, and copies."""
+        self._running: set[int] = set()
+        """Identities of the pipelines that denoise now, each in a thread of its own."""
 
     def report_for(self) -> RunReport | None:
         """The report of the newest finished run, None before the first one."""
         return self.reports[-1] if self.reports else None
 
     def disable(self) -> None:
-        """Turn the cache off and leave the pipeline or transformer as it was."""
+        """Turn the cache off and leave the pipeline, its copies or the transformer as they were."""
+        for known in self._pipelines:
+            pipe = known()
+            if pipe is not None and installed(pipe) is self:
+                detach(pipe)
+        self._pipelines = []
         self._undo.close()
 
     def _new_loop(
@@ -116,33 +125,19 @@ class CachedPipeline(CacheHandle):
 
     def attach(self, pipe: Any) -> None:
         """Every denoising loop of `pipe` runs with the cache from now on."""
-        bar = pipe.progress_bar
-        replaced = BAR in vars(pipe)
-
-        def progress_bar(iterable: Any = None, total: int | None = None) -> _Bar:
-            return _Bar(bar(iterable=iterable, total=total), self, pipe, total)
-
-        def restore() -> None:
-            if vars(pipe)[BAR] is progress_bar:
-                if replaced:
-                    pipe.progress_bar = bar
-                else:
-                    del pipe.progress_bar
-            del pipe.teacache
-
-        pipe.progress_bar = progress_bar
-        pipe.teacache = self
-        self._undo.callback(restore)
+        self._pipelines.append(weakref.ref(pipe))
+        attach(pipe, self)
 
     @contextmanager
     def denoising(self, pipe: Any, total: int | None) -> Iterator[DenoisingLoop | None]:
         """One denoising loop of `pipe`. None within another one, and after `disable`."""
-        if self._loop is not None or vars(pipe).get(HANDLE) is not self:
+        if id(pipe) in self._running or installed(pipe) is not self:
             yield None
             return
         sigmas, sampler = pipeline_sigmas(pipe, total), sampler_traits(pipe.scheduler)
         loop = self._new_loop(_transformers(pipe), sigmas, sampler)
-        self._loop, outcome = loop, "failed"
+        self._running.add(id(pipe))
+        outcome = "failed"
         try:
             with ExitStack() as stack:
                 if self.threshold > 0:
@@ -154,22 +149,14 @@ class CachedPipeline(CacheHandle):
             outcome = "interrupted"
             raise
         finally:
-            self._loop = None
+            self._running.discard(id(pipe))
             self.keep(loop.finish(outcome))
 
     # --- a bare transformer -----------------------------------------------------------------------
 
     def attach_to_transformer(self, transformer: nn.Module, num_steps: int) -> None:
         """Calls of `transformer` are taken for loops of `num_steps` evaluations."""
-        sigmas = ObservedSigmas(num_steps)
-
-        def close() -> None:
-            nonlocal sigmas
-            if self._loop is not None:
-                self._loop.end_evaluation()
-                self.keep(self._loop.finish("done" if sigmas.complete else "interrupted"))
-            self._loop = None
-            sigmas = ObservedSigmas(num_steps)
+        loops: dict[int, OwnLoop] = {}
 
         def handle(
             module: nn.Module,
@@ -179,51 +166,41 @@ class CachedPipeline(CacheHandle):
             kwargs: dict[str, Any],
         ) -> Any:
             given = arguments_of(module, args, kwargs)
-            if (
-                self._loop is not None
-                and self._loop.begins_evaluation(name, given)
-                and sigmas.starts_over_at(timestep_of(given))
-            ):
-                close()
-            if self._loop is None:
-                self._loop = self._new_loop({"transformer": transformer}, sigmas, OWN_LOOP)
-            return self._loop.call("transformer", module, forward, name, given)
+            thread = threading.get_ident()
+            running = loops.get(thread)
+            if running is not None and running.is_over_before(name, given):
+                self.keep(running.finish())
+                running = None
+            if running is None:
+                sigmas = ObservedSigmas(num_steps)
+                loop = self._new_loop({"transformer": transformer}, sigmas, OWN_LOOP)
+                running = loops[thread] = OwnLoop(loop, sigmas)
+            return running.loop.call("transformer", module, forward, name, given)
+
+        def close() -> None:
+            for running in loops.values():
+                self.keep(running.finish())
+            loops.clear()
 
         self._undo.callback(close)
         if self.threshold > 0:
             self._undo.enter_context(hooked(transformer, handle, self))
 
 
-class _Bar:
-    """A progress bar within which a pipeline denoises: as `with`, or as what is looped over."""
+class OwnLoop(NamedTuple):
+    """A loop of the user's own over a transformer, in one thread."""
 
-    def __init__(self, bar: Any, handle: CachedPipeline, pipe: Any, total: int | None) -> None:
-        self._bar, self._handle, self._pipe, self._total = bar, handle, pipe, total
-        self._stack = ExitStack()
-        self._loop: DenoisingLoop | None = None
+    loop: DenoisingLoop
+    sigmas: ObservedSigmas
 
-    def __enter__(self) -> _Bar:
-        with ExitStack() as stack:
-            stack.enter_context(self._bar)
-            self._loop = stack.enter_context(self._handle.denoising(self._pipe, self._total))
-            self._stack = stack.pop_all()
-        return self
+    def is_over_before(self, name: str | None, given: dict[str, Any]) -> bool:
+        """Whether such a call belongs to the next loop."""
+        begins = self.loop.begins_evaluation(name, given)
+        return begins and self.sigmas.starts_over_at(timestep_of(given))
 
-    def __exit__(self, *raised: Any) -> bool | None:
-        return self._stack.__exit__(*raised)
-
-    def __iter__(self) -> Iterator[Any]:
-        with self._handle.denoising(self._pipe, None):
-            yield from self._bar
-
-    def update(self, n: float = 1) -> Any:
-        """A step is over: known here before the next one begins."""
-        if self._loop is not None:
-            self._loop.end_evaluation()
-        return self._bar.update(n)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._bar, name)
+    def finish(self) -> RunReport:
+        self.loop.end_evaluation()
+        return self.loop.finish("done" if self.sigmas.complete else "interrupted")
 
 
 def _transformers(pipe: Any) -> dict[str, nn.Module]:
@@ -261,7 +238,7 @@ def _is_pipeline(target: Any) -> bool:
     return hasattr(target, "components") and hasattr(target, BAR)
 
 
-def _installed(target: Any) -> CachedPipeline | None:
+def installed(target: Any) -> CachedPipeline | None:
     """The cache that is on a pipeline or a transformer, if any."""
     found = hook_owner(target) if isinstance(target, nn.Module) else vars(target).get(HANDLE)
     return found if isinstance(found, CachedPipeline) else None
@@ -315,10 +292,14 @@ def enable_teacache(
 
 
 def disable_teacache(pipe_or_transformer: Any) -> None:
-    """Turn the cache off; nothing happens where it is not on."""
-    handle = _installed(pipe_or_transformer)
-    if handle is not None:
+    """Turn the cache off; nothing happens where it is not on. Copies of a pipeline keep theirs."""
+    handle = installed(pipe_or_transformer)
+    if handle is None:
+        return
+    if isinstance(pipe_or_transformer, nn.Module):
         handle.disable()
+    else:
+        detach(pipe_or_transformer)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ or its input changed by itself) is computed alone, and the next evaluation compu
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -93,10 +94,12 @@ class DenoisingLoop:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The hooks are on the transformers."""
+        """Calls of the transformers in this thread go to this loop."""
+        thread = threading.get_ident()
         with ExitStack() as stack:
             for component, transformer in self._transformers.items():
-                stack.enter_context(hooked(transformer, self._handler_for(component), self))
+                handler = self._handler_for(component)
+                stack.enter_context(hooked(transformer, handler, self, thread))
             yield
 
     @contextmanager
