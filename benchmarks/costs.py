@@ -34,7 +34,7 @@ from benchmarks.testbeds import COMFYUI, STEPS, Pair, Testbed, load
 from benchmarks.wide import wide_testbed
 from teacache.config import TeaCacheConfig
 from teacache.engine.forward import PredictionForward, StackForward
-from teacache.engine.indicators import relative_change
+from teacache.engine.regions import relative_change
 from teacache.engine.run import Run
 from teacache.families.comfyui.modulation import joint_block
 from teacache.families.streams import BlockArguments

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..engine.indicators import relative_change
+from ..engine.regions import relative_change
 from .schedule_search import Trajectory
 from .sketch import Sketcher, gram
 

@@ -185,9 +185,9 @@ class RunTimer:
         self._start = self._clock.mark()
         self._spans: list[tuple[Mark, Mark]] = []
 
-    def begin(self) -> None:
-        """An evaluation begins."""
-        self._start = self._clock.mark()
+    def begin(self, start: Mark | None = None) -> None:
+        """An evaluation begins, now or at `start`."""
+        self._start = start or self._clock.mark()
 
     def mark(self) -> Mark:
         """This moment, as an end for `end`."""

@@ -12,8 +12,8 @@ from ..families.streams import BlockArguments, FamilyMismatch, reading_model
 from ..report import Reason
 from .decision import BranchState, Decision, largest
 from .device import OUT_OF_MEMORY
-from .indicators import relative_change
 from .predictors import combine, interpolation_weights
+from .regions import Regions, relative_change
 
 if TYPE_CHECKING:
     from .run import Run
@@ -50,11 +50,11 @@ def decide_by_error_rate(run: Run, decision: Decision, states: Sequence[BranchSt
             decision.consider(distance)
 
 
-def cache_value(run: Run, state: BranchState, value: torch.Tensor) -> None:
-    """Cache the computed `value`, after measuring the error of its prediction."""
+def cache_value(run: Run, state: BranchState, value: torch.Tensor, regions: Regions) -> None:
+    """Cache the computed `value`, after measuring the error of its prediction by `regions`."""
     sigma = run.position.sigma
     if run.strategy.indicator == "rate":
-        state.error_rate.measure(state.predictor, sigma, value)
+        state.error_rate.measure(state.predictor, sigma, value, regions)
     if run.strategy.indicator != "plan":
         update = state.predictor.deferred_update(sigma, value)
         if update is not None:
@@ -70,7 +70,7 @@ class PredictionForward:
     """
 
     def __init__(self, run: Run, decision: Decision, key: Hashable, layout: Hashable) -> None:
-        self._run, self._decision = run, decision
+        self._run, self._decision, self._key = run, decision, key
         self._state = branch_state(run, decision, key, layout)
         if run.strategy.indicator == "rate":
             decide_by_error_rate(run, decision, list(decision.state.branches.values()))
@@ -78,6 +78,11 @@ class PredictionForward:
     @property
     def skipping(self) -> bool:
         return self._decision.skipping
+
+    def restart(self) -> None:
+        """Forget what is cached: the value is no longer made of the same parts."""
+        self._state = self._run.new_branch(self._state.layout)
+        self._decision.state.branches[self._key] = self._state
 
     def predict(self, like: torch.Tensor) -> torch.Tensor | None:
         """The predicted value, on the device and in the type of `like`.
@@ -112,7 +117,7 @@ class PredictionForward:
             if run.sampler.euler and state.skipped:
                 corrected = self._corrected(value)
             if run.cache_is_reusable:
-                cache_value(run, state, value)
+                cache_value(run, state, value, run.latent.regions)
         except OUT_OF_MEMORY:
             run.release()
         state.skipped = []
@@ -164,6 +169,8 @@ class StackForward:
         self._first_block_input: torch.Tensor | None = None
         self._stack_input: torch.Tensor | None = None
         self._prediction: torch.Tensor | None = None
+        self._parts: tuple[int, ...] = ()
+        """Tokens of the parts that the image stream packs; empty for a single one."""
 
     @property
     def first_block_tokens(self) -> int:
@@ -176,6 +183,7 @@ class StackForward:
         self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
     ) -> None:
         self.image_tokens = image.shape[1]
+        self._parts = arguments.image_parts()
         with self._run.lock:
             try:
                 self._measure(block, arguments, image)
@@ -203,7 +211,8 @@ class StackForward:
                 for key, part in zip(self._keys, self._split(residual), strict=True):
                     if run.observer is not None:
                         run.observer.on_residual(run.position.step, key, part)
-                    cache_value(run, self._decision.state.branches[key], part)
+                    state = self._decision.state.branches[key]
+                    cache_value(run, state, part, self._regions(part))
         except OUT_OF_MEMORY:
             run.release()
 
@@ -238,6 +247,10 @@ class StackForward:
 
     def _split(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensor.chunk(len(self._keys))
+
+    def _regions(self, tokens: torch.Tensor, stride: int = 1) -> Regions:
+        """The regions of `tokens` [rows, tokens, ...], of which every `stride`-th one is there."""
+        return self._run.latent.token_regions(tokens, self._parts, self.image_tokens, stride)
 
     def _measure(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
         """Let the change since the last evaluation, or the expected error, decide."""
@@ -278,8 +291,9 @@ class StackForward:
         run, decision = self._run, self._decision
         parts = self._split(read)
         wanted = decision.needs_distance or run.observer is not None
+        regions = self._regions(read, run.config.token_stride)
         changes = [
-            (key, relative_change(now, state.indicator_input.to(now.device)))
+            (key, relative_change(now, state.indicator_input.to(now.device), regions))
             for key, state, now in zip(self._keys, states, parts, strict=True)
             if wanted and state.indicator_input is not None
         ]

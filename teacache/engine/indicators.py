@@ -23,12 +23,7 @@ from ..families.streams import BlockArguments, reading_model
 from ..schedule import same_sigma
 from .device import DeferredScalar, DeviceReader
 from .predictors import Predictor
-
-
-def relative_change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Relative L1 change sum|now - before| / sum|before| of each row, [rows], float32."""
-    difference = (now - before).abs_().flatten(1).sum(dim=1, dtype=torch.float32)
-    return difference / before.abs().flatten(1).sum(dim=1, dtype=torch.float32)
+from .regions import WHOLE, Regions, relative_change
 
 
 class TimestepChanges:
@@ -151,15 +146,21 @@ class ErrorRate:
         self._error: float | None = None
         self._span = 1.0
 
-    def measure(self, predictor: Predictor, sigma: float, value: torch.Tensor) -> None:
-        """Compare `value` [rows, ...], computed at `sigma`, before the predictor observes it."""
+    def measure(
+        self, predictor: Predictor, sigma: float, value: torch.Tensor, regions: Regions = WHOLE
+    ) -> None:
+        """Compare `value` [rows, ...], computed at `sigma`, before the predictor observes it.
+
+        Args:
+            regions: of the value; the one that is missed most counts.
+        """
         known = predictor.sigmas
         if len(known) < predictor.order or any(same_sigma(sigma, level) for level in known):
             return
         self._error = None
         self._span = _span(sigma, predictor.nodes)
         expected = predictor.predict(sigma).to(value.device)
-        error = relative_change(value, expected).max()
+        error = relative_change(value, expected, regions).max()
         self._reader.defer(DeferredScalar(error, self._receive))
 
     def _receive(self, error: float) -> None:

@@ -37,7 +37,7 @@ from .indicators import (
 )
 from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy
 from .predictors import make_predictor
-from .regions import PLAIN_LATENT, LatentLayout, relative_change
+from .regions import LatentLayout, relative_change
 from .strategy import RunSettings, SamplerTraits
 
 log = logging.getLogger("teacache")
@@ -74,7 +74,7 @@ class Run:
         host: the host's name, for the report.
         listener: receives the run's events.
         observer: receives what is computed.
-        latent: how it is compared.
+        latent: how the latent is compared; None where nothing is known of it.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class Run:
         host: str,
         listener: RunListener | None = None,
         observer: RunObserver | None = None,
-        latent: LatentLayout = PLAIN_LATENT,
+        latent: LatentLayout | None = None,
     ) -> None:
         self.config = settings.config
         self.family = family
         self.strategy = settings.strategy
         self.sampler = sampler
         self.observer = observer
-        self.latent = latent
+        self.latent = latent or LatentLayout()
         self.gave_up = False
         """Whether the model does not match its family's entry: it runs without the cache."""
         self.reader = DeviceReader()
@@ -138,7 +138,11 @@ class Run:
     # --- one evaluation --------------------------------------------------------------------------
 
     def begin_evaluation(
-        self, sigma: float | torch.Tensor, device: torch.device, step: int | None = None
+        self,
+        sigma: float | torch.Tensor,
+        device: torch.device,
+        step: int | None = None,
+        start: Mark | None = None,
     ) -> None:
         """The sampler calls the denoiser.
 
@@ -147,6 +151,7 @@ class Run:
                 the device only where it must be.
             device: where the model runs.
             step: index of the sampler step, where the host knows it.
+            start: when the evaluation began on `device`; None for now.
         """
         if self._timer is None:
             self._timer = RunTimer(device)
@@ -157,7 +162,7 @@ class Run:
                 self.report.warn(SCHEDULE_LEFT)
         self.position.advance(sigma, step)
         self._decisions, self._required = [], None
-        self._timer.begin()
+        self._timer.begin(start)
 
     def decide(
         self, key: Hashable, can_repeat: bool = True, window: Hashable | None = None

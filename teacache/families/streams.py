@@ -45,6 +45,8 @@ class Stream:
         position, name: of the block's parameter.
         batch_dim: dimension of the batch; None where there is none (a batch of one).
         is_tuple: the parameter is a tuple of tensors, handled as one stream.
+        part_sizes: a block's arguments -> tokens of the parts that follow each other in the stream,
+            such as a film and its sound, where one tensor holds several.
     """
 
     role: Role
@@ -52,6 +54,7 @@ class Stream:
     name: str
     batch_dim: int | None = 0
     is_tuple: bool = False
+    part_sizes: Callable[[BlockArguments], tuple[int, ...]] | None = None
 
     def pack(self, value: Any) -> torch.Tensor:
         """`value` as one tensor, the batch first."""
@@ -92,6 +95,14 @@ class BlockArguments:
 
     def stream(self, stream: Stream) -> Any:
         return self[stream.position, stream.name]
+
+    def image_parts(self) -> tuple[int, ...]:
+        """Sizes in dimension 1 of the parts that the packed image stream has; empty for one."""
+        if self._image is None:
+            return ()
+        if self._image.is_tuple:
+            return tuple(part[0].numel() for part in self.stream(self._image))
+        return () if self._image.part_sizes is None else self._image.part_sizes(self)
 
     def subsampled(self, stride: int) -> BlockArguments | None:
         """The same with every `stride`-th image token only.

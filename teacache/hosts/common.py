@@ -14,6 +14,7 @@ from ..calibration.override import RunOverride
 from ..config import TeaCacheConfig
 from ..engine.blocks import BlockStack
 from ..engine.presets import RunContext, describe_settings, resolve_settings
+from ..engine.regions import LatentLayout
 from ..engine.run import Run, RunListener
 from ..engine.strategy import SamplerTraits, requested_strategy
 from ..families.registry import find_family, find_uncacheable, known_profiles
@@ -119,6 +120,7 @@ class CacheHandle:
         sampler: SamplerTraits,
         conditions_of: Callable[[bool], Conditions],
         packed: bool = False,
+        layout: LatentLayout | None = None,
     ) -> Run:
         """A run with the settings that follow from everything known now.
 
@@ -132,6 +134,7 @@ class CacheHandle:
             conditions_of: gives the run's conditions; called with whether the weights must be
                 identified, which takes time.
             packed: the latent is a list of tokens, without height and width.
+            layout: how the latent is compared; None where nothing is known of it.
         """
         profile = self.profile
         choose = self.family.profile_for_run
@@ -159,6 +162,7 @@ class CacheHandle:
             self._host,
             self._listener,
             None if override is None else override.observer,
+            layout,
         )
 
     def off_report(self, sigmas: list[float], outcome: str) -> RunReport:

@@ -15,6 +15,7 @@ from tiny_models import CONTEXT, DEPTH, WIDTH, TinyModel
 from torch import nn
 
 from teacache.engine.blocks import BlockStack
+from teacache.families.comfyui.video_modulation import minimax_segment_sizes
 from teacache.families.streams import BlockArguments, BlockList, Role, Stream
 
 
@@ -114,6 +115,19 @@ def test_packing_is_undone(stream: Stream, kind: type[nn.Module], shape: Any) ->
     )
     assert packed.shape[0] == rows
     assert torch.equal(flat(stream.unpack(packed, value)), flat(value))
+
+
+def test_the_parts_of_a_stream_are_known() -> None:
+    """What one tuple or one tensor holds beside the image is told apart (`engine/regions.py`)."""
+    films, sound = torch.zeros(2, 3, 4), torch.zeros(2, 5, 2)
+    pair = Stream(Role.IMAGE, 0, "x", is_tuple=True)
+    assert BlockArguments(((films, sound),), {}, pair).image_parts() == (12, 10)
+    spans = Stream(Role.IMAGE, 0, "x", batch_dim=None, part_sizes=minimax_segment_sizes)
+    segments = [(0, 2, 0), (2, 5, 1), (5, 9, 2)]
+    given = BlockArguments((torch.zeros(9, 4), torch.zeros(3, 4), segments), {}, spans)
+    assert given.image_parts() == (2, 3, 4)
+    plain = Stream(Role.IMAGE, 0, "x")
+    assert BlockArguments((films,), {}, plain).image_parts() == ()
 
 
 LTX_AV = TinyModel(

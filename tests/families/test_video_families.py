@@ -14,7 +14,7 @@ from sampling import SKIP_ALL, SKIP_NONE, cached, report_of, sample, stack_block
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from teacache.engine.device import SigmaReader
-from teacache.engine.indicators import relative_change
+from teacache.engine.regions import relative_change
 from teacache.families.comfyui import wan
 from teacache.families.spec import RunScope
 from teacache.profiles.profile import load_profiles

@@ -16,6 +16,7 @@ from .video_modulation import (
     ltx_av_block,
     ltx_block,
     minimax_block,
+    minimax_segment_sizes,
     mochi_block,
     predict2_block,
 )
@@ -208,7 +209,9 @@ MINIMAX_H3 = Family(
     classes=("comfy.ldm.minimax.model.MiniMaxH3Model",),
     block_lists=(
         BlockList(
-            "blocks", inputs=(Stream(Role.IMAGE, 0, "x", batch_dim=None),), outputs=(Role.IMAGE,)
+            "blocks",
+            inputs=(Stream(Role.IMAGE, 0, "x", batch_dim=None, part_sizes=minimax_segment_sizes),),
+            outputs=(Role.IMAGE,),
         ),
     ),
     modulated_input=minimax_block,

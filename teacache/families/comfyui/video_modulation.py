@@ -47,12 +47,16 @@ def ltx_block(block: Any, arguments: BlockArguments) -> Tensor:
 
 
 def ltx_av_block(block: Any, arguments: BlockArguments) -> Tensor:
-    """LTX-AV: as LTX-Video, of the video in (video, audio) (`lightricks/av_model.py`)."""
-    video = arguments[0, "x"][0]
-    shift, scale = block.get_ada_values(
-        block.scale_shift_table, video.shape[0], arguments[4, "v_timestep"], slice(0, 2)
-    )
-    return modulate(_rms(video), scale, shift)
+    """LTX-AV: as LTX-Video, of (video, audio) packed one behind the other
+    (`lightricks/av_model.py`)."""
+    video, audio = arguments[0, "x"]
+    tables = (block.scale_shift_table, block.audio_scale_shift_table)
+    timesteps = (arguments[4, "v_timestep"], arguments[5, "a_timestep"])
+    parts = []
+    for stream, table, timestep in zip((video, audio), tables, timesteps, strict=True):
+        shift, scale = block.get_ada_values(table, stream.shape[0], timestep, slice(0, 2))
+        parts.append(modulate(_rms(stream), scale, shift).flatten(1))
+    return torch.cat(parts, dim=1)
 
 
 def mochi_block(block: Any, arguments: BlockArguments) -> Tensor:
@@ -98,3 +102,8 @@ def minimax_block(block: Any, arguments: BlockArguments) -> Tensor:
         for start, end, row in arguments[2, "mod_segments"]
     ]
     return torch.cat(parts).unsqueeze(0)
+
+
+def minimax_segment_sizes(arguments: BlockArguments) -> tuple[int, ...]:
+    """MiniMax-H3: tokens of each span that is modulated alike: text, sound, video, references."""
+    return tuple(end - start for start, end, _ in arguments[2, "mod_segments"])

@@ -18,12 +18,15 @@ import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from comfy.sampler_helpers import prepare_mask
 
 from ...calibration.override import RunOverride
 from ...config import TeaCacheConfig
 from ...digest import digest
+from ...engine.regions import LatentLayout
 from ...engine.run import Run, RunListener
 from ...families.spec import RunScope, unwrap_compiled
+from ...families.streams import FamilyMismatch, reading_model
 from ...report import RunReport
 from ..common import KEPT_REPORTS, CacheHandle, Recognition, recognise, why_unsupported
 from .conditions import conditions_of, guidance_of, profile_store
@@ -70,7 +73,8 @@ class CachedModel(CacheHandle):
         if self.config.rel_l1_thresh == 0:
             return self._reported(sample, partial(self.off_report, levels))
         guider = executor.class_obj
-        run = self._run_for(guider, sampler, latent_image, levels)
+        layout = _latent_layout(latent_image, guider.model_patcher.load_device, *args, **kwargs)
+        run = self._run_for(guider, sampler, latent_image, levels, layout)
         stacked = stacked_caches_warning(guider.model_patcher)
         if stacked:
             run.report.warn(stacked)
@@ -96,7 +100,14 @@ class CachedModel(CacheHandle):
             self._digests.append(result_digest)
             self.keep(report(outcome))
 
-    def _run_for(self, guider: Any, sampler: Any, latent: torch.Tensor, sigmas: list[float]) -> Run:
+    def _run_for(
+        self,
+        guider: Any,
+        sampler: Any,
+        latent: torch.Tensor,
+        sigmas: list[float],
+        layout: LatentLayout,
+    ) -> Run:
         model: ModelPatcher = guider.model_patcher
         traits = sampler_traits(sampler)
         if has_prediction_wrappers(guider.model_options):
@@ -116,6 +127,7 @@ class CachedModel(CacheHandle):
             lambda identify: conditions_of(
                 model, self.family, traits.name, sigmas, latent, guidance_of(guider), identify
             ),
+            layout=layout,
         )
 
     def report_for(self, samples: torch.Tensor | None = None) -> RunReport | None:
@@ -127,6 +139,30 @@ class CachedModel(CacheHandle):
                 if known == wanted:
                     return report
         return self.reports[-1] if self.reports else None
+
+
+def _latent_layout(
+    latent: torch.Tensor,
+    device: torch.device,
+    denoise_mask: Any = None,
+    callback: Any = None,
+    disable_pbar: Any = False,
+    seed: Any = None,
+    latent_shapes: Any = (),
+    **other: Any,
+) -> LatentLayout:
+    """How the latent is compared, from what `CFGGuider.outer_sample` is called with beside it.
+
+    Older versions of ComfyUI bring the mask into the latent's shape only within that function.
+    """
+    mask = None
+    if isinstance(denoise_mask, torch.Tensor):
+        try:
+            with reading_model():
+                mask = prepare_mask(denoise_mask, latent.shape, device)
+        except FamilyMismatch as mismatch:
+            log.warning("TeaCache: the mask does not fit the latent: %s", mismatch)
+    return LatentLayout(latent.shape, latent_shapes or (), mask)
 
 
 def _in_available_memory(config: TeaCacheConfig) -> TeaCacheConfig:
