@@ -17,7 +17,8 @@ from ...config import TeaCacheConfig
 from ...digest import digest, digest_of_weights
 from ...errors import ConfigError, UserError
 from ...families.spec import unwrap_compiled
-from .enable import TRANSFORMERS, teacache
+from .denoisers import denoisers_of, recognisable
+from .enable import teacache
 from .generation import Request, Step, attempt, generate, shortened
 from .loading import recognise
 from .schedulers import sampler_traits
@@ -86,7 +87,7 @@ class PipelineCalibrationBackend:
             "scheduler": type(pipe.scheduler).__name__,
             "versions": {"diffusers": version("diffusers"), "torch": torch.__version__},
         }
-        module = next(pipe.components[n] for n in TRANSFORMERS if n in pipe.components)
+        module = next(iter(recognisable(denoisers_of(pipe)).values()))
         self.digest = digest_of_weights(unwrap_compiled(module).named_parameters())
         self.key = {
             "model": self.digest,

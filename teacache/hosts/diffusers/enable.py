@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ...calibration.override import RunOverride
@@ -27,19 +28,18 @@ from ...digest import digest_of_weights
 from ...engine.run import Run, RunListener
 from ...engine.strategy import SamplerTraits, requested_strategy, threshold_of
 from ...errors import ConfigError
-from ...families.registry import find_family
-from ...families.spec import Family, RunScope, unwrap_compiled
+from ...families.spec import RunScope, unwrap_compiled
 from ...profiles.conditions import UNKNOWN_DIGEST, Conditions
 from ...profiles.store import ProfileStore, default_folder
 from ...report import RunReport
 from ..common import CacheHandle, Recognition, recognise, why_unsupported
 from .attachment import BAR, HANDLE, attach, detach
 from .branches import arguments_of, timestep_of
+from .denoisers import denoisers_of, of_family, recognisable, without
 from .hooks import Forward, hook_owner, hooked
 from .loop import DenoisingLoop
 from .schedulers import OWN_LOOP, LoopSigmas, ObservedSigmas, pipeline_sigmas, sampler_traits
 
-TRANSFORMERS = ("transformer", "transformer_2")
 PACKED_DIMENSIONS = 3
 """Dimensions of a latent that is a list of tokens."""
 
@@ -88,16 +88,12 @@ class CachedPipeline(CacheHandle):
         self._undo.close()
 
     def _new_loop(
-        self, transformers: dict[str, nn.Module], sigmas: LoopSigmas, sampler: SamplerTraits
+        self, denoisers: dict[str, nn.Module], sigmas: LoopSigmas, sampler: SamplerTraits
     ) -> DenoisingLoop:
-        known = {
-            component: unwrap_compiled(transformer)
-            for component, transformer in transformers.items()
-            if _same_family(find_family(transformer), self.family)
-        }
+        known = of_family(denoisers, self.family) or denoisers
         full_range = sigmas.full_range and len(known) == 1
 
-        def make_run(transformer: nn.Module, latent: tuple[int, ...]) -> Run:
+        def make_run(transformer: nn.Module, latent: tuple[int, ...], device: torch.device) -> Run:
             def conditions_of(identify: bool) -> Conditions:
                 parameters = unwrap_compiled(transformer).named_parameters()
                 return Conditions(
@@ -119,7 +115,8 @@ class CachedPipeline(CacheHandle):
                 packed=len(latent) == PACKED_DIMENSIONS,
             )
 
-        return DenoisingLoop(known or transformers, sigmas, make_run, self.family.text_arguments)
+        others = without(denoisers, known)
+        return DenoisingLoop(known, others, sigmas, make_run, self.family.text_arguments)
 
     # --- a pipeline ------------------------------------------------------------------------------
 
@@ -135,7 +132,7 @@ class CachedPipeline(CacheHandle):
             yield None
             return
         sigmas, sampler = pipeline_sigmas(pipe, total), sampler_traits(pipe.scheduler)
-        loop = self._new_loop(_transformers(pipe), sigmas, sampler)
+        loop = self._new_loop(denoisers_of(pipe), sigmas, sampler)
         self._running.add(id(pipe))
         outcome = "failed"
         try:
@@ -195,25 +192,12 @@ class OwnLoop(NamedTuple):
 
     def is_over_before(self, name: str | None, given: dict[str, Any]) -> bool:
         """Whether such a call belongs to the next loop."""
-        begins = self.loop.begins_evaluation(name, given)
+        begins = self.loop.begins_evaluation("transformer", name, given)
         return begins and self.sigmas.starts_over_at(timestep_of(given))
 
     def finish(self) -> RunReport:
         self.loop.end_evaluation()
         return self.loop.finish("done" if self.sigmas.complete else "interrupted")
-
-
-def _transformers(pipe: Any) -> dict[str, nn.Module]:
-    """The transformers of a pipeline by name: two where experts share the noise levels."""
-    return {
-        name: module
-        for name in TRANSFORMERS
-        if isinstance(module := pipe.components.get(name), nn.Module)
-    }
-
-
-def _same_family(one: Family | None, other: Family) -> bool:
-    return one is not None and (one.id, one.block_lists) == (other.id, other.block_lists)
 
 
 def _recognise_first(transformers: dict[str, nn.Module], config: TeaCacheConfig) -> Recognition:
@@ -264,7 +248,7 @@ def enable_teacache(
     if _is_pipeline(pipe_or_transformer):
         if num_steps is not None:
             raise ConfigError("num_steps is for a bare transformer: a pipeline knows its steps")
-        transformers = _transformers(pipe_or_transformer)
+        transformers = recognisable(denoisers_of(pipe_or_transformer))
     elif isinstance(pipe_or_transformer, nn.Module):
         if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
             raise ConfigError(

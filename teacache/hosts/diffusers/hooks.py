@@ -64,8 +64,8 @@ class _BranchName(StateManager):  # type: ignore[misc]
 class CallHook(ModelHook):  # type: ignore[misc]
     """Passes each call of a module to the newest handler of the calling thread.
 
-    One call of a module at a time: during a call the slots of its blocks may hold the proxies of
-    that call.
+    Its forward is run by one thread at a time: the slots of its blocks may hold the proxies of
+    that thread's call.
 
     Args:
         forward_was_set: whether the module had a `forward` of its own before.
@@ -89,12 +89,16 @@ class CallHook(ModelHook):  # type: ignore[misc]
 
     @outside_compiled_regions
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        forward = self.fn_ref.original_forward
-        with in_use(module):
-            found = self.subscription(threading.get_ident(), None)
-            if found is None:
-                return forward(*args, **kwargs)
-            return found.handler(module, forward, self.branch.name, args, kwargs)
+        original = self.fn_ref.original_forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with in_use(module):
+                return original(*args, **kwargs)
+
+        found = self.subscription(threading.get_ident(), None)
+        if found is None:
+            return forward(*args, **kwargs)
+        return found.handler(module, forward, self.branch.name, args, kwargs)
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         return module

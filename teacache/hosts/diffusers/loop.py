@@ -3,17 +3,21 @@
 Pipelines call the transformer once for each branch of guidance, one call after the other, and
 cannot be asked to repeat a step. An evaluation lasts until the scheduler makes its step; where
 the loop uses another scheduler, until a branch is called again at another timestep or with
-another latent. Calls of one evaluation that equal each other in all that names a branch are told
-apart by their order. The joint decision is therefore taken at the first call of an
-evaluation. Where the indicator depends on the text, the first call also measures the other
-branches of the evaluation before: it runs what lies before the blocks on their inputs and the
-present latent, and reads their indicator. A branch that must be computed nevertheless (it is new,
-or its input changed by itself) is computed alone, and the next evaluation computes every branch.
+another latent. All transformers of the family that are called in it belong to it; the time of
+other networks counts as its own. Calls of one evaluation that equal each other in all that names a
+branch are told apart by their order and by what stays the same (`equal_calls`); where those do not
+agree, or an input was exchanged, the evaluation is computed. The joint decision is taken at the
+first call of an evaluation. Where the indicator depends on the text, the first call also measures
+the other branches of the evaluation before: it runs what lies before the blocks on their inputs and
+the present latent, and reads their indicator. A branch that must be computed nevertheless (it is
+new, or its input changed by itself) is computed alone, and the next evaluation computes every
+branch.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,7 +27,7 @@ from torch import nn
 
 from ...engine.blocks import BlockStack
 from ...engine.decision import Decision
-from ...engine.device import Mark
+from ...engine.device import Clock, Mark
 from ...engine.forward import PredictionForward, StackForward
 from ...engine.run import Run
 from ...families.spec import TIMESTEP_INDICATORS
@@ -40,22 +44,26 @@ from .branches import (
     timestep_name,
     timestep_of,
 )
+from .calls import BranchKey, Call, EvaluationCalls
 from .hooks import CallHandler, Forward, hooked
 from .outputs import OutputStructure
 from .schedulers import LoopSigmas
 
 GRADIENTS = "Gradients were on: those calls ran without the cache (wrap them in torch.no_grad())."
+PREDICTION = "prediction"
 EXCESS = "the model was evaluated more often than the schedule has steps"
 
-RunFactory = Callable[[nn.Module, tuple[int, ...]], Run]
-"""(transformer, shape of its latent, empty where it was never called) -> the run of this loop."""
+RunFactory = Callable[[nn.Module, tuple[int, ...], torch.device], Run]
+"""(transformer, shape of its latent, empty where it was never called, and its device) -> the run of
+this loop."""
 
 
 class DenoisingLoop:
     """One loop: its run, made at the first call, and what each evaluation's calls were given.
 
     Args:
-        transformers: by component name. Those of one loop share a run, with a pass each.
+        transformers: by component name. Those of one loop share a run and its decisions.
+        others: networks that are not cached, by name: their time counts.
         sigmas: the loop's noise levels.
         make_run: makes the run.
         text_arguments: as in `Family`.
@@ -64,32 +72,38 @@ class DenoisingLoop:
     def __init__(
         self,
         transformers: Mapping[str, nn.Module],
+        others: Mapping[str, nn.Module],
         sigmas: LoopSigmas,
         make_run: RunFactory,
         text_arguments: tuple[str, ...] = (),
     ) -> None:
         self.sigmas = sigmas
         self._transformers = transformers
+        self._others = others
         self._make_run = make_run
         self._run: Run | None = None
         self._saw_gradients = False
         self._mismatch: FamilyMismatch | None = None
         self._stacks: dict[str, BlockStack | None] = {}
         self._branches = Branches(text_arguments)
+        self._calls = EvaluationCalls()
         self._output_structures: dict[Hashable, OutputStructure] = {}
         self._prediction: PredictionForward | None = None
         """The evaluation whose prediction the scheduler is about to receive."""
         self._timesteps: dict[float, torch.Tensor] = {}
-        self._transformer: nn.Module = next(iter(transformers.values()))
-        self._component = ""
         self._evaluations = 0
         self._stepped: bool | None = None
         """Whether the scheduler has made a step since the last call; None before its first one."""
         self._timestep: torch.Tensor | None = None
         self._decision: Decision | None = None
-        self._calls: dict[tuple[Hashable, int], dict[str, Any]] = {}
-        """Arguments of this evaluation's calls, by branch and its occurrence."""
-        self._previous_calls: dict[tuple[Hashable, int], dict[str, Any]] = {}
+        self._recompute = False
+        """Whether this evaluation showed that the next one must be computed."""
+        self._other_calls: Counter[str] = Counter()
+        """Calls of other networks since the scheduler's last step."""
+        self._predicted_from: object = None
+        """The calls that the last prediction was made of."""
+        self._started: tuple[torch.device, Mark] | None = None
+        """When another network was called that belongs to the next evaluation."""
         self._answered: Mark | None = None
 
     @contextmanager
@@ -100,6 +114,8 @@ class DenoisingLoop:
             for component, transformer in self._transformers.items():
                 handler = self._handler_for(component)
                 stack.enter_context(hooked(transformer, handler, self, thread))
+            for name, module in self._others.items():
+                stack.enter_context(hooked(module, self._timer_for(name), self, thread))
             yield
 
     @contextmanager
@@ -131,22 +147,42 @@ class DenoisingLoop:
 
         return handle
 
-    def begins_evaluation(self, name: str | None, given: Mapping[str, Any]) -> bool:
-        """Whether such a call would be the first one of another evaluation."""
-        return self._begins(self._branches.key(name, given), given)
+    def _timer_for(self, name: str) -> CallHandler:
+        def handle(
+            module: nn.Module,
+            forward: Forward,
+            branch: str | None,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+        ) -> Any:
+            if self._started is None and (self._decision is None or self._stepped):
+                given = next(tensors_in([args, kwargs]), None)
+                if given is not None:
+                    self._started = given.device, Clock(given.device).mark()
+            out = forward(*args, **kwargs)
+            self._other_calls[name] += 1
+            if self._started is None:
+                self._mark_answer()
+            return out
 
-    def _begins(self, branch: Hashable, given: Mapping[str, Any]) -> bool:
-        known = self._calls.get((branch, 0))
+        return handle
+
+    def begins_evaluation(self, component: str, name: str | None, given: Mapping[str, Any]) -> bool:
+        """Whether such a call would be the first one of another evaluation."""
+        return self._begins(component, self._branches.key(name, given), given)
+
+    def _begins(self, component: str, branch: Hashable, given: Mapping[str, Any]) -> bool:
         if self._decision is None or self._stepped:
             return True
-        if known is None:
+        known = self._calls.first_of(component, branch)
+        if known is None and (self._stepped is not None or self._calls.has_called(component)):
             return False
         assert self._timestep is not None
         if not torch.equal(timestep_of(given), self._timestep):
             return True
-        if self._stepped is not None:
+        if known is None or self._stepped is not None:
             return False
-        latents = [list(tensors_in(call[latent_name(call)])) for call in (given, known)]
+        latents = [list(tensors_in(call[latent_name(call)])) for call in (given, known.given)]
         return not all_equal(*latents)
 
     def call(
@@ -160,11 +196,8 @@ class DenoisingLoop:
         """One call of a transformer, computed or skipped.
 
         Args:
-            component: name of the transformer in the pipeline.
-            module: the transformer.
-            forward: its own forward.
+            component, module, forward, given: as in `Call`.
             name: of the branch, as the pipeline calls it.
-            given: the call's arguments by name.
         """
         if torch.is_grad_enabled() or self._mismatch is not None:
             self._saw_gradients = self._saw_gradients or self._mismatch is None
@@ -176,61 +209,74 @@ class DenoisingLoop:
         except FamilyMismatch as mismatch:
             self._mismatch = mismatch
             return forward(**given)
-        if component != self._component or self._begins(alike, given):
-            self._begin(component, module, given)
-        first = not self._calls
-        branch = (alike, sum(other == alike for other, _ in self._calls))
-        self._calls[branch] = given
+        if self._begins(component, alike, given):
+            self._begin(module, given)
+        call = Call(component, module, forward, given)
+        first = not self._calls.made
         self._answered = None
         run, decision = self._run, self._decision
         assert run is not None and decision is not None
+        branch = self._identify(alike, call, run, decision)
         latent = given[latent_name(given)]
         if first and not run.gave_up and isinstance(latent, torch.Tensor):
             run.decide_by_latent(decision, latent)
         if run.strategy.caches_prediction and not run.gave_up:
             if first:
                 layout = (component, layout_of(latent))
-                self._prediction = PredictionForward(run, decision, "prediction", layout)
-            out = self._computed_or_zeros(run, decision, branch, given, forward)
+                self._prediction = PredictionForward(run, decision, PREDICTION, layout)
+            out = self._computed_or_zeros(run, decision, branch, call)
         else:
-            out = self._through_stack(run, decision, branch, given, forward, first)
-        self._answered = run.mark()
+            out = self._through_stack(run, decision, branch, call, first)
+        self._mark_answer()
         return out
 
+    def _identify(self, name: Hashable, call: Call, run: Run, decision: Decision) -> BranchKey:
+        """The branch of `call`; where that is not certain, the evaluation is computed."""
+        first, equal_calls = not self._calls.made, self._calls.equal_calls
+        reads = equal_calls.reads
+        branch, place = self._calls.add(name, call)
+        run.reader.count += equal_calls.reads - reads
+        uncertain = place.changed or place.reordered
+        branches = decision.state.branches
+        if first and self._recompute:
+            self._recompute, uncertain = False, True
+        if run.strategy.caches_prediction:
+            if uncertain and first:
+                branches.pop(PREDICTION, None)
+            self._recompute = self._recompute or (uncertain and not first)
+        elif uncertain:
+            if place.changed:
+                branches.pop(branch, None)
+            decision.require_compute(Reason.MISMATCH)
+        return branch
+
     def _through_stack(
-        self,
-        run: Run,
-        decision: Decision,
-        branch: tuple[Hashable, int],
-        given: dict[str, Any],
-        forward: Forward,
-        first: bool,
+        self, run: Run, decision: Decision, branch: BranchKey, call: Call, first: bool
     ) -> Any:
         """The transformer's output, with its block stack computed or skipped."""
         stack = prepare_stack(
-            run, self._transformer, self._stacks.get(self._component), self._embed, ahead=False
+            run,
+            call.module,
+            self._stacks.get(call.component),
+            lambda sigmas: self._embed(run, call.module, sigmas),
+            ahead=False,
         )
-        self._stacks[self._component] = stack
+        self._stacks[call.component] = stack
         if stack is not None and first and self._other_branches_count(run, decision):
-            self._measure_other_branches(run, decision, stack, branch, given, forward)
+            self._measure_other_branches(run, decision, branch, call)
         if stack is None or run.gave_up:
-            return forward(**given)
-        with stack.installed(StackForward(run, decision, [branch], layout_of(given))):
-            return forward(**given)
+            return call.forward(**call.given)
+        with stack.installed(StackForward(run, decision, [branch], layout_of(call.given))):
+            return call.forward(**call.given)
 
     def _computed_or_zeros(
-        self,
-        run: Run,
-        decision: Decision,
-        branch: Hashable,
-        given: dict[str, Any],
-        forward: Forward,
+        self, run: Run, decision: Decision, branch: BranchKey, call: Call
     ) -> Any:
         """The transformer's output; on a skip zeros in its structure, which `step` replaces."""
         structure = self._output_structures.get(branch)
         if decision.skipping and structure is not None:
             return structure.zeros()
-        out = forward(**given)
+        out = call.forward(**call.given)
         try:
             with reading_model():
                 self._output_structures[branch] = OutputStructure(out)
@@ -239,39 +285,61 @@ class DenoisingLoop:
             decision.require_compute(Reason.UNCACHED)
         return out
 
+    def _mark_answer(self) -> None:
+        """The evaluation has lasted until now, if there is one."""
+        if self._decision is not None and self._run is not None:
+            self._answered = self._run.mark()
+
     def step(self, prediction: torch.Tensor) -> torch.Tensor:
         """What the scheduler follows, given the `prediction` after guidance."""
+        followed = self._followed(prediction)
+        if not self._stepped:
+            self._mark_answer()
         self._stepped = True
+        return followed
+
+    def _followed(self, prediction: torch.Tensor) -> torch.Tensor:
         forward, self._prediction = self._prediction, None
         run = self._run
         if run is not None and run.observer is not None:
             run.observer.on_prediction(run.position.step, prediction)
         if forward is None or run is None or run.gave_up:
             return prediction
+        made_of = (frozenset(self._calls.made), self._other_calls)
+        changed = self._predicted_from not in (None, made_of) or self._recompute
+        self._predicted_from, self._other_calls = made_of, Counter()
         if forward.skipping:
             predicted = forward.predict(prediction)
             if predicted is None:  # the transformer was not run: its output is not to be had
                 raise MemoryError("TeaCache: no memory left to predict a skipped step")
+            self._recompute = changed
             return predicted.clone()
+        self._recompute = False
+        if changed:
+            forward.restart()
         value = prediction.clone()  # pipelines and schedulers may change theirs in place
         corrected = forward.observe(value)
         return prediction if corrected is value else corrected
 
-    def _begin(self, component: str, module: nn.Module, given: dict[str, Any]) -> None:
+    def _begin(self, module: nn.Module, given: dict[str, Any]) -> None:
         self.end_evaluation()
         latent = next(tensors_in(given[latent_name(given)]))
         if self._run is None:
-            self._run = self._make_run(module, tuple(latent.shape))
+            self._run = self._make_run(module, tuple(latent.shape), latent.device)
         timestep = timestep_of(given)
         sigma, step = self.sigmas.at(self._evaluations, timestep)
         self._timesteps[sigma] = timestep
-        self._run.begin_evaluation(sigma, latent.device, step)
+        device, start = self._started or (latent.device, None)
+        self._started = None
+        self._run.begin_evaluation(
+            sigma, latent.device, step, start if device == latent.device else None
+        )
         if self._evaluations >= self.sigmas.evaluations:
             self._run.give_up(EXCESS)
-        self._decision = self._run.decide(component, can_repeat=False)
-        self._previous_calls = self._calls if component == self._component else {}
-        self._calls = {}
-        self._component, self._transformer = component, module
+        self._decision = self._run.decide("evaluation", can_repeat=False)
+        if not self._run.strategy.caches_prediction:
+            self._recompute = self._calls.numbers_changed
+        self._calls.begin_evaluation()
         self._timestep = timestep
         self._stepped = None if self._stepped is None else False
         self._evaluations += 1
@@ -283,11 +351,10 @@ class DenoisingLoop:
         self._answered = None
         self._decision = None
 
-    def _embed(self, sigmas: list[float]) -> torch.Tensor:
-        assert self._run is not None
+    def _embed(self, run: Run, module: nn.Module, sigmas: list[float]) -> torch.Tensor:
         with reading_model():
             timesteps = torch.stack([self._timesteps[sigma] for sigma in sigmas]).float()
-        return embed_timesteps(self._run, self._transformer, timesteps)
+        return embed_timesteps(run, module, timesteps)
 
     # --- the other branches of the evaluation ----------------------------------------------------
 
@@ -302,28 +369,25 @@ class DenoisingLoop:
         return run.family.indicator_depends_on_text or not reads_modulated_input
 
     def _measure_other_branches(
-        self,
-        run: Run,
-        decision: Decision,
-        stack: BlockStack,
-        branch: tuple[Hashable, int],
-        given: dict[str, Any],
-        forward: Forward,
+        self, run: Run, decision: Decision, branch: BranchKey, call: Call
     ) -> None:
         """Take the other branches of the evaluation before into `decision`, at this latent."""
-        own = self._previous_calls.get(branch)
+        own = self._calls.before.get(branch)
         if own is None:
             return
-        latent, timestep = latent_name(given), timestep_name(given)
-        for other, theirs in self._previous_calls.items():
-            if other == branch or not decision.needs_distance or run.gave_up:
+        latent, timestep = latent_name(call.given), timestep_name(call.given)
+        moved = {latent: call.given[latent], timestep: call.given[timestep]}
+        for other, theirs in self._calls.before.items():
+            stack = self._stacks.get(theirs.component)
+            if other == branch or not decision.needs_distance or run.gave_up or stack is None:
                 continue
-            if theirs[latent] is not own[latent]:
+            if theirs.given.get(latent) is not own.given[latent]:
                 continue
-            merged = {**theirs, latent: given[latent], timestep: given[timestep]}
+            merged = {**theirs.given, **moved}
             measuring = StackForward(run, decision, [other], layout_of(merged), measure_only=True)
             with stack.installed(measuring):
-                forward(**merged)
+                theirs.forward(**merged)
+            decision.called.discard(other)
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -337,14 +401,16 @@ class DenoisingLoop:
             The report, without records where the model was never called.
         """
         self.end_evaluation()
-        run = self._run or self._make_run(self._transformer, ())
+        run = self._run or self._make_run(
+            next(iter(self._transformers.values())), (), torch.device("cpu")
+        )
         if self._mismatch is not None:
             run.give_up(self._mismatch)
         if self._saw_gradients:
             run.report.warn(GRADIENTS)
         run.report.sigmas = list(self.sigmas.sigmas)  # a loop of the user's own tells them late
         self._run = None
-        self._calls, self._previous_calls, self._prediction = {}, {}, None
+        self._calls, self._prediction = EvaluationCalls(), None
         self._stacks, self._timesteps, self._output_structures = {}, {}, {}
         self._branches = Branches()
         return run.finish(outcome)
