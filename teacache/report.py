@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -89,8 +90,13 @@ class StepRecord:
     seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
+        """The record as plain data; None for what is no number, which JSON does not know."""
         kind = ReasonKind.SKIPPED if self.skipped else self.reason.kind
-        return {**vars(self), "reason": self.reason.value, "kind": kind.value}
+        numbers = {
+            name: number if number is not None and math.isfinite(number) else None
+            for name, number in (("distance", self.distance), ("accumulated", self.accumulated))
+        }
+        return {**vars(self), **numbers, "reason": self.reason.value, "kind": kind.value}
 
 
 @dataclass

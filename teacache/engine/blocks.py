@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -112,6 +112,16 @@ class BlockProxy(nn.Module):
         walk = super().named_modules if shown is None else shown.named_modules
         yield from walk(memo, prefix, remove_duplicate)
 
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+        """As `named_modules`; none of a block that does not run: weights are prefetched by them."""
+        if not self._is_skipped():
+            yield from super().modules(remove_duplicate)
+
+    def _is_skipped(self) -> bool:
+        """Whether the block does not run in this call of the model."""
+        callbacks = self.__dict__["stack"].callbacks_here
+        return callbacks is not None and bool(callbacks.skipping)
+
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         shown = self.__dict__["block"]
         yield from super().named_children() if shown is None else shown.named_children()
@@ -146,10 +156,11 @@ class StackBlockProxy(BlockProxy):
         if callbacks is None:
             return False, None
         try:
-            if self.first:
-                callbacks.on_stack_input(self.block, arguments, self._stack_input(arguments))
-            if callbacks.skipping:
-                return True, self._passed_through(arguments)
+            with self.stack.allocating():
+                if self.first:
+                    callbacks.on_stack_input(self.block, arguments, self._stack_input(arguments))
+                if callbacks.skipping:
+                    return True, self._passed_through(arguments)
         except FamilyMismatch as mismatch:
             callbacks.give_up(mismatch)
         return False, None
@@ -163,7 +174,8 @@ class StackBlockProxy(BlockProxy):
             if self.block_list.verify_outputs:
                 self._verify(arguments, out)
             if self.last:
-                callbacks.on_stack_output(self._image_of(out, callbacks.image_tokens))
+                with self.stack.allocating():
+                    callbacks.on_stack_output(self._image_of(out, callbacks.image_tokens))
         except FamilyMismatch as mismatch:
             callbacks.give_up(mismatch)
 
@@ -212,6 +224,9 @@ class FirstBlockProxy(BlockProxy):
         super().__init__(stack)
         self.__dict__["block_list"] = blocks
 
+    def _is_skipped(self) -> bool:
+        return False
+
     @outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self._before(BlockArguments(args, kwargs))
@@ -223,7 +238,7 @@ class FirstBlockProxy(BlockProxy):
         if callbacks is None:
             return
         try:
-            with reading_model():
+            with self.stack.allocating(), reading_model():
                 callbacks.on_first_block(stream.pack(arguments.stream(stream)))
         except FamilyMismatch as mismatch:
             callbacks.give_up(mismatch)
@@ -254,6 +269,8 @@ class BlockStack:
         transformer: holds the lists.
         block_lists: the stack. side_block_lists: blocks beside it.
         first_block_runs: the first block runs even on a skip, and the stack begins behind it.
+        allocating: makes the context in which the cache allocates memory within a block, some of
+            which it holds for longer than the block runs.
 
     Raises:
         LookupError: the transformer lacks one of the lists or has too few blocks.
@@ -265,8 +282,10 @@ class BlockStack:
         block_lists: tuple[BlockList, ...],
         side_block_lists: tuple[SideBlockList, ...] = (),
         first_block_runs: bool = False,
+        allocating: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.callbacks: StackCallbacks | None = None
+        self.allocating = allocating
         self._thread: int | None = None
         """The one whose call the proxies serve."""
         self._transformer = transformer

@@ -14,6 +14,7 @@ from .decision import BranchState, Decision, largest
 from .device import OUT_OF_MEMORY
 from .predictors import combine, interpolation_weights
 from .regions import Regions, relative_change
+from .transfer import beside
 
 if TYPE_CHECKING:
     from .run import Run
@@ -71,9 +72,11 @@ class PredictionForward:
 
     def __init__(self, run: Run, decision: Decision, key: Hashable, layout: Hashable) -> None:
         self._run, self._decision, self._key = run, decision, key
+        asked = decision.needs_distance
         self._state = branch_state(run, decision, key, layout)
         if run.strategy.indicator == "rate":
             decide_by_error_rate(run, decision, list(decision.state.branches.values()))
+            run.agree(decision, asked)
 
     @property
     def skipping(self) -> bool:
@@ -92,7 +95,7 @@ class PredictionForward:
         """
         position = self._run.position
         try:
-            value = self._state.predictor.predict(position.sigma).to(like.device, like.dtype)
+            value = self._state.predictor.predict(position.sigma, like).to(like.dtype)
         except OUT_OF_MEMORY:
             self._run.release()
             self._decision.require_compute(Reason.UNCACHED)
@@ -137,7 +140,7 @@ class PredictionForward:
             for place, weight in enumerate(reversed(predictor.weights(sigma))):
                 weights[-2 - place] -= share * weight
         weights[-1] += 1.0
-        cached = [tensor.to(value.device, value.dtype) for tensor in predictor.values]
+        cached = [beside(held, value).to(value.dtype) for held in predictor.values]
         return combine([*cached, value], weights)
 
 
@@ -185,11 +188,16 @@ class StackForward:
         self.image_tokens = image.shape[1]
         self._parts = arguments.image_parts()
         with self._run.lock:
+            asked = self._decision.needs_distance
             try:
                 self._measure(block, arguments, image)
             except OUT_OF_MEMORY:
                 self._run.release()
                 self._decision.require_compute(Reason.UNCACHED)
+            except FamilyMismatch:
+                self._run.agree(self._decision, asked, failed=True)
+                raise
+            self._run.agree(self._decision, asked)
             if self._measure_only:
                 self.skipping, self._prediction = True, image
                 return
@@ -239,8 +247,9 @@ class StackForward:
         try:
             self._prediction = self._predict(image)
         except OUT_OF_MEMORY:
-            self.skipping = False
             self._run.release()
+        if self._run.any_rank(self._prediction is None):
+            self.skipping = False
             self._decision.require_compute(Reason.UNCACHED)
         else:
             self._decision.mark_call_skipped()
@@ -293,7 +302,7 @@ class StackForward:
         wanted = decision.needs_distance or run.observer is not None
         regions = self._regions(read, run.config.token_stride)
         changes = [
-            (key, relative_change(now, state.indicator_input.to(now.device), regions))
+            (key, relative_change(now, beside(state.indicator_input, now), regions))
             for key, state, now in zip(self._keys, states, parts, strict=True)
             if wanted and state.indicator_input is not None
         ]
@@ -312,6 +321,6 @@ class StackForward:
         out = torch.empty_like(image)
         branches, sigma = self._decision.state.branches, self._run.position.sigma
         for key, given, rows in zip(self._keys, self._split(image), self._split(out), strict=True):
-            residual = branches[key].predictor.predict(sigma)
-            torch.add(given, residual.to(given.device, given.dtype), out=rows)
+            residual = branches[key].predictor.predict(sigma, given)
+            torch.add(given, residual.to(given.dtype), out=rows)
         return out

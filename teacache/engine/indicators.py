@@ -159,7 +159,7 @@ class ErrorRate:
             return
         self._error = None
         self._span = _span(sigma, predictor.nodes)
-        expected = predictor.predict(sigma).to(value.device)
+        expected = predictor.predict(sigma, value)
         error = relative_change(value, expected, regions).max()
         self._reader.defer(DeferredScalar(error, self._receive))
 

@@ -19,6 +19,7 @@ from ..config import PREDICTORS
 from ..errors import ConfigError
 from ..schedule import same_sigma
 from .device import DeferredScalar
+from .transfer import beside
 
 
 def combine(values: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
@@ -72,9 +73,14 @@ class Predictor(ABC):
                 self._cache.clear()
         self._cache.append((sigma, value))
 
-    def predict(self, sigma: float) -> torch.Tensor:
-        """The value expected at `sigma`. At least one value must be cached."""
-        return combine(self.values, self.weights(sigma))
+    def predict(self, sigma: float, like: torch.Tensor | None = None) -> torch.Tensor:
+        """The value expected at `sigma`, in the type it is cached in. One value must be cached.
+
+        Args:
+            like: a tensor on the device that computes it; None where the values are cached there.
+        """
+        values = self.values if like is None else [beside(value, like) for value in self.values]
+        return combine(values, self.weights(sigma))
 
     @abstractmethod
     def weights(self, sigma: float) -> list[float]:
@@ -145,8 +151,9 @@ class Damped(Linear):
     def deferred_update(self, sigma: float, value: torch.Tensor) -> DeferredScalar | None:
         if len(self.sigmas) < 2 or any(same_sigma(sigma, level) for level in self.sigmas):
             return None
-        newest = self.values[-1].to(value.device)
-        line = combine(self.values, super().weights(sigma)).to(value.device) - newest
+        values = [beside(held, value) for held in self.values]
+        newest = values[-1]
+        line = combine(values, super().weights(sigma)) - newest
         line, change = line.flatten().float(), (value - newest).flatten().float()
         norm: torch.Tensor = torch.dot(line, line)
         return DeferredScalar(torch.dot(change, line) / norm.clamp_min(1e-30), self._update)

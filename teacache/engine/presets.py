@@ -21,7 +21,7 @@ from .strategy import (
     RunSettings,
     SamplerTraits,
     planned_settings,
-    requested_strategy,
+    resolve_strategy,
     settings_from_config,
     threshold_of,
 )
@@ -32,6 +32,8 @@ LEVEL_THRESHOLDS = {"quality": 0.05, "balanced": 0.2, "fast": 0.5}
 """Thresholds of the forecast's own error control, where there is no calibration."""
 LEVEL_SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
 """Speed-ups that the levels stand for where only published thresholds are known."""
+KNOWN_SAMPLER = SamplerTraits("", deterministic=True)
+UNKNOWN_SAMPLER = SamplerTraits("", deterministic=False)
 _EFFECT = re.compile(r"(\d+(?:\.\d+)?)x")
 
 
@@ -191,7 +193,8 @@ def _by_threshold(config: TeaCacheConfig, context: RunContext) -> tuple[RunSetti
         for threshold in profile.thresholds
         if threshold.effect and (match := _EFFECT.match(threshold.effect))
     )
-    why = f"the sampler {context.sampler.name} cannot be planned"
+    sampler = context.sampler
+    why = f"the sampler {sampler.name} cannot be planned ({sampler.why_not_extrapolated})"
     if effects:
         effect, value = min(effects, key=lambda pair: abs(pair[0] - wanted))
         evidence = f"{why}; threshold {value:g} of profile {profile.name}, told to give {effect:g}x"
@@ -217,14 +220,16 @@ def describe_settings(
         parts = [family.name, f"preset {config.preset}, resolved when a run starts"]
         return " · ".join([*parts, *own])
     if calibration is not None and config.untouched:
-        return " · ".join([family.name, "planned", *own])
+        return " · ".join([family.name, "planned", *own, _otherwise(config)])
     if config.coefficients is not None:
         profile, calibration = profile.with_coefficients(config.coefficients), None
-    strategy = requested_strategy(config)
+    strategy, _ = resolve_strategy(config, KNOWN_SAMPLER)
     threshold = threshold_of(config, profile, strategy)
     source = "recommended" if config.rel_l1_thresh is None else "set"
     parts = [family.name, strategy.name]
     parts.append(f"threshold {threshold:g} ({source})" if threshold else "off")
+    if threshold and resolve_strategy(config, UNKNOWN_SAMPLER)[0] != strategy:
+        parts.append(_otherwise(config))
     if strategy.indicator == "profile" and calibration is not None:
         parts += own
     elif strategy.indicator == "profile":
@@ -235,3 +240,9 @@ def describe_settings(
     elif config.profile != "auto":
         parts.append(f"profile {config.profile} is for the faithful mode: not used")
     return " · ".join(parts)
+
+
+def _otherwise(config: TeaCacheConfig) -> str:
+    """What runs with a sampler that cannot be extrapolated; the sampler is not known yet."""
+    strategy, _ = resolve_strategy(config, UNKNOWN_SAMPLER)
+    return f"{strategy.name} with samplers that add noise or are not known"

@@ -35,10 +35,12 @@ from .indicators import (
     TimestepChanges,
     spectral_view,
 )
+from .parallel import Ranks
 from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy
 from .predictors import make_predictor
 from .regions import LatentLayout, relative_change
 from .strategy import RunSettings, SamplerTraits
+from .transfer import beside, to_main_memory
 
 log = logging.getLogger("teacache")
 
@@ -96,6 +98,8 @@ class Run:
         self.latent = latent or LatentLayout()
         self.gave_up = False
         """Whether the model does not match its family's entry: it runs without the cache."""
+        self.ranks: Ranks | None = None
+        """The processes that the model is split over, where the host knows of them."""
         self.reader = DeviceReader()
         self.lock = threading.RLock()
         """Held while a forward decides or caches: branches may run in threads, one per device."""
@@ -163,6 +167,10 @@ class Run:
         self.position.advance(sigma, step)
         self._decisions, self._required = [], None
         self._timer.begin(start)
+        if self.any_rank(self.gave_up):
+            self.give_up("another process that computes a part of the model does")
+            self.state.release()
+            self.ranks = None  # all of them are here, and none will ask again
 
     def decide(
         self, key: Hashable, can_repeat: bool = True, window: Hashable | None = None
@@ -192,21 +200,48 @@ class Run:
         """Let the visible change of the latent decide (indicator `spectral`)."""
         if self.strategy.indicator != "spectral":
             return
+        asked = decision.needs_distance
         try:
             self._decide_by_view(decision, latent)
         except OUT_OF_MEMORY:
             self.release()
             decision.require_compute(Reason.UNCACHED)
+        self.agree(decision, asked)
 
     def _decide_by_view(self, decision: Decision, latent: torch.Tensor) -> None:
         view = self.latent.map(lambda part: spectral_view(part, self.position.sigma), latent)
         before = decision.state.latent_view
         if before is not None and before.shape == view.shape and decision.needs_distance:
-            change = relative_change(view, before.to(view.device), self.latent.regions)
+            change = relative_change(view, beside(before, view), self.latent.regions)
             decision.consider(largest(self.reader.read(change)))
         elif decision.needs_distance:
             decision.require_compute(Reason.NEW_BRANCH if before is None else Reason.MISMATCH)
         self.state.defer_latent_view(decision.state, self.to_cache_device(view))
+
+    def agree(self, decision: Decision, asked: bool, failed: bool = False) -> None:
+        """Let the largest distance that any process has read decide for all of them.
+
+        All processes come here at the same places; one that has nothing to say must compute.
+
+        Args:
+            asked: whether distances could change the decision before they were read.
+            failed: this process could not read one.
+        """
+        if self.ranks is None or not asked:
+            return
+        own = -1.0 if decision.distance is None else decision.distance
+        computing = failed or not decision.needs_distance
+        distance, all_compute = self.ranks.largest([own, float(computing)])
+        if distance >= 0:
+            decision.consider(distance)
+            decision.distance = distance
+            decision.accumulated = decision.state.accumulated + distance
+        if all_compute and decision.needs_distance:
+            decision.require_compute(Reason.UNCACHED)
+
+    def any_rank(self, condition: bool) -> bool:
+        """Whether `condition` holds in any of the processes that the model is split over."""
+        return condition if self.ranks is None else self.ranks.any(condition)
 
     def recompute(self, reason: Reason) -> None:
         """The evaluation is made again from its beginning, and computed because of `reason`."""
@@ -297,7 +332,7 @@ class Run:
 
     def to_cache_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` where cached tensors are kept."""
-        return tensor.to("cpu") if self.config.cache_device == "cpu" else tensor
+        return to_main_memory(tensor) if self.config.cache_device == "cpu" else tensor
 
     def give_up(self, reason: FamilyMismatch | str) -> None:
         """The rest of the run is computed without the cache, because of `reason`."""

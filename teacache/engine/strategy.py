@@ -42,6 +42,15 @@ class SamplerTraits:
     adaptive: bool = False
     foreign: bool = False
 
+    @property
+    def why_not_extrapolated(self) -> str:
+        """Why nothing is extrapolated with a sampler that is not deterministic."""
+        if self.foreign:
+            return (
+                "it is not one of the host's own, and what it does between the steps is not known"
+            )
+        return "it adds noise, or takes more than the prediction from the model"
+
 
 @dataclass(frozen=True)
 class CacheStrategy:
@@ -137,11 +146,9 @@ def resolve_strategy(
         )
         return FAITHFUL, notes
     if strategy == FORECAST:
-        why = "it adds noise, or takes more than the prediction from the model"
-        if sampler.foreign:
-            why = "it is not one of the host's own, and what it does between the steps is not known"
         notes.append(
-            f"The sampler {sampler.name} cannot be forecast ({why}): the faithful mode is used."
+            f"The sampler {sampler.name} cannot be forecast ({sampler.why_not_extrapolated}): the "
+            "faithful mode is used."
         )
         return FAITHFUL, notes
     extrapolates = strategy.caches_prediction or strategy.predictor != "reuse"
@@ -153,8 +160,9 @@ def resolve_strategy(
             indicator="profile" if strategy.indicator == "rate" else strategy.indicator,
         )
         notes.append(
-            f"The sampler {sampler.name} cannot be extrapolated: cached={strategy.cached}, "
-            f"indicator={strategy.indicator} and predictor={strategy.predictor} are used."
+            f"The sampler {sampler.name} cannot be extrapolated ({sampler.why_not_extrapolated}): "
+            f"cached={strategy.cached}, indicator={strategy.indicator} and "
+            f"predictor={strategy.predictor} are used."
         )
     return strategy, notes
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +29,8 @@ from ..profiles.store import ProfileStore, named_calibration
 from ..report import RunReport
 
 KEPT_REPORTS = 8
+SHORTEST_STEPS = 2
+"""Runs of so many steps have a first and a last step alone: nothing can be skipped."""
 log = logging.getLogger("teacache")
 
 
@@ -103,6 +107,8 @@ class CacheHandle:
         self.calibration = recognition.calibration
         self.reports: deque[RunReport] = deque(maxlen=KEPT_REPORTS)
         """Reports of finished runs, newest last."""
+        self._logged: set[str] = set()
+        """What has been said of runs too short to skip anything, and of the model."""
         self._host = host
         self._listener = listener
         self._override = override
@@ -190,9 +196,22 @@ class CacheHandle:
     def keep(self, report: RunReport) -> None:
         """Keep the report of a finished run, and log it."""
         self.reports.append(report)
-        log.info("TeaCache: %s", report.summary)
-        if report.advice:
-            log.info("TeaCache: %s", report.advice)
+        if report.steps > SHORTEST_STEPS or report.threshold == 0:
+            log.info("TeaCache: %s", report.summary)
+            if report.advice:
+                log.info("TeaCache: %s", report.advice)
+            return
+        unit = "step" if report.steps == 1 else "steps"
+        self.log_once(
+            logging.INFO,
+            f"{report.family_name}: runs of {report.steps} {unit}, in which nothing can be skipped",
+        )
+        log.debug("TeaCache: %s", report.summary)
+
+    def log_once(self, level: int, sentence: str) -> None:
+        """Log `sentence`; at debug level if it has been logged for this handle before."""
+        log.log(logging.DEBUG if sentence in self._logged else level, "TeaCache: %s", sentence)
+        self._logged.add(sentence)
 
 
 def prepare_stack(
@@ -201,12 +220,14 @@ def prepare_stack(
     stack: BlockStack | None,
     embed: Callable[[list[float]], torch.Tensor],
     ahead: bool,
+    allocating: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> BlockStack | None:
     """The block stack of `transformer`, ready for a call.
 
     Args:
         stack: the one that an earlier call of this run has made.
         embed, ahead: as in `Run.prepare_timestep_changes`.
+        allocating: as in `BlockStack`.
 
     Returns:
         None where the model runs without the cache.
@@ -221,6 +242,7 @@ def prepare_stack(
                     run.family.block_lists,
                     run.family.side_block_lists,
                     first_block_runs=run.strategy.indicator == "first_block",
+                    allocating=allocating,
                 )
         run.prepare_timestep_changes(embed, ahead)
     except FamilyMismatch as mismatch:

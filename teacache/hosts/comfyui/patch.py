@@ -75,10 +75,10 @@ class CachedModel(CacheHandle):
         guider = executor.class_obj
         layout = _latent_layout(latent_image, guider.model_patcher.load_device, *args, **kwargs)
         run = self._run_for(guider, sampler, latent_image, levels, layout)
-        stacked = stacked_caches_warning(guider.model_patcher)
+        stacked = stacked_caches_warning(guider.model_patcher, sampler)
         if stacked:
             run.report.warn(stacked)
-            log.warning("TeaCache: %s", stacked)
+            self.log_once(logging.WARNING, stacked)
 
         def sample_cached() -> Any:
             with RunWrappers(run, guider).attached():

@@ -13,6 +13,7 @@ import comfy.samplers
 from comfy.extra_samplers import uni_pc
 
 from ...engine.strategy import SamplerTraits
+from .other_caches import origin, pack_or_module
 
 ONE_EVAL_PER_STEP = (
     "euler",
@@ -36,19 +37,21 @@ NOISE_OPTIONS = ("s_churn", "eta")
 def sampler_traits(sampler: Any) -> SamplerTraits:
     """The properties of a sampler that decide how its model may be cached.
 
-    A sampler is known if its function is ComfyUI's own, by identity. In none of the tables are
-    those that add noise, and those that use the unconditional prediction by itself (CFG++). What is
-    not known counts as not deterministic, so that nothing is extrapolated.
+    A sampler is known if its function is ComfyUI's own, by identity: another pack may register its
+    functions beside ComfyUI's. In none of the tables are those that add noise, and those that use
+    the unconditional prediction by itself (CFG++). What is not known counts as not deterministic,
+    so that nothing is extrapolated.
 
     Args:
         sampler: A `comfy.samplers.Sampler`.
     """
     if type(sampler) is not comfy.samplers.KSAMPLER:
-        return SamplerTraits(type(sampler).__name__, deterministic=False, foreign=True)
+        return SamplerTraits(_display_name(type(sampler)), deterministic=False, foreign=True)
     function, options = _flattened(sampler.sampler_function, sampler.extra_options)
     name = _own_name(function)
     if name is None:
-        return SamplerTraits(_display_name(function), deterministic=False, foreign=True)
+        shown = _display_name(function) + _wrapped_name(options)
+        return SamplerTraits(shown, deterministic=False, foreign=True)
     if name in ADAPTIVE:
         return SamplerTraits(name, deterministic=False, adaptive=True)
     if name not in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP or _adds_noise(options):
@@ -79,15 +82,22 @@ def _own_name(function: Any) -> str | None:
             return name
     name = function.__name__.removeprefix("sample_")
     for module in (comfy.k_diffusion.sampling, uni_pc):
-        if vars(module).get(f"sample_{name}") is function:
+        own = function.__module__ == module.__name__
+        if own and vars(module).get(f"sample_{name}") is function:
             return name
     return None
 
 
 def _display_name(function: Any) -> str:
-    """A foreign function as messages name it: with the module that it comes from."""
-    named: Callable[..., Any] | type = function if inspect.isroutine(function) else type(function)
-    return f"{named.__qualname__} of {str(named.__module__).rsplit('.', 1)[-1]}"
+    """A foreign function or class as messages name it: with the pack or module it comes from."""
+    name, module = origin(function)
+    return f"{name} of {pack_or_module(module)}"
+
+
+def _wrapped_name(options: Mapping[str, Any]) -> str:
+    """Names the sampler that a foreign one was given to call, as those that wrap another are."""
+    inner = [value for value in options.values() if isinstance(value, comfy.samplers.KSAMPLER)]
+    return f", around {sampler_traits(inner[0]).name}" if inner else ""
 
 
 def _adds_noise(options: Mapping[str, Any]) -> bool:
@@ -96,32 +106,73 @@ def _adds_noise(options: Mapping[str, Any]) -> bool:
     return not all(isinstance(value, (int, float)) and value == 0 for value in given)
 
 
-def conditioning_boundaries(conds: Mapping[str, Any]) -> list[float]:
-    """The noise levels at which a cond, its ControlNet or one of its hooks starts or ends.
+def conditioning_boundaries(
+    conds: Mapping[str, Any], percent_to_sigma: Callable[[float], float] | None = None
+) -> list[float]:
+    """The noise levels at which a cond, its ControlNet or one of its hooks starts, ends or changes.
 
     Args:
         conds: Lists of conds by name, as `CFGGuider.conds` holds them during a run.
+        percent_to_sigma: The model's; without it, keyframes that only know their share of the run
+            are passed over.
 
     Returns:
         Distinct sigmas in ascending order.
     """
-    return sorted(
-        {sigma for conds_list in conds.values() for c in conds_list for sigma in _ends(c)}
-    )
+    every = (cond for conds_list in conds.values() for cond in conds_list)
+    return sorted({sigma for cond in every for sigma in _ends(cond, percent_to_sigma)})
 
 
-def _ends(cond: Mapping[str, Any]) -> Iterator[float]:
+def control_strengths(conds: Mapping[str, Any]) -> Hashable:
+    """The strengths of all ControlNets, which other packs change within a run.
+
+    Args:
+        conds: As for `conditioning_boundaries`.
+    """
+    every = (cond for conds_list in conds.values() for cond in conds_list)
+    strengths = [vars(control).get("strength") for cond in every for control in _controls(cond)]
+    return tuple(float(known) for known in strengths if isinstance(known, (int, float)))
+
+
+def _ends(
+    cond: Mapping[str, Any], percent_to_sigma: Callable[[float], float] | None
+) -> Iterator[float]:
     for name in ("timestep_start", "timestep_end"):
         if name in cond:
             yield float(cond[name])
-    control = cond.get("control")
-    while control is not None:
+    for control in _controls(cond):
         if control.timestep_range is not None:
             yield from map(float, control.timestep_range)
-        control = control.previous_controlnet
+        for keyframe in _keyframes(control):
+            known = vars(keyframe)
+            if "start_t" in known:
+                yield float(known["start_t"])
+            elif "start_percent" in known and percent_to_sigma is not None:
+                yield float(percent_to_sigma(float(known["start_percent"])))
     if cond.get("hooks") is not None:
         for hook in cond["hooks"].hooks:
             yield from (float(keyframe.start_t) for keyframe in hook.hook_keyframe.keyframes)
+
+
+def _controls(cond: Mapping[str, Any]) -> Iterator[Any]:
+    """The ControlNets of a cond, which are a chain."""
+    control = cond.get("control")
+    while control is not None:
+        yield control
+        control = control.previous_controlnet
+
+
+def _keyframes(control: Any) -> Iterator[Any]:
+    """The keyframes of a ControlNet of another pack: a list, or a group that holds one.
+
+    ComfyUI's own ControlNets have none. Advanced-ControlNet keeps them in `timestep_keyframes`, and
+    sets their `start_t`, a noise level, before the first step.
+    """
+    for name, value in vars(control).items():
+        if "keyframes" not in name or value is None:
+            continue
+        held = value if isinstance(value, (list, tuple)) else vars(value).get("keyframes", ())
+        yield from (keyframe for keyframe in held if hasattr(keyframe, "__dict__"))
 
 
 def conditioning_phase(boundaries: list[float], sigma: float) -> Hashable:

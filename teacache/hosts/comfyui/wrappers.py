@@ -19,7 +19,8 @@ from ...families.spec import unwrap_compiled
 from ...families.streams import FamilyMismatch, reading_model
 from ...report import Reason
 from ..common import embed_timesteps, prepare_stack
-from .samplers import conditioning_boundaries, conditioning_phase
+from .memory import outside_allocation_graph
+from .samplers import conditioning_boundaries, conditioning_phase, control_strengths
 
 KEY = "teacache"
 REPEATED = (
@@ -117,15 +118,20 @@ class RunWrappers:
         return denoised if corrected is derivative else x - sigma * corrected
 
     def _phase(self) -> Hashable:
-        """Which conds, ControlNets and scheduled weights are in force."""
+        """Which conds, ControlNets and scheduled weights are in force, and how strongly."""
         if self._boundaries is None:
             try:
                 with reading_model():
-                    self._boundaries = conditioning_boundaries(self._guider.conds)
+                    self._boundaries = self._read_boundaries()
             except FamilyMismatch as mismatch:
                 self._run.give_up(f"the conds cannot be read: {mismatch}")
                 self._boundaries = []
-        return conditioning_phase(self._boundaries, self._run.position.sigma)
+        strengths = () if self._run.gave_up else control_strengths(self._guider.conds)
+        return conditioning_phase(self._boundaries, self._run.position.sigma), strengths
+
+    def _read_boundaries(self) -> list[float]:
+        sampling = self._guider.model_patcher.get_model_object("model_sampling")
+        return conditioning_boundaries(self._guider.conds, sampling.percent_to_sigma)
 
     def calc_cond_batch(
         self,
@@ -192,7 +198,12 @@ class RunWrappers:
 
         with self._run.lock:
             stack = prepare_stack(
-                self._run, transformer, self._stacks.get(transformer), embed, ahead=True
+                self._run,
+                transformer,
+                self._stacks.get(transformer),
+                embed,
+                ahead=True,
+                allocating=outside_allocation_graph,
             )
             self._stacks[transformer] = stack
         return stack

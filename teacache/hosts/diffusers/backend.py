@@ -14,14 +14,14 @@ from ...calibration.calibrator import SampledRun
 from ...calibration.override import RunOverride
 from ...comparison import Point, Sample, StepListener
 from ...config import TeaCacheConfig
-from ...digest import digest, digest_of_weights
+from ...digest import digest
 from ...errors import ConfigError, UserError
-from ...families.spec import unwrap_compiled
 from .denoisers import denoisers_of, recognisable
 from .enable import teacache
 from .generation import Request, Step, attempt, generate, shortened
 from .loading import recognise
 from .schedulers import sampler_traits
+from .weights import weights_digest
 
 TIMED = "the pipeline's whole call, with text encoding and decoding"
 RECOMMENDED = TeaCacheConfig(rel_l1_thresh=None)
@@ -88,7 +88,7 @@ class PipelineCalibrationBackend:
             "versions": {"diffusers": version("diffusers"), "torch": torch.__version__},
         }
         module = next(iter(recognisable(denoisers_of(pipe)).values()))
-        self.digest = digest_of_weights(unwrap_compiled(module).named_parameters())
+        self.digest = weights_digest(module)
         self.key = {
             "model": self.digest,
             "requests": [asdict(replace(request, image=None)) for request in requests],

@@ -24,7 +24,6 @@ from torch import nn
 
 from ...calibration.override import RunOverride
 from ...config import DEFAULT_THRESHOLD, TeaCacheConfig
-from ...digest import digest_of_weights
 from ...engine.run import Run, RunListener
 from ...engine.strategy import SamplerTraits, requested_strategy, threshold_of
 from ...errors import ConfigError
@@ -38,7 +37,9 @@ from .branches import arguments_of, timestep_of
 from .denoisers import denoisers_of, of_family, recognisable, without
 from .hooks import Forward, hook_owner, hooked
 from .loop import DenoisingLoop
+from .parallel import ranks_of
 from .schedulers import OWN_LOOP, LoopSigmas, ObservedSigmas, pipeline_sigmas, sampler_traits
+from .weights import weights_digest
 
 PACKED_DIMENSIONS = 3
 """Dimensions of a latent that is a list of tokens."""
@@ -95,17 +96,16 @@ class CachedPipeline(CacheHandle):
 
         def make_run(transformer: nn.Module, latent: tuple[int, ...], device: torch.device) -> Run:
             def conditions_of(identify: bool) -> Conditions:
-                parameters = unwrap_compiled(transformer).named_parameters()
                 return Conditions(
                     family=self.family.id,
-                    weights_digest=digest_of_weights(parameters) if identify else UNKNOWN_DIGEST,
+                    weights_digest=weights_digest(transformer) if identify else UNKNOWN_DIGEST,
                     patches_digest="",  # LoRAs are parameters of their own here
                     sampler=sampler.name,
                     sigmas=tuple(sigmas.sigmas),
                     latent=latent[1:],
                 )
 
-            return self.new_run(
+            run = self.new_run(
                 self.config,
                 ProfileStore(default_folder()),
                 transformer,
@@ -114,6 +114,8 @@ class CachedPipeline(CacheHandle):
                 conditions_of,
                 packed=len(latent) == PACKED_DIMENSIONS,
             )
+            run.ranks = ranks_of(known.values(), device)
+            return run
 
         others = without(denoisers, known)
         return DenoisingLoop(known, others, sigmas, make_run, self.family.text_arguments)

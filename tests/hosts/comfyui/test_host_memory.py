@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,8 +25,10 @@ from hostile import (
     state_of,
 )
 from sampling import SKIP_ALL, cached, report_of, sample, stack_blocks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from teacache.engine import run as run_module
+from teacache.engine.blocks import FirstBlockProxy, StackBlockProxy
 from teacache.engine.forward import StackForward
 from teacache.engine.predictors import Predictor
 from teacache.engine.run import Run
@@ -60,7 +65,6 @@ def test_who_walks_the_model_during_a_call_sees_its_modules(model: Any) -> None:
         return (
             [(name, type(module)) for name, module in walked.items()],
             [name for name, _ in transformer.named_parameters()],
-            [sum(1 for _ in block.modules()) for block in transformer.joint_blocks],
             [isinstance(block, type(blocks[0])) for block in transformer.joint_blocks],
             [block.__class__ is type(blocks[0]) for block in transformer.joint_blocks],
             sorted(name for name, _ in transformer.joint_blocks[0].named_children()),
@@ -73,6 +77,88 @@ def test_who_walks_the_model_during_a_call_sees_its_modules(model: Any) -> None:
     assert report_of(handle).skipped == 4
     assert seen == [expected] * 6
     assert sum(kind.__name__ == "Linear" for _, kind in expected[0]) > 8
+
+
+def test_weights_are_prefetched_for_the_blocks_that_run(model: Any) -> None:
+    """ComfyUI fetches the weights of `block.modules()` ahead: on a skip there are none to fetch."""
+    transformer = model.model.diffusion_model
+
+    def look() -> list[int]:
+        return [len(list(block.modules())) for block in transformer.joint_blocks]
+
+    expected = look()
+    clone, handle = cached(model, SKIP_ALL, mode="faithful")
+    with looking(transformer.final_layer, look) as seen:
+        run(clone, steps=6, cfg=1.0)
+    skipped = [record.skipped for record in report_of(handle).records]
+    assert seen == [[0] * len(expected) if skip else expected for skip in skipped]
+    clone, handle = cached(model, SKIP_ALL, mode="faithful", indicator="first_block")
+    with looking(transformer.final_layer, look) as seen:
+        run(clone, steps=6, cfg=1.0)
+    assert [0] * len(expected) not in seen and [expected[0], *[0] * (len(expected) - 1)] in seen
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mode": "faithful"},
+        {"mode": "faithful", "indicator": "first_block"},
+        {"mode": "faithful", "token_stride": 2},
+        {"mode": "forecast", "cached": "residual"},
+    ],
+    ids=str,
+)
+def test_what_outlives_a_block_is_allocated_outside_its_recording(
+    model: Any, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ComfyUI takes back at a block's end what is allocated in it, unless recording is paused."""
+    recording, paused = [0], [0]
+    allocated: dict[int, bool] = {}
+
+    @contextmanager
+    def counting(counter: list[int]) -> Iterator[None]:
+        counter[0] += 1
+        try:
+            yield
+        finally:
+            counter[0] -= 1
+
+    class Allocations(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+            out = function(*args, **(kwargs or {}))
+            for each in out if isinstance(out, (list, tuple)) else [out]:
+                if isinstance(each, torch.Tensor):
+                    pointer = each.untyped_storage().data_ptr()
+                    allocated[pointer] = bool(recording[0]) and not paused[0]
+            return out
+
+    module = ModuleType("comfy.model_prefetch")
+    module.__spec__ = ModuleSpec(module.__name__, None)
+    vars(module)["pause_malloc_graph"] = lambda: counting(paused)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    clone, handle = cached(model, SKIP_ALL, **settings)
+    kinds = (FirstBlockProxy, StackBlockProxy)
+    held: list[bool] = []
+
+    def ending(end: Any) -> Any:
+        def noted(self: Run, *args: Any) -> None:
+            end(self, *args)
+            tensors = list(self.state._tensors())
+            held.extend(allocated[each.untyped_storage().data_ptr()] for each in tensors)
+
+        return noted
+
+    for kind in kinds:
+        forward = kind.forward
+
+        def within(self: Any, *args: Any, _forward: Any = forward, **kwargs: Any) -> Any:
+            with counting(recording):
+                return _forward(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "forward", within)
+    with patched(Run, "end_evaluation", ending), Allocations():
+        run(clone, steps=8)
+    assert report_of(handle).skipped and held and not any(held)
 
 
 def test_what_is_set_on_a_block_during_a_call_reaches_the_block(model: Any) -> None:

@@ -123,7 +123,9 @@ def test_all_that_waits_is_put_where_it_is_to_wait(model: Any, method: str) -> N
 
 
 class Elsewhere:
-    """A tensor of a graphics card, as far as it is asked where it is."""
+    """A tensor of another device, as far as it is asked where it is."""
+
+    device = torch.device("xpu")
 
     def to(self, device: str) -> str:
         return device

@@ -1,0 +1,23 @@
+"""What ComfyUI's own memory management asks of code that runs within a block."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+PREFETCH = "comfy.model_prefetch"
+
+
+def outside_allocation_graph() -> AbstractContextManager[Any]:
+    """The context for memory that is held for longer than a block runs.
+
+    With dynamic VRAM, ComfyUI records which memory a model's blocks allocate, from 0.34 on, and
+    takes it back at their end (`pause_malloc_graph` in `comfy/model_prefetch.py`).
+    """
+    if importlib.util.find_spec(PREFETCH) is None:
+        return nullcontext()
+    pause = vars(importlib.import_module(PREFETCH)).get("pause_malloc_graph")
+    context: AbstractContextManager[Any] = nullcontext() if pause is None else pause()
+    return context
