@@ -1,9 +1,12 @@
 """The pack's extension: its nodes, and the folders of its demo model."""
 
+import logging
 from pathlib import Path
 
+import comfy.cli_args
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
 from . import (
     apply,
@@ -16,6 +19,7 @@ from . import (
     report,
     sweep,
 )
+from .events import add_route
 from .schema import offer_replacements
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -45,7 +49,15 @@ class TeaCacheExtension(ComfyExtension):
 
 
 def comfy_entrypoint() -> TeaCacheExtension:
-    """Called by ComfyUI; also adds the demo model's folders to the model folders."""
+    """Called by ComfyUI; also adds the demo model's folders to the model folders, and a route.
+
+    The pack's logger gets the level that ComfyUI was started with (`--verbose`), unless it has one:
+    other packs change the root logger's. Handlers stay ComfyUI's own.
+    """
+    log = logging.getLogger("teacache")
+    if log.level == logging.NOTSET:
+        log.setLevel(comfy.cli_args.args.verbose)
     for folder in ("diffusion_models", "text_encoders", "vae"):
         folder_paths.add_model_folder_path(folder, str(MODELS / folder))
+    add_route(PromptServer.instance)
     return TeaCacheExtension()

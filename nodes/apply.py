@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 from comfy_api.latest import io
-from server import PromptServer
 
 from ..teacache.config import (
     CACHE_DEVICES,
@@ -19,16 +18,15 @@ from ..teacache.config import (
     PRESETS,
     TeaCacheConfig,
 )
-from ..teacache.engine.run import RunListener
 from ..teacache.errors import ConfigError
 from ..teacache.families.registry import known_profiles
 from ..teacache.hosts.comfyui.conditions import profile_store
 from ..teacache.hosts.comfyui.other_caches import stacked_caches_warning
 from ..teacache.hosts.comfyui.patch import apply_teacache, cached_model, describe_unsupported
 from ..teacache.profiles.store import ProfileStore
+from .events import NodeEvents
 from .schema import CATEGORY, advanced, schema
 
-"""Of the widget; stands for the recommended threshold while auto_threshold is on."""
 OFFERED_SPEEDUPS = ("1.5x", "2.0x", "2.5x", "3.0x", "4.0x")
 """In the menu of preset; a saved graph may contain another one."""
 log = logging.getLogger("teacache")
@@ -259,9 +257,9 @@ class ApplyTeaCache(CacheNode, io.ComfyNode):
     @classmethod
     def execute(cls, model: io.Model.Type, **settings: Any) -> io.NodeOutput:
         config = config_from_widgets(**settings)
-        node_id = str(cls.hidden.unique_id)
+        events = NodeEvents(str(cls.hidden.unique_id))
         replaced = cached_model(model) is not None
-        cached, handle = apply_teacache(model, config, event_listener(node_id))
+        cached, handle = apply_teacache(model, config, events.send)
         notes: list[str] = []
         if handle is None:
             notes.append(describe_unsupported(model))
@@ -270,7 +268,7 @@ class ApplyTeaCache(CacheNode, io.ComfyNode):
             notes.append("It replaces an earlier Apply TeaCache on this model.")
         if handle is not None and (stacked := stacked_caches_warning(model)):
             notes.append(stacked)
-        send_ready(node_id, "" if handle is None else handle.describe(), notes)
+        events.ready("" if handle is None else handle.describe(), notes)
         return io.NodeOutput(cached)
 
 
@@ -280,34 +278,6 @@ def config_from_widgets(
     """The settings of the widgets; one that a saved graph lacks has its default value."""
     use_recommended = auto_threshold and rel_l1_thresh == DEFAULT_THRESHOLD
     return TeaCacheConfig(rel_l1_thresh=None if use_recommended else rel_l1_thresh, **settings)
-
-
-def send_ready(node_id: str, line: str, notes: list[str]) -> None:
-    """Shows on the node's strip what the cache will do.
-
-    Args:
-        node_id: The node's id in the prompt.
-        line: The recognised family and the settings, empty if the model is left as it is.
-        notes: Sentences that the user should know.
-    """
-    ready = {"node": node_id, "cached": bool(line), "line": line, "notes": notes}
-    send_to_client("teacache.ready", ready)
-
-
-def event_listener(node_id: str) -> RunListener:
-    """A listener that sends a run's events to the client, with the node's id, as `teacache.*`."""
-
-    def send(event: str, data: dict[str, Any]) -> None:
-        send_to_client(f"teacache.{event}", {"node": node_id, **data})
-
-    return send
-
-
-def send_to_client(event: str, data: dict[str, Any]) -> None:
-    """Sends to the client of the running prompt; to nobody if it came without one."""
-    server = PromptServer.instance
-    if server.client_id is not None:  # None would send it to every client
-        server.send_sync(event, data, server.client_id)
 
 
 NODES: list[type[io.ComfyNode]] = [ApplyTeaCache]

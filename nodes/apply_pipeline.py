@@ -18,9 +18,8 @@ from .apply import (
     CacheNode,
     apply_schema,
     config_from_widgets,
-    event_listener,
-    send_ready,
 )
+from .events import NodeEvents
 
 PipelineSocket = io.Custom("DIFFUSION_PIPELINE")
 log = logging.getLogger("teacache")
@@ -53,16 +52,16 @@ class ApplyTeaCacheDiffusers(CacheNode, io.ComfyNode):
     @classmethod
     def execute(cls, pipeline: Pipeline, **settings: Any) -> io.NodeOutput:
         config = config_from_widgets(**settings)
-        node_id = str(cls.hidden.unique_id)
+        events = NodeEvents(str(cls.hidden.unique_id))
         line, problem = recognise(pipeline.pipe, config)
         notes = [problem] if problem else []
         if pipeline.cache is not None:
             notes.append("It replaces the cache that was on this pipeline.")
         if problem:
             log.warning("TeaCache: %s", problem)
-        send_ready(node_id, line, notes)
+        events.ready(line, notes)
         cache = config if line else None
-        return io.NodeOutput(replace(pipeline, cache=cache, listener=event_listener(node_id)))
+        return io.NodeOutput(replace(pipeline, cache=cache, listener=events.send))
 
 
 NODES: list[type[io.ComfyNode]] = [ApplyTeaCacheDiffusers]

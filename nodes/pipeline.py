@@ -22,8 +22,8 @@ from ..teacache.hosts.diffusers.folder import DEMO, list_folders
 from ..teacache.hosts.diffusers.generation import Step
 from ..teacache.hosts.diffusers.loading import Pipeline
 from ..teacache.plots.pixels import to_pil
-from .apply import event_listener
 from .apply_pipeline import PipelineSocket
+from .events import event_listener
 from .sampler_widgets import seed_widget
 from .schema import CATEGORY, advanced, schema
 

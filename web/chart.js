@@ -23,7 +23,7 @@ export function axisTop(records, threshold) {
 /**
  * The y coordinate of a value, clamped to the chart.
  *
- * @param {number} value
+ * @param {number | null} value
  * @param {number} top the value at the top of the chart
  * @returns {number}
  */

@@ -18,6 +18,12 @@ export function runKey(graphId, executionId) {
   return `${graphId}/${executionId}`;
 }
 
+/** @param {string} key @returns {[string, string]} the ids of the graph and of the node */
+export function splitKey(key) {
+  const slash = key.lastIndexOf("/");
+  return [key.slice(0, slash), key.slice(slash + 1)];
+}
+
 /**
  * The stored runs by key, oldest first; none where what is stored cannot be read.
  *
@@ -41,7 +47,7 @@ export function loadRuns(storage) {
  */
 export function saveRuns(storage, runs) {
   /** @type {StoredRuns} */
-  let stored = [...runs].filter(([, run]) => !run.live).slice(-MAX_RUNS);
+  let stored = [...runs].filter(([, run]) => !run.live && run.state !== "waiting").slice(-MAX_RUNS);
   while (!write(storage, stored) && stored.length) stored = stored.slice(1);
 }
 

@@ -8,7 +8,7 @@
  * @property {string} reason
  * @property {Kind} [kind] of the reason; missing in runs stored by earlier versions
  * @property {number | null} distance
- * @property {number} accumulated
+ * @property {number | null} accumulated null where it is no number
  * @property {number | null} seconds null where the device's times are not known, or not yet
  *
  * @typedef {object} Report of a run, as `RunReport.to_json()` returns it
@@ -30,9 +30,24 @@
  *
  * @typedef {object} Run
  * @property {boolean} live whether it has not ended
+ * @property {"waiting" | "unsampled"} [state] the node has not sampled in the prompt that is
+ *   running, or did not in the last one
+ * @property {number} [began] when it began, in milliseconds since the epoch, by the server's clock
+ * @property {string | null} [prompt] the id of its prompt
  * @property {Report} report
  * @property {string[]} notes sentences for the user, from when the node was executed
  * @property {string} [line] the recognised family and the settings, until sampling starts
+ *
+ * @typedef {"ready" | "start" | "step" | "end"} EventName
+ * @typedef {object} EventData
+ * @property {string | null} [graph] the id of the graph that the prompt was made from
+ * @property {string | null} [prompt] the id of the prompt
+ * @property {number | null} [began] when the run began
+ * @property {Report} [report]
+ * @property {StepRecord} [record]
+ * @property {boolean} [cached]
+ * @property {string} [line]
+ * @property {string[]} [notes]
  *
  * @typedef {Record<string, string>} Texts translated phrases by key, with `{name}` for values
  *
@@ -64,27 +79,72 @@ export const NO_RUN = /** @type {Run} */ ({ live: false, notes: [], report: EMPT
  * The run after an event of the node.
  *
  * @param {Run | undefined} run
- * @param {"ready" | "start" | "step" | "end"} event
- * @param {{report?: Report, record?: StepRecord, cached?: boolean, line?: string,
- *   notes?: string[]}} data
+ * @param {EventName} event
+ * @param {EventData} data
  * @returns {Run}
  */
 export function applyEvent(run, event, data) {
-  const notes = run?.notes ?? [];
+  const { prompt, began = run?.began } = data;
+  const known = { notes: run?.notes ?? [], began: began ?? 0, prompt };
   switch (event) {
     case "ready": {
-      const { cached: live = false, line } = data;
-      return { live, line, notes: data.notes ?? [], report: EMPTY_REPORT };
+      const { cached: live = false, line, notes = [] } = data;
+      return { ...known, live, line, notes, report: EMPTY_REPORT };
     }
     case "start":
-      return { live: true, notes, report: { ...EMPTY_REPORT, ...data.report } };
+      return { ...known, live: true, report: { ...EMPTY_REPORT, ...data.report } };
     case "step": {
       const report = run?.live ? run.report : EMPTY_REPORT; // if the page was opened during the run
-      return { live: true, notes, report: withRecord(report, data.record) };
+      return { ...known, live: true, report: withRecord(report, data.record) };
     }
     case "end":
-      return { live: false, notes, report: { ...EMPTY_REPORT, ...data.report } };
+      return { ...known, live: false, report: { ...EMPTY_REPORT, ...data.report } };
   }
+}
+
+/**
+ * Whether an event's run goes back further than what the page has heard of it.
+ *
+ * @param {Run} run after a step
+ */
+export function beginsLate({ live, report }) {
+  return live && report.records.length === 1 && !report.steps;
+}
+
+/**
+ * Whether the server's record of a node's last run is to be shown instead of the page's own.
+ *
+ * @param {Run} kept by the server
+ * @param {Run | undefined} shown by the page
+ */
+export function supersedes(kept, shown) {
+  if (!shown) return true;
+  const [a, b] = [kept.began ?? 0, shown.began ?? 0];
+  if (a !== b || shown.state) return a > b;
+  return !kept.live || (shown.live && kept.report.records.length >= shown.report.records.length);
+}
+
+/**
+ * A node's strip while its prompt runs, until it samples.
+ *
+ * @param {Run | undefined} before the node's last run
+ * @returns {Run}
+ */
+export function waiting(before) {
+  return { ...NO_RUN, state: "waiting", began: before?.began, notes: before?.notes ?? [] };
+}
+
+/**
+ * A run once its prompt is over.
+ *
+ * @param {Run} run
+ * @returns {Run} the same if it has ended
+ */
+export function afterPrompt(run) {
+  if (!run.live && run.state !== "waiting") return run;
+  const { began, prompt, notes, report } = run;
+  if (!report.records.length) return { ...NO_RUN, state: "unsampled", began, prompt, notes };
+  return { ...run, live: false, report: { ...report, outcome: "interrupted" } };
 }
 
 /** @param {Report} report @param {StepRecord} record @returns {Report} */
@@ -116,9 +176,10 @@ export function cellCount({ live, report }) {
  * @param {Texts} texts
  */
 export function summaryLine(run, texts) {
-  const { live, line, notes, report } = run;
+  const { live, line, notes, report, state } = run;
   const { computed, skipped, estimated_speedup: speedup, saved_seconds: saved } = report;
   const count = report.records.length;
+  if (state) return state === "waiting" ? texts.waiting : texts.unsampled;
   if (line) return line;
   if (live) return format(texts.running, { count, steps: report.steps || "?", skipped });
   if (!report.family_name) return notes.length ? "" : texts.none;
@@ -165,7 +226,7 @@ export function tooltipLines(record, threshold, texts) {
     `sigma ${record.sigma.toPrecision(4)}`,
   ];
   if (record.seconds !== null) lines[1] += ` · ${formatDuration(record.seconds)}`;
-  if (record.distance !== null) {
+  if (record.distance !== null && record.accumulated !== null) {
     const sum = `${record.accumulated.toFixed(4)} / ${threshold}`;
     lines.push(`${format(texts.distance, { distance: record.distance.toFixed(4) })} · Σ ${sum}`);
   }

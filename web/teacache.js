@@ -1,19 +1,13 @@
 /**
  * The editor extension: a live strip on every Apply TeaCache node, and the text output of other
  * nodes of the pack.
- *
- * @import { Run, Texts } from "./run.js"
- * @import { Strip } from "./strip.js"
  */
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { findNode, nodesOf } from "./graph.js";
-import { loadRuns, runKey, saveRuns } from "./memory.js";
-import { applyEvent, NO_RUN } from "./run.js";
-import { makeStrip } from "./strip.js";
+import { fetchTexts } from "./server.js";
+import { grow, MARGIN, STRIP_NODES, Strips } from "./strips.js";
 
-const STRIP_NODES = ["ApplyTeaCache", "ApplyTeaCacheDiffusers"];
 /** Nodes that show their text output, and the CSS classes of the text. */
 const TEXT_NODES = new Map([
   ["TeaCacheCompareImages", "teacache-text"],
@@ -22,121 +16,8 @@ const TEXT_NODES = new Map([
   ["TeaCacheSweep", "teacache-text teacache-table"],
 ]);
 const TABLE_WIDTH = 480; // minimum width of a new node with a table, so that no row wraps
-const STRIP_WIDGET = "teacache_strip";
 const SHOW_SETTING = "TeaCache.ShowStrip";
 const THRESHOLD_SETTING = "TeaCache.DefaultThreshold";
-const MARGIN = 10; // of a widget, in pixels of the canvas
-
-/** The strips of all nodes, and the runs that they show. */
-class Strips {
-  /** @type {Map<string, Run>} runs by key, in the order of their last events */
-  runs = loadRuns(localStorage);
-  /** @type {WeakMap<object, Strip>} strips by node */
-  strips = new WeakMap();
-  /** @type {Texts} */
-  texts = {};
-  /** The id of the graph whose prompt is running, if known. */
-  runningGraphId = /** @type {string | undefined} */ (undefined);
-
-  get graph() {
-    return app.rootGraph ?? app.graph;
-  }
-
-  /** Whether strips are shown, as the setting says. */
-  enabled = true;
-
-  /** Adds the strip to a node or removes it, as the setting says. */
-  updateNode(node) {
-    const present = this.strips.has(node);
-    if (this.enabled && !present) this.add(node);
-    if (!this.enabled && present) this.remove(node);
-  }
-
-  /** @param {boolean} enabled */
-  setEnabled(enabled) {
-    this.enabled = enabled;
-    if (app.canvas) this.refresh();
-  }
-
-  add(node) {
-    const strip = makeStrip(this.texts, () => grow(node));
-    const widget = node.addDOMWidget(STRIP_WIDGET, "teacache", strip.element, {
-      serialize: false,
-      hideOnZoom: false,
-      getMinHeight: () => strip.height() + 2 * MARGIN,
-      getMaxHeight: () => strip.height() + 2 * MARGIN,
-    });
-    widget.serialize = false;
-    this.strips.set(node, strip);
-    requestAnimationFrame(() => this.attachElements());
-    const onRemoved = node.onRemoved;
-    node.onRemoved = function (...args) {
-      strip.dispose();
-      return onRemoved?.apply(this, args);
-    };
-  }
-
-  remove(node) {
-    this.strips.get(node)?.dispose();
-    this.strips.delete(node);
-    const widget = node.widgets?.find(({ name }) => name === STRIP_WIDGET);
-    if (widget) node.removeWidget(widget);
-    node.setSize([node.size[0], node.computeSize()[1]]);
-    node.setDirtyCanvas(true, true);
-  }
-
-  /** Updates every node of the graph to the setting and to its last run. */
-  refresh() {
-    const nodes = nodesOf(this.graph, STRIP_NODES);
-    for (const [, node] of nodes) this.updateNode(node);
-    if (!this.enabled) return;
-    const byKey = new Map(nodes.map(([id, node]) => [runKey(this.graph.id, id), node]));
-    for (const [, node] of nodes) this.strips.get(node).show(NO_RUN);
-    for (const [key, run] of this.runs) this.strips.get(byKey.get(key) ?? {})?.show(run);
-    requestAnimationFrame(() => this.attachElements());
-  }
-
-  /** Replaces elements that Nodes 2.0 reuses from a node with the same id in the previous graph. */
-  attachElements() {
-    for (const node of app.canvas.graph?.nodes ?? []) {
-      const element = this.strips.get(node)?.element;
-      if (!element || element.isConnected) continue;
-      document.querySelector(`[data-node-id="${node.id}"] .teacache-strip`)?.replaceWith(element);
-    }
-  }
-
-  /** Handles the start of a prompt; until the server answers, it is taken for the shown graph's. */
-  async handlePromptStart(promptId) {
-    const assumed = this.graph.id;
-    this.runningGraphId = assumed;
-    const actual = await graphIdOf(promptId);
-    if (!actual || actual === assumed) return;
-    this.runningGraphId = actual;
-    for (const [key, run] of [...this.runs]) {
-      if (!run.live || !key.startsWith(runKey(assumed, ""))) continue;
-      this.runs.delete(key);
-      this.runs.set(key.replace(assumed, actual), run);
-    }
-    this.refresh();
-  }
-
-  /**
-   * Handles an event of a node: updates its run and, if it is in the shown graph, its strip.
-   *
-   * @param {"ready" | "start" | "step" | "end"} event
-   */
-  handleEvent(event, { node: executionId, ...data }) {
-    const graphId = this.runningGraphId ?? this.graph.id;
-    const key = runKey(graphId, executionId);
-    const run = applyEvent(this.runs.get(key), event, data);
-    this.runs.delete(key);
-    this.runs.set(key, run);
-    if (event === "end") saveRuns(localStorage, this.runs);
-    if (graphId !== this.graph.id) return; // another workflow is shown
-    this.strips.get(findNode(this.graph, executionId) ?? {})?.show(run);
-    this.attachElements();
-  }
-}
 
 /** Adds a widget to a node of `TEXT_NODES` that shows the text output of its last execution. */
 function addTextWidget(node) {
@@ -163,32 +44,23 @@ function addTextWidget(node) {
   };
 }
 
-/** Enlarges the node if its widgets need more height. */
-function grow(node) {
-  if (!node.graph || node.flags?.collapsed) return;
-  const [, height] = node.computeSize();
-  if (node.size[1] < height) node.setSize([node.size[0], height]);
-  node.setDirtyCanvas(true, true);
-}
-
-/** The id of the graph that a prompt in the queue was made from. */
-async function graphIdOf(promptId) {
-  const response = await api.fetchApi("/queue");
-  const { queue_running: running } = await response.json();
-  const entry = running.find(([, id]) => id === promptId);
-  return entry?.[3]?.extra_pnginfo?.workflow?.id;
-}
-
-/**
- * The strip's phrases in the editor's language (`locales/LANGUAGE/main.json`), else in English.
- *
- * @returns {Texts}
- */
-async function loadTexts() {
-  const response = await api.fetchApi("/i18n");
-  const languages = await response.json();
-  const language = app.extensionManager.setting.get("Comfy.Locale");
-  return { ...languages.en?.teacache, ...languages[language]?.teacache };
+/** Listens from the start: the editor warns of events that come before anybody listens to them. */
+function listen() {
+  for (const event of /** @type {const} */ (["ready", "start", "step", "end"])) {
+    api.addEventListener(`teacache.${event}`, ({ detail }) => strips.handleEvent(event, detail));
+  }
+  const handlers = {
+    execution_start: (detail) => strips.handlePromptStart(detail),
+    execution_cached: (detail) => strips.handleCached(detail),
+    execution_success: (detail) => strips.handlePromptEnd("done", detail),
+    execution_error: (detail) => strips.handlePromptEnd("failed", detail),
+    execution_interrupted: (detail) => strips.handlePromptEnd("failed", detail),
+    status: () => strips.ask(), // of any page's prompts
+  };
+  for (const [event, handle] of Object.entries(handlers)) {
+    api.addEventListener(event, ({ detail }) => handle(detail));
+  }
+  window.addEventListener("focus", () => strips.ask());
 }
 
 async function addStyle() {
@@ -199,6 +71,7 @@ async function addStyle() {
 }
 
 const strips = new Strips();
+listen();
 
 app.registerExtension({
   name: "teacachestudio.strip",
@@ -224,13 +97,7 @@ app.registerExtension({
   ],
   async init() {
     await addStyle();
-    strips.texts = await loadTexts();
-    api.addEventListener("execution_start", ({ detail }) =>
-      strips.handlePromptStart(detail.prompt_id),
-    );
-    for (const event of /** @type {const} */ (["ready", "start", "step", "end"])) {
-      api.addEventListener(`teacache.${event}`, ({ detail }) => strips.handleEvent(event, detail));
-    }
+    strips.texts = await fetchTexts();
   },
   nodeCreated(node) {
     if (TEXT_NODES.has(node.comfyClass)) addTextWidget(node);
@@ -242,5 +109,6 @@ app.registerExtension({
   },
   afterConfigureGraph() {
     strips.refresh();
+    strips.ask();
   },
 });

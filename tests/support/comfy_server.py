@@ -35,11 +35,17 @@ def _free_port() -> int:
 
 
 @contextmanager
-def serving(comfy_dir: Path, base: Path) -> Iterator[Server]:
-    """Starts the server with `base` as its base directory, waits until it answers, stops it."""
+def serving(comfy_dir: Path, base: Path, other_pack: str = "") -> Iterator[Server]:
+    """Starts the server with `base` as its base directory, waits until it answers, stops it.
+
+    Args:
+        other_pack: Source of another pack that is installed beside this one.
+    """
     packs = base / "custom_nodes"
     packs.mkdir(parents=True)
     (packs / "teacache").symlink_to(ROOT, target_is_directory=True)
+    if other_pack:
+        (packs / "other_pack.py").write_text(other_pack)
     port, log = _free_port(), base / "server.log"
     command = [
         sys.executable, str(comfy_dir / "main.py"), "--cpu", "--listen", "127.0.0.1",

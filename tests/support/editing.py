@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -149,8 +150,10 @@ def _ours(message: Any) -> list[str]:
 
 
 def quickstart_graph(steps: int = STEPS) -> dict[str, Any]:
-    """The template with a new seed, so that the server does not reuse earlier outputs."""
+    """The template with a new seed, so that the server does not reuse earlier outputs, and with an
+    id of its own, as a workflow has that was saved under another name."""
     graph = json.loads((ROOT / "workflows" / "quickstart.json").read_text())
+    graph["id"] = str(uuid.uuid4())
     sampler = next(node for node in graph["nodes"] if node["type"] == "KSampler")
     sampler["widgets_values"][0] = next(SEEDS)
     sampler["widgets_values"][2] = steps

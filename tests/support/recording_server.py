@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from aiohttp import web
+
 
 class Replacements:
     """The manager of node replacements of newer ComfyUI versions; ignores them."""
@@ -15,6 +17,7 @@ class RecordingServer:
 
     def __init__(self) -> None:
         self.node_replace_manager = Replacements()
+        self.routes = web.RouteTableDef()
         self.client_id = "test"
         self.last_node_id = None
         self.sent: list[tuple[str, dict]] = []

@@ -16,10 +16,37 @@ if TYPE_CHECKING:
 
 MISSING = "no Chromium here; on Debian and Ubuntu: apt-get install chromium"
 
+GATE = """
+import time
+from comfy.model_management import throw_exception_if_processing_interrupted
+
+class Gate:
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "run", ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "latent": ("LATENT",), "wait": ("FLOAT", {"default": 0.0}),
+            "fail": ("BOOLEAN", {"default": False}),
+        }}
+
+    def run(self, latent, wait, fail):
+        until = time.monotonic() + wait
+        while time.monotonic() < until:
+            throw_exception_if_processing_interrupted()
+            time.sleep(0.05)
+        if fail:
+            raise RuntimeError("the gate is closed")
+        return (latent,)
+
+NODE_CLASS_MAPPINGS = {"TestGate": Gate}
+"""
+"""A pack with a node that waits, or fails, before the latent reaches the sampler."""
+
 
 @pytest.fixture(scope="package")
 def running_server(comfy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(comfy_dir, tmp_path_factory.mktemp("comfyui")) as running:
+    with serving(comfy_dir, tmp_path_factory.mktemp("comfyui"), GATE) as running:
         yield running
 
 
@@ -54,4 +81,4 @@ def no_error_from_the_pack(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "editor" in request.fixturenames:
         errors = request.getfixturevalue("editor").errors
-        assert not [error for error in errors if "teacache" in error.lower()]
+        assert [error for error in errors if "teacache" in error.lower()] == []

@@ -294,7 +294,7 @@ def test_few_and_many_steps(editor: Editor, steps: int) -> None:
             const tell = (event, data) =>
                 app.api.dispatchCustomEvent(`teacache.${event}`, { node: "2", ...data });
             const report = { family_name: "FLUX.1", profile: "flux1-dev", threshold: 0.05, steps };
-            tell("start", { report });
+            tell("start", { began: Date.now(), report });
             for (const record of records) tell("step", { record });
         }""",
         [steps, records],
@@ -312,7 +312,7 @@ def test_a_model_that_is_left_as_it_is_says_so(editor: Editor) -> None:
     sentence = "UNetModel is not a transformer that TeaCache knows: the model is left as it is."
     editor.page.evaluate(
         """notes => app.api.dispatchCustomEvent("teacache.ready",
-            { node: "2", cached: false, line: "", notes })""",
+            { node: "2", began: Date.now(), cached: false, line: "", notes })""",
         [sentence],
     )
     advice = editor.page.locator(".teacache-advice")
