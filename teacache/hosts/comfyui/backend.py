@@ -193,8 +193,8 @@ class ModelCalibrationBackend:
         solver = sampler_traits(comfy.samplers.sampler_object(settings.sampler_name))
         if not solver.deterministic:
             raise ConfigError(
-                f"sampler_name: {settings.sampler_name} cannot be planned (it adds noise, or takes "
-                "more than the prediction from the model); calibrate with euler or dpmpp_2m"
+                f"sampler_name: {settings.sampler_name} cannot be planned "
+                f"({solver.why_not_extrapolated}); calibrate with euler or dpmpp_2m"
             )
         self.family, self.profile = recognition.family.id, recognition.profile
         self._model, self._settings = model, settings
