@@ -169,6 +169,128 @@ def test_a_controlnet_that_begins_and_ends_within_the_run(model: Any, mode: str)
     assert torch.isfinite(got).all() and set(control.gave) == {True, False}
 
 
+class Keyframe:
+    """A strength, and the share of the run from which it holds."""
+
+    def __init__(self, start_percent: float, strength: float) -> None:
+        self.start_percent, self.strength = start_percent, strength
+
+
+class KeyframeGroup:
+    def __init__(self, keyframes: list[Keyframe]) -> None:
+        self.keyframes = keyframes
+
+
+def keyframed(
+    form: str, strengths: tuple[tuple[float, float], ...], gave: list[tuple[float, float]]
+) -> Any:
+    """A ControlNet whose strength has keyframes, as another pack makes them.
+
+    Args:
+        form: `group with levels`: in a group, and the noise levels are set before the first step;
+            `list`: as a list of shares of the run; `outside`: it has none, but something outside
+            sets the strength itself, as a callback of a sampler does.
+        gave: gets the noise level and the strength of each call.
+    """
+    from comfy.controlnet import ControlBase
+
+    class Keyframed(ControlBase):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frames = [Keyframe(*given) for given in strengths]
+            if form == "group with levels":
+                self.timestep_keyframes = KeyframeGroup(self.frames)
+            elif form == "list":
+                self.strength_keyframes = self.frames
+            self.levels: list[float] = []
+            self.current: Keyframe | None = None
+
+        def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+            super().pre_run(model, percent_to_timestep_function)
+            self.levels = [percent_to_timestep_function(f.start_percent) for f in self.frames]
+            if form == "group with levels":
+                for frame, level in zip(self.frames, self.levels, strict=True):
+                    vars(frame)["start_t"] = level
+
+        def at(self, sigma: float) -> Keyframe:
+            pairs = zip(self.frames, self.levels, strict=True)
+            return [frame for frame, level in pairs if level >= sigma][-1]
+
+        def get_control(self, x: Any, t: Any, *more: Any) -> Any:
+            strength = self.strength
+            if form != "outside":
+                self.current = self.at(float(t[0]))
+                strength *= self.current.strength
+            gave.append((float(t[0]), strength))
+            tokens = (x.shape[2] // 2) * (x.shape[3] // 2)
+            adds = strength * torch.linspace(-1.0, 1.0, tokens * 128).view(1, tokens, 128)
+            if self.previous_controlnet is not None:
+                adds = adds + self.previous_controlnet.get_control(x, t, *more)["output"][0]
+            return {"output": [adds, adds], "input": [], "middle": []}
+
+        def copy(self) -> Any:
+            made = Keyframed()
+            self.copy_to(made)
+            return made
+
+    return Keyframed()
+
+
+@both_modes
+@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("form", ["group with levels", "list", "outside"])
+def test_a_controlnet_is_computed_when_its_strength_changes(
+    model: Any, form: str, chained: bool, mode: str
+) -> None:
+    """Also where it is not the last of a chain of ControlNets."""
+    from comfy.patcher_extension import WrappersMP
+
+    import nodes
+    from teacache.hosts.comfyui.patch import KEY
+
+    strengths = ((0.0, 0.2), (0.3, 1.0), (0.6, 0.0))
+    gave: list[tuple[float, float]] = []
+    positive, negative = cond(1), cond(2)
+    image, nets = torch.zeros(1, 32, 32, 3), [keyframed(form, strengths, gave)]
+    if chained:
+        nets.append(keyframed("list", ((0.0, 0.5),), []))
+    for net in nets:
+        positive, negative = nodes.ControlNetApplyAdvanced().apply_controlnet(
+            positive, negative, net, image, 1.0, 0.0, 1.0
+        )
+    conds = {"positive": positive, "negative": negative, "steps": 24}
+
+    def set_strength(predict: Any, x: Any, timestep: Any, *args: Any, **options: Any) -> Any:
+        guider = predict.class_obj
+        for entries in guider.conds.values():
+            control = entries[0]["control"]
+            control = control.previous_controlnet or control
+            control.strength = control.at(float(timestep[0])).strength
+        return predict(x, timestep, *args, **options)
+
+    def prepared(patcher: Any) -> Any:
+        clone = patcher.clone()
+        if form == "outside":
+            clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "strength", set_strength)
+        return clone
+
+    native = run(prepared(model), **conds)
+    assert distance(native, run(model, steps=24)) > 1e-3, "the control has no effect"
+    assert {strength for _, strength in gave} == {0.2, 1.0, 0.0}
+    for threshold in (SKIP_NONE, SKIP_ALL):
+        clone, handle = cached(prepared(model), threshold, mode=mode)
+        got = run(clone, **conds)
+        report = report_of(handle)
+        if threshold == SKIP_NONE:
+            assert torch.equal(got, native)
+            continue
+        crossed = crossings(model, [sigma_at(model, 0.3), sigma_at(model, 0.6)], report)
+        assert len(crossed) == 2 and report.skipped >= 8
+        for place in crossed:
+            assert report.records[place].reason is Reason.MISMATCH, (place, skip_pattern(report))
+    assert KEY in clone.wrappers[WrappersMP.OUTER_SAMPLE] and live_objects() == []
+
+
 # --- LoRA -----------------------------------------------------------------------------------------
 
 WEIGHT = "diffusion_model.joint_blocks.1.x_block.mlp.fc1.weight"
