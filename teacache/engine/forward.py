@@ -308,7 +308,9 @@ class StackForward:
         ]
         if run.observer is not None:
             for key, change in changes:
-                run.observer.on_indicator_change(run.position.step, key, float(change.max()))
+                run.observer.on_indicator_change(
+                    run.position.step, key, largest(run.reader.read(change))
+                )
         if decision.needs_distance and len(changes) == len(states):
             values = run.reader.read(torch.cat([change for _, change in changes]))
             decision.consider(largest(run.distance(value) for value in values))

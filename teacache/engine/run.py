@@ -111,7 +111,7 @@ class Run:
         )
         """What the family's profile reads; empty where another indicator decides."""
         self.read_stack_input = StackInputReader(
-            self.profile_indicator, family, self.config.token_stride
+            self.profile_indicator, family, self.config.token_stride, self.reader
         )
         self._profile = settings.profile
         self._policy = _policy(settings, sampler, schedule)
@@ -315,7 +315,7 @@ class Run:
         if self.profile_indicator in TIMESTEP_INDICATORS and self._timestep_changes is None:
             with reading_model():
                 sigmas = self.position.schedule.sigmas[:-1] if ahead else ()
-                self._timestep_changes = TimestepChanges(embed, sigmas)
+                self._timestep_changes = TimestepChanges(embed, sigmas, self.reader)
 
     def timestep_change(self, before: float) -> float:
         """Relative change of the timestep embedding since noise level `before`."""

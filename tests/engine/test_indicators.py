@@ -260,7 +260,9 @@ def test_of_thinned_tokens_only_those_are_read_where_that_is_the_same(
         computed.append(found.shape[1])
         return found
 
-    reader = StackInputReader("modulated_input", replace(family, modulated_input=counting), 3)
+    reader = StackInputReader(
+        "modulated_input", replace(family, modulated_input=counting), 3, DeviceReader()
+    )
 
     def reading(
         _: StackInputReader, block: Any, arguments: BlockArguments, image: torch.Tensor
@@ -283,7 +285,7 @@ def test_tokens_with_modulations_of_their_own_are_all_read(comfy: Any) -> None:
     transformer = tiny_models.build("hunyuan_video").model.diffusion_model
     family = find_family(transformer)
     assert family is not None and family.modulated_input is not None
-    reader = StackInputReader("modulated_input", family, 2)
+    reader = StackInputReader("modulated_input", family, 2, DeviceReader())
     image, vec = torch.randn(1, 8, tiny_models.WIDTH), torch.randn(1, 2, tiny_models.WIDTH)
     spans = [(0, 3, 0), (3, None, 1)]
     given = {"img": image, "vec": vec, "modulation_dims_img": spans}
