@@ -228,8 +228,6 @@ def describe_settings(
     source = "recommended" if config.rel_l1_thresh is None else "set"
     parts = [family.name, strategy.name]
     parts.append(f"threshold {threshold:g} ({source})" if threshold else "off")
-    if threshold and resolve_strategy(config, UNKNOWN_SAMPLER)[0] != strategy:
-        parts.append(_otherwise(config))
     if strategy.indicator == "profile" and calibration is not None:
         parts += own
     elif strategy.indicator == "profile":
@@ -239,6 +237,8 @@ def describe_settings(
         parts.append(f"profile {profile.name}{label}")
     elif config.profile != "auto":
         parts.append(f"profile {config.profile} is for the faithful mode: not used")
+    if threshold and resolve_strategy(config, UNKNOWN_SAMPLER)[0] != strategy:
+        parts.append(_otherwise(config))
     return " · ".join(parts)
 
 
