@@ -227,11 +227,6 @@ class RunState:
             state.latent_view = None
         self.discard()
 
-    def clear(self) -> None:
-        """Free everything."""
-        self.release()
-        self._passes.clear()
-
     @property
     def bytes_held(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())

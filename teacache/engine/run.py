@@ -350,14 +350,13 @@ class Run:
     # --- the end ---------------------------------------------------------------------------------
 
     def finish(self, outcome: str) -> RunReport:
-        """Free everything and complete the report.
+        """Free all tensors, though a traceback may hold the run itself, and complete the report.
 
         Args:
             outcome: "done", "interrupted" or "failed".
         """
-        self.state.clear()
+        self.state.release()
         self.reader.discard()
-        self._decisions = []
         self._timestep_changes = None
         if self._timer is not None:
             times, self.report.seconds = self._timer.resolve()

@@ -1,0 +1,571 @@
+"""One run without a host: its decisions, its records, and what it frees."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from teacache.config import FORCE_COMPUTE, TeaCacheConfig
+from teacache.engine.decision import MIXED, Decision
+from teacache.engine.device import DeferredScalar
+from teacache.engine.forward import PredictionForward, branch_state
+from teacache.engine.indicators import spectral_view
+from teacache.engine.policy import AccumulatedDistance, EveryStep, PlannedSteps
+from teacache.engine.run import SCHEDULE_LEFT, Run
+from teacache.engine.strategy import (
+    RunSettings,
+    SamplerTraits,
+    planned_settings,
+    settings_from_config,
+)
+from teacache.families.comfyui.image import SD3
+from teacache.families.streams import FamilyMismatch
+from teacache.profiles.profile import Profile, load_profiles
+from teacache.report import Reason
+
+CPU = torch.device("cpu")
+SIGMAS = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
+EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
+
+
+def profile(**changes: Any) -> Profile:
+    return replace(load_profiles()["sd3-uncalibrated"], **changes)
+
+
+def run_of(
+    sigmas: Sequence[float] = SIGMAS,
+    sampler: SamplerTraits = EULER,
+    settings: RunSettings | None = None,
+    listener: Callable[[str, dict[str, Any]], None] | None = None,
+    **config: Any,
+) -> Run:
+    chosen = settings or settings_from_config(TeaCacheConfig(**config), profile(), sampler)
+    return Run(chosen, SD3, sampler, sigmas, "test", listener)
+
+
+def tensors_reached_from(start: object) -> list[torch.Tensor]:
+    """The tensors that are reachable from `start` without going through a module or a class."""
+    seen: set[int] = set()
+    found: list[torch.Tensor] = []
+    left: list[object] = [start]
+    while left:
+        item = left.pop()
+        if id(item) in seen or isinstance(item, (type, type(gc), torch.dtype)):
+            continue
+        seen.add(id(item))
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif not callable(item) or isinstance(item, Run):
+            left += gc.get_referents(item)
+    return found
+
+
+def test_a_finished_run_that_something_still_holds_keeps_no_tensor() -> None:
+    """The traceback of an interruption holds the run's frames until the next error."""
+    run = run_of(rel_l1_thresh=0.5)
+    run.begin_evaluation(1.0, CPU)
+    decision = run.decide("prediction")
+    PredictionForward(run, decision, "prediction", "layout").observe(torch.ones(1, 3))
+    run.state.defer_latent_view(decision.state, torch.ones(2))
+    run.reader.defer(DeferredScalar(torch.ones(()), lambda value: None))
+    assert len(tensors_reached_from(run)) >= 3
+    run.finish("interrupted")
+    assert tensors_reached_from(run) == []
+    assert run.state.bytes_held == 0 and run.report.outcome == "interrupted"
+
+
+def test_a_finished_run_lets_the_model_go() -> None:
+    class Model:
+        def embed(self, levels: list[float]) -> torch.Tensor:
+            return torch.ones(len(levels), 2)
+
+    model = Model()
+    gone = weakref.ref(model)
+    run = run_of(mode="faithful", settings=timestep_settings())
+    run.prepare_timestep_changes(model.embed)
+    del model
+    assert gone() is not None
+    run.finish("done")
+    assert gone() is None
+
+
+def timestep_settings(**changes: Any) -> RunSettings:
+    """The faithful mode with a profile that reads the timestep alone."""
+    read = profile(indicator="timestep", coefficients=(2.0, 0.0), **changes)
+    return settings_from_config(TeaCacheConfig(rel_l1_thresh=0.5, mode="faithful"), read, EULER)
+
+
+# --- the policy ----------------------------------------------------------------------------------
+
+
+def policy_of(run: Run) -> Any:
+    return run._policy
+
+
+def test_an_adaptive_sampler_is_computed_in_every_step() -> None:
+    sampler = SamplerTraits("dpm_adaptive", deterministic=False, adaptive=True)
+    assert isinstance(policy_of(run_of(sampler=sampler)), EveryStep)
+
+
+def test_a_plan_is_followed_between_the_first_and_the_last_step_that_moves() -> None:
+    padded = [*SIGMAS, 0.0]
+    settings = planned_settings(TeaCacheConfig(), profile(), (0, 2))
+    assert policy_of(run_of(padded, settings=settings)) == PlannedSteps(
+        frozenset({0, 2}), frozenset({0}), 4
+    )
+    every = replace(EULER, visits_every_level=True)
+    assert policy_of(run_of(padded, every, settings)).last_step == 5
+
+
+def test_the_policy_has_the_users_range_and_limits() -> None:
+    policy = policy_of(
+        run_of(rel_l1_thresh=0.3, mode="faithful", start_percent=0.1, end_percent=0.9, max_skip=4)
+    )
+    assert policy == AccumulatedDistance(
+        threshold=0.3,
+        steps=5,
+        start=0.1,
+        end=0.9,
+        max_skip=4,
+        warmup=0,
+        first_steps=frozenset({0}),
+        last_step=4,
+    )
+
+
+def test_only_the_spectral_indicator_has_a_limit_of_its_own() -> None:
+    assert policy_of(run_of(indicator="spectral")).max_skip == 2
+    assert policy_of(run_of(indicator="spectral", max_skip=5)).max_skip == 5
+    assert policy_of(run_of(indicator="rate")).max_skip == 0
+
+
+def test_the_profiles_warm_up_holds_where_the_profile_decides() -> None:
+    config, warm = TeaCacheConfig(mode="faithful"), profile(warmup_steps=3)
+    assert policy_of(run_of(settings=settings_from_config(config, warm, EULER))).warmup == 3
+    other = replace(config, indicator="first_block")
+    assert policy_of(run_of(settings=settings_from_config(other, warm, EULER))).warmup == 0
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def test_the_report_says_what_decides() -> None:
+    calibrated = profile(calibrated=True)
+    config = TeaCacheConfig(rel_l1_thresh=0.3, mode="faithful")
+    settings = replace(
+        settings_from_config(config, calibrated, EULER), notes=("Said.",), evidence="because"
+    )
+    report = run_of(settings=settings).report
+    assert (report.host, report.family, report.family_name) == ("test", SD3.id, SD3.name)
+    assert (report.profile, report.calibrated) == (calibrated.name, True)
+    assert (report.method, report.cached, report.predictor) == ("faithful", "residual", "reuse")
+    assert (report.indicator, report.sampler) == (calibrated.indicator, "euler")
+    assert (report.threshold, report.steps, report.sigmas) == (0.3, 5, SIGMAS)
+    assert (report.warnings, report.evidence) == (["Said."], "because")
+    assert not run_of(settings=replace(settings, profile=profile(calibrated=False))).report.calibrated
+
+
+def test_a_profile_that_decides_nothing_is_not_reported() -> None:
+    settings = settings_from_config(TeaCacheConfig(), profile(calibrated=True), EULER)
+    report = run_of(settings=settings).report
+    assert (report.profile, report.calibrated, report.indicator) == ("", False, "rate")
+
+
+# --- one evaluation ------------------------------------------------------------------------------
+
+
+def test_a_run_tells_its_listener_when_it_starts_steps_and_ends() -> None:
+    events: list[tuple[str, dict[str, Any]]] = []
+    run = run_of(listener=lambda event, data: events.append((event, data)))
+    for sigma in SIGMAS[:2]:
+        run.begin_evaluation(sigma, CPU)
+        run.end_evaluation()
+    run.finish("done")
+    assert [event for event, _ in events] == ["start", "step", "step", "end"]
+    assert events[0][1]["report"]["outcome"] == "running"
+    assert [data["record"]["sigma"] for _, data in events[1:3]] == SIGMAS[:2]
+    assert events[3][1]["report"] == run.report.to_json() and run.report.outcome == "done"
+
+
+def test_the_host_may_say_which_step_it_is() -> None:
+    run = run_of()
+    run.begin_evaluation(torch.tensor([0.6, 0.6]), CPU)
+    assert run.position.sigma == pytest.approx(0.6) and run.position.step == 2
+    run.begin_evaluation(0.6, CPU, 3)
+    assert run.position.step == 3
+
+
+def test_levels_that_leave_the_schedule_are_noticed_with_the_next_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where reading makes the host wait, the schedule's level is taken at first."""
+    monkeypatch.setattr("teacache.engine.device.SigmaReader.is_cheap", lambda *_: False)
+    run = run_of()
+    run.begin_evaluation(torch.tensor([0.97]), CPU)
+    assert run.position.sigma == 1.0 and run.report.warnings == []
+    run.reader.read()
+    run.begin_evaluation(torch.tensor([0.81]), CPU)
+    assert run.position.sigma == pytest.approx(0.81)
+    assert run.report.warnings == [SCHEDULE_LEFT]
+
+
+def test_times_run_from_the_marks_that_the_host_gives() -> None:
+    run = run_of()
+    run.begin_evaluation(1.0, CPU)
+    begun = run.mark()
+    run.end_evaluation(begun)
+    over = run.mark()
+    run.begin_evaluation(0.8, CPU, start=begun)
+    run.end_evaluation(over)
+    run.finish("done")
+    first, second = run.report.records
+    assert first.seconds is not None and first.seconds >= 0
+    assert second.seconds == over.host - begun.host
+    assert run.report.seconds == pytest.approx(first.seconds + second.seconds)
+
+
+def test_a_run_that_never_began_has_a_report() -> None:
+    report = run_of().finish("interrupted")
+    assert report.records == [] and report.outcome == "interrupted"
+
+
+# --- decisions -----------------------------------------------------------------------------------
+
+
+def evaluating(step: int = 2, **config: Any) -> Run:
+    """A run within the evaluation of `step`, of which nothing fixes the decision."""
+    run = run_of(rel_l1_thresh=0.5, **config)
+    run.begin_evaluation(SIGMAS[step], CPU)
+    return run
+
+
+def test_the_same_key_again_is_another_pass_and_the_same_one_in_the_next_evaluation() -> None:
+    run = evaluating(1)
+    first, second, other = run.decide("pass"), run.decide("pass"), run.decide("other")
+    assert len({id(made.state) for made in (first, second, other)}) == 3
+    run.end_evaluation()
+    run.begin_evaluation(0.6, CPU)
+    assert run.decide("pass").state is first.state
+    assert run.decide("pass").state is second.state
+
+
+def test_passes_of_one_window_are_computed_together() -> None:
+    run = evaluating()
+    run.decide("one", window="w").require_compute(Reason.MISMATCH)
+    assert run.decide("two", window="w").reason is Reason.MISMATCH
+    assert run.decide("three", window="other").reason is None
+    assert run.decide("four").reason is None
+
+
+def test_passes_without_a_window_are_decided_by_themselves() -> None:
+    run = evaluating()
+    run.decide("one").require_compute(Reason.MISMATCH)
+    assert run.decide("two").reason is None
+
+
+@pytest.mark.parametrize("can_repeat", [True, False])
+def test_a_decision_knows_whether_the_host_can_repeat(can_repeat: bool) -> None:
+    decision = evaluating().decide("pass", can_repeat)
+    decision.consider(0.1)
+    decision.mark_call_skipped()
+    if can_repeat:
+        with pytest.raises(Exception, match="^$"):
+            decision.consider(9.0)
+    else:
+        decision.consider(9.0)
+    assert decision.mixed is not can_repeat
+
+
+def test_a_pass_can_be_repeated_unless_the_host_says_otherwise() -> None:
+    decision = evaluating().decide("pass")
+    decision.consider(0.1)
+    decision.mark_call_skipped()
+    with pytest.raises(Exception, match="^$"):
+        decision.consider(9.0)
+
+
+def test_the_policy_decides_for_the_step_at_hand() -> None:
+    assert evaluating(0).decide("pass").reason is Reason.FIRST
+    assert evaluating(2).decide("pass").reason is None
+    assert evaluating(4).decide("pass").reason is Reason.LAST
+
+
+def test_recomputing_forgets_the_evaluation_so_far_and_computes_once() -> None:
+    run = evaluating(1)
+    first = run.decide("pass")
+    state = branch_state(run, first, "cond", "layout")
+    run.state.defer_indicator_input(state, torch.ones(1))
+    run.recompute(Reason.MISMATCH)
+    again = run.decide("pass")
+    assert again.state is first.state and again.reason is Reason.MISMATCH
+    run.end_evaluation()
+    assert state.indicator_input is None
+    run.begin_evaluation(0.6, CPU)
+    assert run.decide("pass").reason is None
+
+
+def test_a_fixed_reason_to_compute_is_kept_when_recomputing() -> None:
+    run = evaluating(0)
+    run.recompute(Reason.MISMATCH)
+    assert run.decide("pass").reason is Reason.FIRST
+
+
+def test_after_giving_up_every_decision_is_to_compute() -> None:
+    run = evaluating()
+    run.give_up("no reason")
+    run.give_up("another one")
+    assert run.decide("pass").reason is Reason.UNCACHED
+    assert run.report.warnings == [f"{SD3.name}: runs without the cache: no reason"]
+    assert run.gave_up is True and not evaluating().gave_up
+
+
+def test_without_memory_what_is_held_and_pending_is_dropped() -> None:
+    run = evaluating(1)
+    decision = run.decide("pass")
+    branch_state(run, decision, "cond", "layout").predictor.observe(1.0, torch.ones(3))
+    read: list[float] = []
+    run.reader.defer(DeferredScalar(torch.ones(()), read.append))
+    run.release()
+    run.reader.read()
+    assert run.state.bytes_held == 0 and read == [] and run.gave_up
+    assert "no memory left" in run.report.warnings[0]
+
+
+# --- the record of an evaluation -----------------------------------------------------------------
+
+
+def recorded(*decide: Callable[[Decision], None]) -> Any:
+    """The record of an evaluation with one pass for each of `decide`."""
+    run = evaluating()
+    for place, make in enumerate(decide):
+        make(run.decide(place))
+    run.end_evaluation()
+    return run.report.records[-1]
+
+
+def skip(decision: Decision) -> None:
+    decision.consider(0.1)
+
+
+def compute(decision: Decision) -> None:
+    decision.consider(0.7)
+
+
+def test_an_evaluation_is_skipped_where_every_pass_is() -> None:
+    record = recorded(skip, skip)
+    assert record.skipped is True and record.reason is Reason.UNDER_THRESHOLD
+    assert (record.step, record.sigma) == (2, 0.6)
+    assert (record.distance, record.accumulated) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize("passes", [(skip, compute), (compute, skip)])
+def test_a_pass_that_is_computed_is_the_one_shown(passes: Any) -> None:
+    record = recorded(*passes)
+    assert record.skipped is False and record.reason is Reason.OVER_THRESHOLD
+    assert (record.distance, record.accumulated) == (0.7, 0.7)
+
+
+def test_an_evaluation_without_a_decision_is_not_cacheable() -> None:
+    for record in (recorded(), recorded(lambda decision: None)):
+        assert record.skipped is False and record.reason is Reason.UNCACHED
+        assert (record.distance, record.accumulated) == (None, 0.0)
+
+
+def test_a_mixed_evaluation_is_reported() -> None:
+    run = evaluating()
+    decision = run.decide("pass", can_repeat=False)
+    decision.consider(0.1)
+    decision.mark_call_skipped()
+    decision.consider(9.0)
+    run.end_evaluation()
+    assert run.report.warnings == [MIXED]
+    assert decision.state.accumulated == 9.0 and decision.state.sigma == 0.6
+
+
+def test_the_most_that_was_held_is_reported() -> None:
+    run = evaluating(1)
+    for sigma, held in ((0.8, 5), (0.6, 2)):
+        decision = run.decide("pass")
+        branch = branch_state(run, decision, "cond", held)
+        branch.predictor.observe(sigma, torch.ones(held))
+        run.end_evaluation()
+        run.begin_evaluation(sigma - 0.2, CPU)
+    assert run.report.bytes_held == 4 * 5
+
+
+def test_an_evaluation_is_recorded_once() -> None:
+    run = evaluating(1)
+    run.decide("pass").consider(0.1)
+    run.end_evaluation()
+    run.end_evaluation()
+    assert [record.skipped for record in run.report.records] == [True, False]
+
+
+# --- what a forward asks for ---------------------------------------------------------------------
+
+
+def test_values_are_extrapolated_within_one_segment() -> None:
+    turning = [0.2, 1.0, 0.6, 0.2, 0.0]
+    reuse, line = run_of(turning, predictor="reuse"), run_of(turning, predictor="linear")
+    for run in (reuse, line):
+        run.begin_evaluation(1.0, CPU, 1)
+    assert (reuse.segment, line.segment) == (0, 1)
+
+
+def test_what_no_later_step_can_use_is_not_cached() -> None:
+    assert evaluating(2).cache_is_reusable
+    assert not evaluating(3).cache_is_reusable
+
+
+def test_a_new_branch_predicts_as_the_strategy_says() -> None:
+    branch = evaluating(predictor="linear").new_branch("layout")
+    assert type(branch.predictor).__name__ == "Linear" and branch.layout == "layout"
+    assert branch.predictor.sigmas == [] and branch.indicator_input is None
+
+
+class Embedding:
+    """A timestep embedding that notes which levels it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[float]] = []
+
+    def __call__(self, levels: list[float]) -> torch.Tensor:
+        self.asked.append(levels)
+        return torch.tensor(levels)[:, None] + torch.zeros(1, 2)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_timestep_indicator_follows_from_the_schedule(ahead: bool) -> None:
+    run, embedding = run_of(settings=timestep_settings()), Embedding()
+    run.prepare_timestep_changes(embedding, ahead)
+    assert embedding.asked == ([SIGMAS[:-1]] if ahead else [])
+    run.prepare_timestep_changes(Embedding(), ahead)
+    run.begin_evaluation(0.8, CPU)
+    assert run.timestep_change(1.0) == pytest.approx(0.2)
+    assert run.timestep_distance(1.0) == pytest.approx(2.0 * 0.2)
+    assert run.timestep_distance(None) == FORCE_COMPUTE
+    assert embedding.asked == ([SIGMAS[:-1]] if ahead else [[1.0, 0.8]])
+
+
+def test_levels_are_embedded_ahead_unless_the_host_says_otherwise() -> None:
+    run, embedding = run_of(settings=timestep_settings()), Embedding()
+    run.prepare_timestep_changes(embedding)
+    assert embedding.asked == [SIGMAS[:-1]]
+
+
+def test_no_level_is_embedded_where_no_profile_reads_the_timestep() -> None:
+    for run in (run_of(), run_of(mode="faithful")):
+        run.prepare_timestep_changes(Embedding())
+        assert run._timestep_changes is None
+
+
+def test_an_embedding_that_cannot_be_called_is_a_mismatch() -> None:
+    def missing(levels: list[float]) -> torch.Tensor:
+        raise AttributeError("time_embed")
+
+    with pytest.raises(FamilyMismatch, match="time_embed"):
+        run_of(settings=timestep_settings()).prepare_timestep_changes(missing)
+
+
+def test_only_a_profile_rescales_the_change() -> None:
+    assert run_of(settings=timestep_settings()).distance(0.1) == pytest.approx(0.2)
+    assert run_of(indicator="first_block").distance(0.1) == 0.1
+
+
+class Elsewhere:
+    """A tensor on another device."""
+
+    def to(self, device: str) -> str:
+        return device
+
+
+def test_cached_tensors_are_moved_where_the_user_wants_them() -> None:
+    tensor: Any = Elsewhere()
+    assert run_of(cache_device="cpu").to_cache_device(tensor) == "cpu"
+    assert run_of(cache_device="device").to_cache_device(tensor) is tensor
+
+
+# --- the spectral indicator ----------------------------------------------------------------------
+
+
+def latent(value: float, size: int = 4) -> torch.Tensor:
+    return torch.full((1, 2, size, size), value)
+
+
+def looked_at(run: Run, sigma: float, *latents: torch.Tensor) -> list[Decision]:
+    """The decisions of one evaluation, one pass for each latent."""
+    run.begin_evaluation(sigma, CPU)
+    made = []
+    for place, each in enumerate(latents):
+        decision = run.decide(place)
+        run.decide_by_latent(decision, each)
+        made.append(decision)
+    run.end_evaluation()
+    return made
+
+
+def seen_change(before: torch.Tensor, at: float, now: torch.Tensor, to: float) -> float:
+    """The relative L1 change of the spectral view of two latents."""
+    old, new = spectral_view(before, at), spectral_view(now, to)
+    return float((new - old).abs().sum() / old.abs().sum())
+
+
+def test_the_visible_change_of_the_latent_decides() -> None:
+    run = run_of(indicator="spectral", rel_l1_thresh=0.8)
+    assert looked_at(run, 0.8, latent(1.0))[0].reason is Reason.NEW_BRANCH
+    (skipped,) = looked_at(run, 0.6, latent(1.1))
+    assert skipped.reason is Reason.UNDER_THRESHOLD
+    assert skipped.distance == pytest.approx(seen_change(latent(1.0), 0.8, latent(1.1), 0.6))
+    (computed,) = looked_at(run, 0.4, latent(2.2))
+    assert computed.reason is Reason.OVER_THRESHOLD
+    assert computed.distance == pytest.approx(seen_change(latent(1.1), 0.6, latent(2.2), 0.4))
+
+
+def test_of_several_pictures_the_one_that_changes_most_decides() -> None:
+    run = run_of(indicator="spectral", rel_l1_thresh=9.0)
+    before = torch.cat([latent(1.0), latent(1.0), latent(1.0)])
+    now = torch.cat([latent(1.0), latent(9.0), latent(2.0)])
+    looked_at(run, 0.8, before)
+    (decision,) = looked_at(run, 0.6, now)
+    assert decision.distance == pytest.approx(seen_change(latent(1.0), 0.8, latent(9.0), 0.6))
+
+
+def test_a_latent_of_another_size_is_computed() -> None:
+    run = run_of(indicator="spectral", rel_l1_thresh=0.5)
+    looked_at(run, 0.8, latent(1.0))
+    (resized,) = looked_at(run, 0.6, latent(1.0, size=6))
+    assert resized.reason is Reason.MISMATCH
+    (again,) = looked_at(run, 0.4, latent(1.0, size=6))
+    assert again.distance is not None
+
+
+def test_a_step_that_is_computed_anyway_is_looked_at_for_the_next_one() -> None:
+    run = run_of(indicator="spectral", rel_l1_thresh=0.5)
+    assert looked_at(run, 1.0, latent(1.0))[0].reason is Reason.FIRST
+    reads = run.reader.count
+    (later,) = looked_at(run, 0.8, latent(1.0))
+    assert later.distance is not None and run.reader.count == reads + 1
+    (last,) = looked_at(run, 0.2, latent(1.0))
+    assert last.reason is Reason.LAST and run.reader.count == reads + 1, "nothing left to decide"
+
+
+def test_other_indicators_do_not_look_at_the_latent() -> None:
+    run = run_of(rel_l1_thresh=0.5)
+    assert looked_at(run, 0.8, latent(1.0))[0].reason is None
+    assert run.state.bytes_held == 0
+
+
+def test_without_memory_for_the_view_the_pass_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("teacache.engine.run.spectral_view", full)
+    run = run_of(indicator="spectral", rel_l1_thresh=0.5)
+    assert looked_at(run, 0.8, latent(1.0))[0].reason is Reason.UNCACHED
+    assert run.gave_up
