@@ -84,8 +84,7 @@ class Schedule:
             sigma: noise level of the evaluation.
             current: step of the previous evaluation, 0 at the start.
         """
-        last: int = self.steps - 1
-        order: list[int] = [*range(current, last + 1), *range(current)]
+        order = [*range(current, self.steps), *range(current)]
         for step in order:
             if same_sigma(sigma, self.sigmas[step]):
                 return step
@@ -93,7 +92,7 @@ class Schedule:
             low, high = sorted((self.sigmas[step], self.sigmas[step + 1]))
             if low <= sigma <= high:
                 return step
-        return min(current, max(last, 0))
+        return current
 
     def _noise_share(self, sigma: float) -> float:
         return sigma / (1 + sigma) if self._above_one else sigma

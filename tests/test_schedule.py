@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacache.config import FORCE_COMPUTE
-from teacache.schedule import Schedule
+from teacache.schedule import Schedule, StepTracker, same_sigma
 
 SIGMAS = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
 
@@ -89,3 +89,131 @@ def test_a_level_of_a_falling_schedule_is_found_from_anywhere(levels: list[float
     current = data.draw(st.integers(0, len(levels) - 1))
     found = Schedule([*distinct, 0.0]).step_at(sigma, min(current, len(distinct) - 1))
     assert distinct[found] == sigma
+
+
+# --- what is known of a schedule ------------------------------------------------------------------
+
+
+def test_levels_are_equal_up_to_rounding() -> None:
+    assert same_sigma(10.0, 10.00005) and not same_sigma(10.0, 10.0005)
+    assert same_sigma(0.0, 5e-7) and not same_sigma(0.0, 5e-6)
+
+
+def test_the_sample_moves_until_the_noise_is_gone() -> None:
+    assert Schedule(SIGMAS).last_step == 4
+    assert Schedule([1.0, 0.5, 0.0, 0.0]).last_step == 1
+    assert Schedule([1.0, 0.5, 0.5]).last_step == 0
+    assert Schedule([0.5, 0.5, 0.5]).last_step == 1, "nothing moves: the schedule's last step"
+    assert Schedule([0.5]).last_step == 0 and Schedule([0.5]).steps == 0
+
+
+def test_segments_begin_where_the_noise_level_turns() -> None:
+    schedule = Schedule([1.0, 0.5, 0.5, 0.2, 0.6, 0.9, 0.4, 0.0])
+    assert schedule.segments == [0, 0, 0, 1, 1, 2, 2]
+    assert schedule.first_steps == {0, 3, 5}
+    assert Schedule(SIGMAS).segments == [0] * 5 and Schedule(SIGMAS).first_steps == {0}
+
+
+def log_snr(share: float) -> float:
+    return math.log((1 - share) / share)
+
+
+def test_a_step_is_measured_by_its_noise_and_by_its_log_snr() -> None:
+    """The mean of both, each in parts of its mean over the schedule's steps."""
+    schedule = Schedule(SIGMAS)
+    noise = 0.1 / 0.2
+    mean = (log_snr(0.2) - log_snr(0.8)) / 3  # the steps between 0.8 and 0.2
+    snr = (log_snr(0.5) - log_snr(0.6)) / mean
+    assert schedule.relative_step_size(0.6, 0.5) == pytest.approx((noise + snr) / 2)
+    assert schedule.relative_step_size(0.5, 0.6) == schedule.relative_step_size(0.6, 0.5)
+
+
+def test_levels_near_the_ends_are_clipped_and_padding_does_not_count() -> None:
+    padded = Schedule([1.0, 1.0, 0.8, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
+    for a, b in pairwise(SIGMAS):
+        expected = Schedule(SIGMAS).relative_step_size(a, b)
+        assert padded.relative_step_size(a, b) == pytest.approx(expected)
+    mean = (log_snr(0.2) - log_snr(0.8)) / 3
+    snr = (log_snr(1e-4) - log_snr(0.2)) / mean
+    assert padded.relative_step_size(0.2, 0.0) == pytest.approx((1 + snr) / 2)
+    assert padded.relative_step_size(1.0, 0.8) == pytest.approx((1 + snr) / 2)
+
+
+def test_a_level_of_one_is_a_flow_models() -> None:
+    flow, other = Schedule([1.0, 0.5, 0.0]), Schedule([1.5, 0.5, 0.0])
+    assert flow.relative_step_size(1.0, 0.5) == 1.0
+    shares = Schedule([1.5 / 2.5, 0.5 / 1.5, 0.0])
+    assert other.relative_step_size(1.5, 0.5) == pytest.approx(
+        shares.relative_step_size(1.5 / 2.5, 0.5 / 1.5)
+    )
+
+
+def test_where_a_schedule_turns_the_step_at_hand_comes_first() -> None:
+    sigmas = [1.0, 0.5, 1.0, 0.5, 0.0]
+    schedule = Schedule(sigmas)
+    assert [schedule.step_at(0.5, current) for current in range(4)] == [1, 1, 3, 3]
+    assert [schedule.step_at(1.0, current) for current in range(4)] == [0, 2, 2, 0]
+    assert [schedule.step_at(0.7, current) for current in range(4)] == [0, 1, 2, 0]
+    assert schedule.step_at(0.2, 0) == 3
+
+
+def test_a_level_outside_of_the_schedule_belongs_to_the_step_at_hand() -> None:
+    assert Schedule(SIGMAS).step_at(1.5, 0) == 0
+    assert Schedule(SIGMAS).step_at(1.5, 3) == 3
+    assert Schedule([0.5]).step_at(1.5, 0) == 0
+    assert Schedule(SIGMAS).step_at(0.0, 1) == 4, "the end belongs to the last step"
+
+
+# --- the position in it --------------------------------------------------------------------------
+
+
+def test_a_sampler_with_one_evaluation_per_step_is_counted() -> None:
+    tracker = StepTracker(Schedule([1.0, 0.5, 0.5, 0.0]), one_eval_per_step=True)
+    assert (tracker.evaluations, tracker.step, tracker.sigma) == (0, 0, 0.0)
+    seen = []
+    for sigma in (1.0, 0.5, 0.5):
+        assert tracker.expected_sigma == sigma
+        tracker.advance(sigma)
+        seen.append((tracker.step, tracker.evaluations, tracker.step_size))
+    assert seen == [(0, 1, -0.5), (1, 2, 0.0), (2, 3, -0.5)]
+    assert tracker.expected_sigma is None
+    tracker.advance(0.0)
+    assert tracker.step == 2, "one evaluation more than steps"
+
+
+def test_a_level_that_is_not_the_next_one_is_searched_for() -> None:
+    tracker = StepTracker(Schedule(SIGMAS), one_eval_per_step=True)
+    tracker.advance(0.6)
+    assert tracker.step == 2
+    tracker.advance(0.8)
+    assert tracker.step == 1
+    tracker.advance(0.8, step=3)
+    assert (tracker.step, tracker.sigma) == (3, 0.8)
+
+
+def test_of_another_sampler_the_size_of_the_step_before_is_taken() -> None:
+    tracker = StepTracker(Schedule(SIGMAS), one_eval_per_step=False)
+    assert tracker.expected_sigma is None
+    sizes = []
+    for sigma in (0.8, 0.8, 0.7, 0.4):
+        tracker.advance(sigma)
+        sizes.append(pytest.approx(tracker.step_size))
+    assert sizes == [-0.2, -0.2, -0.1, -0.3]
+    assert [tracker.step, tracker.evaluations] == [3, 4]
+
+
+def test_the_step_in_average_steps_is_that_of_the_position() -> None:
+    schedule = Schedule(SIGMAS)
+    tracker = StepTracker(schedule, one_eval_per_step=True)
+    tracker.advance(1.0)
+    tracker.advance(0.8)
+    assert tracker.relative_step_size == pytest.approx(schedule.relative_step_size(0.8, 0.6))
+
+
+def test_the_segment_is_that_of_the_position() -> None:
+    tracker = StepTracker(Schedule([0.2, 1.0, 0.5, 0.0]), one_eval_per_step=False)
+    segments = []
+    for sigma in (0.2, 1.0, 0.5):
+        tracker.advance(sigma)
+        segments.append(tracker.segment)
+    assert segments == [0, 1, 1]

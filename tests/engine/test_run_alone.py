@@ -168,7 +168,9 @@ def test_the_report_says_what_decides() -> None:
     assert (report.indicator, report.sampler) == (calibrated.indicator, "euler")
     assert (report.threshold, report.steps, report.sigmas) == (0.3, 5, SIGMAS)
     assert (report.warnings, report.evidence) == (["Said."], "because")
-    assert not run_of(settings=replace(settings, profile=profile(calibrated=False))).report.calibrated
+    assert not run_of(
+        settings=replace(settings, profile=profile(calibrated=False))
+    ).report.calibrated
 
 
 def test_a_profile_that_decides_nothing_is_not_reported() -> None:
