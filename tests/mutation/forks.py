@@ -130,9 +130,7 @@ class MutantRun:
 
     def _warm_up(self, items: Sequence[pytest.Item]) -> None:
         """Run one test of each file, so that what it imports is there before the forks."""
-        wanted = {
-            name for mutant in self._mutants for name in self._reached.tests_of(mutant)
-        }
+        wanted = {name for mutant in self._mutants for name in self._reached.tests_of(mutant)}
         by_file: dict[Path, pytest.Item] = {}
         for item in items:
             if item.nodeid not in wanted:

@@ -89,7 +89,9 @@ def mutants_of(root: Path, path: str) -> list[Mutant]:
                 before, after = _difference(text, changed)
                 key = (place.function, before, after)
                 found.append(
-                    Mutant(path, place.function, place.in_body, place.lines, *key[1:], seen[key], code)
+                    Mutant(
+                        path, place.function, place.in_body, place.lines, *key[1:], seen[key], code
+                    )
                 )
                 seen[key] += 1
         start += len(text)

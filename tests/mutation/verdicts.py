@@ -112,7 +112,9 @@ def listing(mutants: Iterable[Mutant], verdicts: Verdicts) -> str:
     lines = []
     for mutant in mutants:
         verdict = verdicts.of(mutant)
-        tests = "no test reaches it" if not verdict or not verdict.tests else f"{verdict.tests} tests"
+        tests = (
+            "no test reaches it" if not verdict or not verdict.tests else f"{verdict.tests} tests"
+        )
         lines += [
             f"{mutant.path}:{mutant.lines[0]}: {mutant.function or 'module'} ({tests})",
             f"  - {mutant.before}",

@@ -1,0 +1,172 @@
+"""What is known of ComfyUI's samplers, and the noise levels at which conditioning changes."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.usefixtures("comfy")
+
+ONE_EVALUATION = ["euler", "dpmpp_2m", "lms", "ipndm", "ipndm_v", "deis", "res_multistep"]
+ONE_EVALUATION += ["gradient_estimation"]
+SEVERAL_EVALUATIONS = ["heun", "heunpp2", "dpm_2", "unipc", "unipc_bh2"]
+LISTED_AS = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
+"""How ComfyUI lists the samplers that have another name than their function."""
+
+
+def traits(sampler: Any) -> Any:
+    from teacache.hosts.comfyui.samplers import sampler_traits
+
+    return sampler_traits(sampler)
+
+
+def named(name: str) -> Any:
+    import comfy.samplers
+
+    return comfy.samplers.sampler_object(LISTED_AS.get(name, name))
+
+
+def of(function: Any, options: Any = None) -> Any:
+    import comfy.samplers
+
+    sampler = comfy.samplers.KSAMPLER(function)
+    sampler.extra_options = {} if options is None else options
+    return sampler
+
+
+def euler() -> Any:
+    from comfy.k_diffusion.sampling import sample_euler
+
+    return sample_euler
+
+
+# --- samplers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ONE_EVALUATION + SEVERAL_EVALUATIONS)
+def test_deterministic_samplers_are_known(name: str) -> None:
+    found = traits(named(name))
+    assert found.deterministic and not (found.foreign or found.adaptive)
+    assert found.one_eval_per_step is (name in ONE_EVALUATION)
+    assert found.euler is (name == "euler")
+    assert found.name == name
+
+
+@pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
+def test_samplers_that_choose_their_levels_are_adaptive(name: str) -> None:
+    found = traits(named(name))
+    assert found.adaptive and not (found.deterministic or found.foreign) and found.name == name
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_sde", "lcm", "euler_cfg_pp"])
+def test_samplers_that_add_noise_or_take_more_are_not_deterministic(name: str) -> None:
+    found = traits(named(name))
+    assert found.name == name
+    assert not (found.deterministic or found.adaptive or found.foreign or found.one_eval_per_step)
+
+
+@pytest.mark.parametrize("option", ["s_churn", "eta"])
+def test_an_option_that_adds_noise_counts_unless_it_is_zero(option: str) -> None:
+    for value in (0, 0.0, None):
+        assert traits(of(euler(), {option: value})).deterministic
+    for value in (0.5, "0", torch.zeros(1)):
+        found = traits(of(euler(), {option: value}))
+        assert not found.deterministic and not found.foreign and found.name == "euler"
+    assert not traits(of(euler(), {"s_churn": 0.0, "eta": 0.0, option: 1})).deterministic
+    assert traits(of(euler(), {"s_noise": 1.0})).deterministic
+    assert traits(of(euler(), "no options")).deterministic
+
+
+def test_a_partial_is_the_function_in_it_with_its_options() -> None:
+    assert traits(of(functools.partial(euler()))).euler
+    noisy = functools.partial(euler(), s_churn=0.5)
+    assert not traits(of(noisy)).deterministic
+    assert traits(of(noisy, {"s_churn": 0.0})).deterministic, "given options replace the partial's"
+    assert traits(of(functools.partial(euler(), None))).foreign
+
+
+class Callable:
+    def __call__(self) -> None: ...
+
+
+def sample_heun() -> None:
+    """A foreign function with a known name."""
+
+
+def test_what_is_not_comfyuis_own_is_foreign() -> None:
+    foreign = {
+        "sample_heun of test_samplers": of(sample_heun),
+        "Callable of test_samplers": of(Callable()),
+        "partial of functools": of(functools.partial(euler(), None)),
+    }
+    for name, sampler in foreign.items():
+        found = traits(sampler)
+        assert found.foreign and not (found.deterministic or found.adaptive)
+        assert found.name == name
+    own = traits(SimpleNamespace())
+    assert own.foreign and not own.deterministic and own.name == "SimpleNamespace"
+
+
+def test_a_class_derived_from_comfyuis_sampler_is_foreign() -> None:
+    import comfy.samplers
+
+    class Derived(comfy.samplers.KSAMPLER):
+        pass
+
+    found = traits(Derived(euler()))
+    assert found.foreign and not found.deterministic and found.name == "Derived"
+
+
+# --- conditioning --------------------------------------------------------------------------------
+
+
+def boundaries(**conds: list[dict[str, Any]]) -> list[float]:
+    from teacache.hosts.comfyui.samplers import conditioning_boundaries
+
+    return conditioning_boundaries(conds)
+
+
+def control(levels: tuple[float, float] | None, previous: Any = None) -> Any:
+    return SimpleNamespace(timestep_range=levels, previous_controlnet=previous)
+
+
+def hooks(*levels: float) -> Any:
+    keyframes = [SimpleNamespace(start_t=level) for level in levels]
+    return SimpleNamespace(
+        hooks=[SimpleNamespace(hook_keyframe=SimpleNamespace(keyframes=keyframes))]
+    )
+
+
+def test_a_cond_starts_and_ends_at_levels() -> None:
+    assert boundaries(positive=[{"timestep_start": 0.9, "timestep_end": 0.2}]) == [0.2, 0.9]
+    assert boundaries(positive=[{"timestep_end": torch.tensor(0.5)}]) == [0.5]
+    assert boundaries(positive=[{}], negative=[{"control": None, "hooks": None}]) == []
+
+
+def test_every_control_in_a_chain_has_its_range() -> None:
+    chain = control((0.8, 0.3), control(None, control((0.7, 0.1))))
+    assert boundaries(positive=[{"control": chain}]) == [0.1, 0.3, 0.7, 0.8]
+
+
+def test_hooks_change_at_their_keyframes() -> None:
+    assert boundaries(positive=[{"hooks": hooks(0.9, 0.4)}]) == [0.4, 0.9]
+
+
+def test_the_levels_of_all_conds_are_given_once() -> None:
+    same = {"timestep_start": 0.6}
+    assert boundaries(positive=[same, {"timestep_end": 0.1}], negative=[same]) == [0.1, 0.6]
+
+
+def test_a_phase_lies_between_boundaries_or_on_one() -> None:
+    from teacache.hosts.comfyui.samplers import conditioning_phase
+
+    levels = [0.3, 0.7]
+    groups = [(0.1, 0.2), (0.3,), (0.4, 0.6), (0.7,), (0.8, 1.0)]
+    phases = [{conditioning_phase(levels, sigma) for sigma in group} for group in groups]
+    assert all(len(phase) == 1 for phase in phases)
+    assert len(set.union(*phases)) == len(groups)
+    assert conditioning_phase([], 0.5) == conditioning_phase([], 0.1)
