@@ -17,13 +17,19 @@ from teacache.config import FORCE_COMPUTE, TeaCacheConfig
 from teacache.engine.decision import Decision
 from teacache.engine.device import DeviceReader
 from teacache.engine.forward import PredictionForward
-from teacache.engine.indicators import ErrorRate, StackInputReader, spectral_view
+from teacache.engine.indicators import (
+    ErrorRate,
+    StackInputReader,
+    TimestepChanges,
+    spectral_view,
+)
 from teacache.engine.predictors import Predictor, make_predictor
+from teacache.engine.regions import Regions
 from teacache.engine.run import Run
 from teacache.engine.strategy import SamplerTraits, settings_from_config
 from teacache.families.comfyui.image import SD3
 from teacache.families.registry import find_family
-from teacache.families.streams import BlockArguments
+from teacache.families.streams import BlockArguments, FamilyMismatch, Role, Stream
 from teacache.profiles.profile import load_profiles
 
 EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
@@ -119,6 +125,210 @@ def test_a_parabola_is_integrated_as_if_nothing_had_been_skipped(
     torch.testing.assert_close(got, exact, rtol=0, atol=1e-10)
 
 
+def rate_of(name: str, series: list[tuple[float, float]]) -> tuple[ErrorRate, Predictor]:
+    """As `rate_after`, with what was measured read from the device."""
+    rate, predictor = rate_after(name, series)
+    rate._reader.read()
+    return rate, predictor
+
+
+def test_the_error_grows_with_the_distance_to_the_cached_levels() -> None:
+    """Values 1 and 2: the error of reuse was 1/2 of what it predicted, over a gap of 0.1."""
+    rate, predictor = rate_of("reuse", [(0.9, 1.0), (0.8, 1.5)])
+    assert rate.distance(predictor, 0.7, 1.0) == pytest.approx(0.5)
+    assert rate.distance(predictor, 0.6, 1.0) == pytest.approx(1.0)
+    assert rate.distance(predictor, 0.7, 0.5) == pytest.approx(0.25)
+
+
+def test_the_error_of_a_line_grows_with_both_distances() -> None:
+    rate, predictor = rate_of("linear", [(0.9, 1.0), (0.8, 2.0), (0.7, 3.6)])
+    seen = 0.6 / 3.0
+    assert rate.distance(predictor, 0.6, 1.0) == pytest.approx(seen)
+    assert rate.distance(predictor, 0.5, 1.0) == pytest.approx(seen * (0.2 * 0.3) / (0.1 * 0.2))
+
+
+def test_the_newest_error_counts() -> None:
+    rate, predictor = rate_of("reuse", [(0.9, 1.0), (0.8, 1.5), (0.7, 1.5)])
+    assert rate.distance(predictor, 0.6, 1.0) == pytest.approx(0.0)
+
+
+def test_a_level_that_is_cached_has_no_expected_error_and_measures_none() -> None:
+    rate, predictor = rate_of("reuse", [(0.9, 1.0), (0.8, 1.5)])
+    assert rate.distance(predictor, 0.8, 1.0) is None
+    rate.measure(predictor, 0.8, torch.tensor([[9.0]]))
+    rate._reader.read()
+    assert rate.distance(predictor, 0.7, 1.0) == pytest.approx(0.5), "not measured at its own level"
+    line, two = rate_of("linear", [(0.9, 1.0), (0.8, 2.0), (0.7, 3.6)])
+    assert line.distance(two, 0.8, 1.0) is None and line.distance(two, 0.9, 1.0) is not None
+
+
+def test_what_is_measured_is_read_when_it_is_first_needed() -> None:
+    rate, predictor = rate_after("reuse", [(0.9, 1.0), (0.8, 1.5)])
+    assert rate._reader.count == 0
+    assert rate.distance(predictor, 0.7, 1.0) == pytest.approx(0.5)
+    assert rate.distance(predictor, 0.6, 1.0) == pytest.approx(1.0)
+    assert rate._reader.count == 1
+
+
+def test_the_row_that_is_missed_most_counts() -> None:
+    predictor, rate = make_predictor("reuse"), ErrorRate(DeviceReader())
+    predictor.observe(0.9, torch.tensor([[1.0], [1.0], [1.0]]))
+    rate.measure(predictor, 0.8, torch.tensor([[1.1], [1.7], [1.2]]))
+    predictor.observe(0.8, torch.ones(3, 1))
+    assert rate.distance(predictor, 0.7, 1.0) == pytest.approx(0.7)
+
+
+def test_parts_that_are_packed_are_measured_apart() -> None:
+    predictor, rate = make_predictor("reuse"), ErrorRate(DeviceReader())
+    predictor.observe(0.9, torch.tensor([[9.0, 1.0]]))
+    rate.measure(predictor, 0.8, torch.tensor([[9.0, 1.5]]), Regions((1, 1)))
+    predictor.observe(0.8, torch.tensor([[9.0, 1.5]]))
+    assert rate.distance(predictor, 0.7, 1.0) == pytest.approx(0.5)
+
+
+def test_a_huge_error_is_a_distance_that_always_computes() -> None:
+    rate, predictor = rate_of("reuse", [(0.9, 1e-6), (0.8, 1.0)])
+    assert rate.distance(predictor, 0.7, 1.0) == FORCE_COMPUTE
+
+
+def test_the_horizon_is_four_gaps_in_either_direction() -> None:
+    _, falling = rate_after("linear", [(0.9, 1.0), (0.8, 2.0)])
+    rate, rising = rate_after("linear", [(0.1, 1.0), (0.2, 2.0)])
+    assert not rate.beyond_horizon(falling, 0.41) and rate.beyond_horizon(falling, 0.39)
+    assert not rate.beyond_horizon(rising, 0.59) and rate.beyond_horizon(rising, 0.61)
+    single, one = rate_after("linear", [(0.9, 1.0)])
+    assert single.beyond_horizon(one, 0.1) is False
+    assert single.beyond_horizon(make_predictor("reuse"), 0.1) is False
+
+
+# --- the timestep embedding ----------------------------------------------------------------------
+
+
+class Embedding:
+    """An embedding whose relative change is that of the level; notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[float]] = []
+
+    def __call__(self, levels: list[float]) -> torch.Tensor:
+        self.asked.append(levels)
+        return torch.tensor(levels)[:, None] * torch.tensor([[1.0, -2.0]])
+
+
+def test_changes_between_consecutive_levels_are_known_at_once() -> None:
+    embedding = Embedding()
+    changes = TimestepChanges(embedding, [1.0, 0.8, 0.8, 0.4])
+    assert embedding.asked == [[1.0, 0.8, 0.4]]
+    assert changes.between(1.0, 0.8) == pytest.approx(0.2)
+    assert changes.between(0.8, 0.4) == pytest.approx(0.5)
+    assert changes.between(0.4, 0.4) == 0.0
+    assert len(embedding.asked) == 1
+
+
+def test_other_changes_are_computed_when_they_are_asked_for_and_kept() -> None:
+    embedding = Embedding()
+    changes = TimestepChanges(embedding, [1.0])
+    assert embedding.asked == []
+    for _ in range(2):
+        assert changes.between(1.0, 0.4) == pytest.approx(0.6)
+        assert changes.between(0.4, 1.0) == pytest.approx(1.5)
+    assert embedding.asked == [[1.0, 0.4], [0.4, 1.0]]
+
+
+# --- the input of the stack ----------------------------------------------------------------------
+
+IMAGE = torch.arange(24.0).reshape(1, 8, 3)
+
+
+def reading(kind: str, stride: int, read: Any = None) -> tuple[Any, torch.Tensor]:
+    """What a reader makes of `IMAGE`, and the image as it is afterwards."""
+    family = replace(SD3, modulated_input=read)
+    image = IMAGE.clone()
+    arguments = BlockArguments((image,), {}, Stream(Role.IMAGE, 0, "x"))
+    reader = StackInputReader(kind, family, stride)
+    return reader(torch.nn.Identity(), arguments, image), image
+
+
+def test_a_timestep_indicator_reads_nothing() -> None:
+    assert reading("timestep", 1)[0] is None
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_input_itself_is_copied(stride: int) -> None:
+    read, image = reading("stack_input", stride)
+    assert torch.equal(read, IMAGE[:, ::stride])
+    image.zero_()
+    assert torch.equal(read, IMAGE[:, ::stride]), "blocks may write into their input"
+
+
+def first_argument(block: Any, arguments: BlockArguments) -> torch.Tensor:
+    return 2 * arguments[0, "x"]
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_modulated_input_is_what_the_familys_function_reads(stride: int) -> None:
+    assert torch.equal(
+        reading("modulated_input", stride, first_argument)[0], 2 * IMAGE[:, ::stride]
+    )
+
+
+def several_readings(read: Any, stride: int = 2, count: int = 3) -> tuple[list[Any], list[int]]:
+    """Readings one after the other, and how many tokens were computed in each call."""
+    computed: list[int] = []
+
+    def counting(block: Any, arguments: BlockArguments) -> torch.Tensor:
+        computed.append(arguments[0, "x"].shape[1])
+        return read(block, arguments)
+
+    reader = StackInputReader("modulated_input", replace(SD3, modulated_input=counting), stride)
+    arguments = BlockArguments((IMAGE,), {}, Stream(Role.IMAGE, 0, "x"))
+    return [reader(torch.nn.Identity(), arguments, IMAGE) for _ in range(count)], computed
+
+
+def test_tokens_that_stand_for_themselves_are_read_alone_after_one_comparison() -> None:
+    found, computed = several_readings(first_argument)
+    assert all(torch.equal(read, 2 * IMAGE[:, ::2]) for read in found)
+    assert computed == [8, 4, 4, 4], "all and some once, then some"
+
+
+def minus_mean(block: Any, arguments: BlockArguments) -> torch.Tensor:
+    return arguments[0, "x"] - arguments[0, "x"].mean(dim=1, keepdim=True)
+
+
+def refusing_some(block: Any, arguments: BlockArguments) -> torch.Tensor:
+    if arguments[0, "x"].shape[1] != 8:
+        raise RuntimeError
+    return 2 * arguments[0, "x"]
+
+
+def always_as_wide(block: Any, arguments: BlockArguments) -> torch.Tensor:
+    return torch.zeros(1, 8, 3)
+
+
+@pytest.mark.parametrize("read", [minus_mean, refusing_some, always_as_wide])
+def test_tokens_that_depend_on_each_other_are_all_read(read: Any) -> None:
+    found, computed = several_readings(read)
+    whole = read(None, BlockArguments((IMAGE,), {}))
+    assert all(torch.equal(each, whole[:, ::2]) for each in found)
+    assert computed == [8, 4, 8, 8], "compared once"
+
+
+def test_streams_that_cannot_be_thinned_are_all_read() -> None:
+    reader = StackInputReader("modulated_input", replace(SD3, modulated_input=first_argument), 2)
+    arguments = BlockArguments((IMAGE,), {})
+    for _ in range(2):
+        read = reader(torch.nn.Identity(), arguments, IMAGE)
+        assert read is not None and torch.equal(read, 2 * IMAGE[:, ::2])
+
+
+def test_a_block_that_is_not_what_the_family_expects_is_a_mismatch() -> None:
+    def failing(block: Any, arguments: BlockArguments) -> torch.Tensor:
+        return block.norm1
+
+    with pytest.raises(FamilyMismatch, match="norm1"):
+        reading("modulated_input", 1, failing)
+
+
 # --- the noise-aware view ------------------------------------------------------------------------
 
 
@@ -137,6 +347,33 @@ def test_the_gain_is_the_published_one() -> None:
     power = 1 / (f[:, None] ** 2 + f[None, :] ** 2).clamp_min(1e-12)
     gain = 0.4 * power / (0.16 * power + 0.36)
     torch.testing.assert_close((after / before).real, gain / gain.mean(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_gain_of_films_falls_with_the_third_power() -> None:
+    sigma, shape = 0.6, (4, 6, 8)
+    latent = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+    view = spectral_view(latent, sigma)
+    before, after = torch.fft.fftn(latent[0, 0]), torch.fft.fftn(view[0, 0])
+    t, h, w = (torch.fft.fftfreq(size) for size in shape)
+    squares = t[:, None, None] ** 2 + h[:, None] ** 2 + w**2
+    power = 1 / (squares**1.5).clamp_min(1e-12)
+    gain = 0.4 * power / (0.16 * power + 0.36)
+    torch.testing.assert_close((after / before).real, gain / gain.mean(), rtol=1e-3, atol=1e-3)
+    assert view.is_contiguous() and view.dtype == torch.float32
+
+
+def test_levels_above_one_are_those_of_their_share_of_the_noise() -> None:
+    latent = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(spectral_view(latent, 3.0), spectral_view(latent, 0.75))
+    assert not torch.allclose(spectral_view(latent, 1.0), spectral_view(latent, 0.5), rtol=1e-2)
+
+
+def test_under_pure_noise_the_view_is_the_mean_alone() -> None:
+    """The gain of every other frequency is next to nothing, and all remains finite."""
+    latent = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    view = spectral_view(latent, 1.0)
+    assert view.isfinite().all() and view.dtype == torch.float32
+    torch.testing.assert_close(view, view.mean().expand_as(view), rtol=1e-3, atol=1e-3)
 
 
 def test_under_noise_only_the_coarse_is_seen() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacache.config import PREDICTORS
-from teacache.engine.predictors import Blend, Linear, Predictor, Reuse, combine, make_predictor
+from teacache.engine.predictors import (
+    Blend,
+    Linear,
+    Predictor,
+    Reuse,
+    combine,
+    interpolation_weights,
+    make_predictor,
+)
 from teacache.errors import ConfigError
 
 NAMES = PREDICTORS[1:]
@@ -169,3 +179,113 @@ def test_a_constant_series_stays_whatever_part_is_followed(values: list[float], 
     for sigma in (0.9, 0.8, 0.7):
         predictor.observe(sigma, constant)
     assert torch.equal(predictor.predict(to), constant)
+
+
+# --- weights and sums ----------------------------------------------------------------------------
+
+
+def test_interpolation_passes_through_its_nodes() -> None:
+    nodes = [0.9, 0.7, 0.4]
+    for place, node in enumerate(nodes):
+        assert interpolation_weights(nodes, node) == [float(place == other) for other in range(3)]
+    weights = interpolation_weights(nodes, 0.2)
+    parabola = [3 * node**2 - node for node in nodes]
+    value = sum(weight * each for weight, each in zip(weights, parabola, strict=True))
+    assert value == pytest.approx(3 * 0.2**2 - 0.2)
+    assert interpolation_weights([0.5], 0.1) == [1.0]
+
+
+def test_a_weighted_sum_is_that_of_every_value() -> None:
+    values = [torch.tensor([1.0, 5.0]), torch.tensor([2.0, -1.0]), torch.tensor([4.0, 3.0])]
+    given = [value.clone() for value in values]
+    torch.testing.assert_close(combine(values, [0.25, -0.5, 1.25]), torch.tensor([4.25, 5.5]))
+    torch.testing.assert_close(combine(values, [0.0, 0.5, 0.5]), torch.tensor([3.0, 1.0]))
+    assert combine(values, [0.0, 0.0, 1.0]) is values[-1]
+    assert all(map(torch.equal, values, given)), "the values themselves stay"
+
+
+# --- what is cached ------------------------------------------------------------------------------
+
+
+def test_a_first_value_is_cached_whatever_its_level() -> None:
+    for name in NAMES:
+        predictor = observed(name, [(0.5, torch.ones(1))])
+        assert predictor.sigmas == [0.5] and torch.equal(predictor.predict(0.1), torch.ones(1))
+
+
+def test_a_turn_after_one_value_forgets_nothing() -> None:
+    predictor = observed("linear", [(0.5, torch.ones(1)), (0.7, torch.zeros(1))])
+    assert predictor.sigmas == [0.5, 0.7]
+    predictor.observe(0.9, torch.zeros(1))
+    assert predictor.sigmas == [0.7, 0.9], "a rising level is no turn"
+
+
+def test_the_leading_term_goes_through_the_newest_values() -> None:
+    series = [(0.9 - 0.1 * place, torch.ones(1)) for place in range(4)]
+    assert observed("reuse", series).nodes == pytest.approx([0.6])
+    for name in ("linear", "damped", "blend"):
+        assert observed(name, series).nodes == pytest.approx([0.7, 0.6])
+
+
+def test_only_the_damped_line_learns() -> None:
+    series = [(0.9, torch.zeros(1, 2)), (0.8, torch.ones(1, 2))]
+    for name in ("reuse", "linear", "blend"):
+        assert observed(name, series).deferred_update(0.7, torch.ones(1, 2)) is None
+    assert observed("damped", series).deferred_update(0.7, torch.ones(1, 2)) is not None
+
+
+# --- the damped line -----------------------------------------------------------------------------
+
+
+def damped(fraction: float | None = None) -> Any:
+    """Values 0 and 1 at 0.9 and 0.8: at 0.7 the line has reached 2."""
+    predictor: Any = observed("damped", [(0.9, torch.zeros(1, 2)), (0.8, torch.ones(1, 2))])
+    if fraction is not None:
+        predictor.fraction = fraction
+    return predictor
+
+
+def test_a_damped_line_begins_with_half_of_the_way() -> None:
+    assert damped().fraction == 0.5
+    torch.testing.assert_close(damped().predict(0.7), torch.full((1, 2), 1.5))
+    torch.testing.assert_close(damped(0.25).predict(0.6), torch.full((1, 2), 1.5))
+    assert damped(0.25).weights(0.7) == pytest.approx([-0.25, 1.25])
+
+
+@pytest.mark.parametrize(("reached", "fraction"), [(9.0, 1.0), (2.0, 1.0), (1.5, 0.5), (-3.0, 0.0)])
+def test_what_a_damped_line_learns_lies_between_reuse_and_the_line(
+    reached: float, fraction: float
+) -> None:
+    predictor = damped(0.3)
+    value, learn = predictor.deferred_update(0.7, torch.full((1, 2), reached))
+    learn(float(value))
+    assert predictor.fraction == pytest.approx((0.3 + fraction) / 2)
+
+
+def test_the_line_that_is_learned_from_is_the_whole_one() -> None:
+    """Whatever part of it is followed at the moment."""
+    value, _ = damped(0.1).deferred_update(0.7, torch.full((1, 2), 1.5))
+    assert float(value) == pytest.approx(0.5)
+
+
+def test_a_level_that_is_cached_teaches_nothing() -> None:
+    for sigma in (0.9, 0.8):
+        assert damped().deferred_update(sigma, torch.ones(1, 2)) is None
+    single = observed("damped", [(0.9, torch.zeros(1, 2))])
+    assert single.deferred_update(0.8, torch.ones(1, 2)) is None
+
+
+def test_a_line_that_goes_nowhere_teaches_that_reuse_is_right() -> None:
+    flat: Any = observed("damped", [(0.9, torch.ones(1, 2)), (0.8, torch.ones(1, 2))])
+    value, learn = flat.deferred_update(0.7, torch.full((1, 2), 5.0))
+    learn(float(value))
+    assert flat.fraction == 0.25
+
+
+def test_half_precision_is_learned_from_in_full() -> None:
+    """Sums of many products, which half precision could not hold."""
+    predictor: Any = make_predictor("damped")
+    for sigma, level in ((0.9, 0.0), (0.8, 100.0)):
+        predictor.observe(sigma, torch.full((1, 4096), level, dtype=torch.float16))
+    value, _ = predictor.deferred_update(0.7, torch.full((1, 4096), 150.0, dtype=torch.float16))
+    assert float(value) == pytest.approx(0.5)

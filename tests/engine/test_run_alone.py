@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from lone_runs import CPU, EULER, SIGMAS, profile, run_of, timestep_settings
 
 from teacache.config import FORCE_COMPUTE, TeaCacheConfig
 from teacache.engine.decision import MIXED, Decision, RecomputePass
@@ -19,34 +20,13 @@ from teacache.engine.indicators import spectral_view
 from teacache.engine.policy import AccumulatedDistance, EveryStep, PlannedSteps
 from teacache.engine.run import SCHEDULE_LEFT, Run
 from teacache.engine.strategy import (
-    RunSettings,
     SamplerTraits,
     planned_settings,
     settings_from_config,
 )
 from teacache.families.comfyui.image import SD3
 from teacache.families.streams import FamilyMismatch
-from teacache.profiles.profile import Profile, load_profiles
 from teacache.report import Reason
-
-CPU = torch.device("cpu")
-SIGMAS = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
-EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
-
-
-def profile(**changes: Any) -> Profile:
-    return replace(load_profiles()["sd3-uncalibrated"], **changes)
-
-
-def run_of(
-    sigmas: Sequence[float] = SIGMAS,
-    sampler: SamplerTraits = EULER,
-    settings: RunSettings | None = None,
-    listener: Callable[[str, dict[str, Any]], None] | None = None,
-    **config: Any,
-) -> Run:
-    chosen = settings or settings_from_config(TeaCacheConfig(**config), profile(), sampler)
-    return Run(chosen, SD3, sampler, sigmas, "test", listener)
 
 
 def tensors_reached_from(start: object) -> list[torch.Tensor]:
@@ -93,12 +73,6 @@ def test_a_finished_run_lets_the_model_go() -> None:
     assert gone() is not None
     run.finish("done")
     assert gone() is None
-
-
-def timestep_settings(**changes: Any) -> RunSettings:
-    """The faithful mode with a profile that reads the timestep alone."""
-    read = profile(indicator="timestep", coefficients=(2.0, 0.0), **changes)
-    return settings_from_config(TeaCacheConfig(rel_l1_thresh=0.5, mode="faithful"), read, EULER)
 
 
 # --- the policy ----------------------------------------------------------------------------------

@@ -84,7 +84,8 @@ LONGEST = 4.0
 
 def options() -> list[str]:
     return [
-        *("-c", "tests/pytest.ini", "--rootdir", ".", "-s", "-p", "no:cacheprovider"),
+        *("-c", "tests/pytest.ini", "--rootdir", ".", "-s", "--tb", "no"),
+        *("-p", "no:cacheprovider"),
         *("-p", "quiet_hypothesis", "--basetemp", str(ARTIFACTS / "tmp")),
     ]
 
@@ -153,7 +154,6 @@ def try_all(
             left.append(mutant)
     if not left:
         return
-    import_comfyui()
     reached = Reached(reach_of_tests(tests), seconds, LONGEST)
     in_body = [mutant for mutant in left if mutant.in_body]
     say(f"{len(left)} mutants to test")
@@ -169,19 +169,6 @@ def try_all(
     for mutant in others:
         verdicts.add(imported_verdict(ROOT, mutant, reached, options()))
     say(f"tested in {(time.monotonic() - start) / 60:.1f} minutes")
-
-
-def import_comfyui() -> None:
-    """ComfyUI in this process, as the fixture `comfy` has them."""
-    tree = Path(os.environ.get("COMFYUI_DIR", ROOT / ".comfyui"))
-    sys.path.insert(0, str(tree))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
-    import comfy.model_management
-    import comfy.samplers
-
-    import nodes  # noqa: F401
 
 
 def reach_of_tests(tests: Sequence[str]) -> dict[str, Reach]:
