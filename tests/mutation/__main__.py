@@ -155,20 +155,34 @@ def try_all(
     if not left:
         return
     reached = Reached(reach_of_tests(tests), seconds, LONGEST)
-    in_body = [mutant for mutant in left if mutant.in_body]
     say(f"{len(left)} mutants to test")
     start = time.monotonic()
+    in_body = [mutant for mutant in left if mutant.in_body]
+    others = {mutant.name for mutant in left if not mutant.in_body}
+    others |= forked(in_body, reached, verdicts, tests)
+    for mutant in left:
+        if mutant.name in others:
+            verdicts.add(imported_verdict(ROOT, mutant, reached, options()))
+    say(f"tested in {(time.monotonic() - start) / 60:.1f} minutes")
+
+
+def forked(
+    mutants: Sequence[Mutant], reached: Reached, verdicts: Verdicts, tests: Sequence[str]
+) -> set[str]:
+    """Test `mutants` in forks of one pytest; the names of those that it cannot change in place."""
+    reader, writer = os.pipe()
+
+    def leave(mutant: Mutant) -> None:
+        os.write(writer, f"{mutant.name}\n".encode())
 
     def run() -> int:
         show_in(ARTIFACTS / "testing.log")
-        return pytest_main(MutantRun(ROOT, in_body, reached, verdicts.add), tests)
+        return pytest_main(MutantRun(ROOT, mutants, reached, verdicts.add, leave), tests)
 
     in_child(run)
-    after = Verdicts(ARTIFACTS / "verdicts.jsonl")
-    others = [mutant for mutant in left if not mutant.in_body or after.of(mutant) is None]
-    for mutant in others:
-        verdicts.add(imported_verdict(ROOT, mutant, reached, options()))
-    say(f"tested in {(time.monotonic() - start) / 60:.1f} minutes")
+    os.close(writer)
+    with os.fdopen(reader) as names:
+        return set(names.read().split())
 
 
 def reach_of_tests(tests: Sequence[str]) -> dict[str, Reach]:

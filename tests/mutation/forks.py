@@ -102,7 +102,8 @@ class MutantRun:
         root: of the repository.
         mutants: to be tested.
         reached: the tests of each mutant.
-        done: takes each verdict. A mutant that must be imported gets none.
+        done: takes each verdict.
+        left: takes each mutant that must be imported.
     """
 
     def __init__(
@@ -111,20 +112,24 @@ class MutantRun:
         mutants: Sequence[Mutant],
         reached: Reached,
         done: Callable[[Verdict], None],
+        left: Callable[[Mutant], None],
     ) -> None:
-        self._root, self._mutants, self._reached, self._done = root, mutants, reached, done
+        self._root, self._mutants, self._reached = root, mutants, reached
+        self._done, self._left = done, left
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
         self._warm_up(session.items)
+        functions = Functions(self._root, {mutant.path for mutant in self._mutants})
         gc.collect()
         gc.freeze()
-        functions = Functions(self._root, {mutant.path for mutant in self._mutants})
         for mutant in self._mutants:
             names = self._reached.tests_of(mutant)
             chosen = [items[name] for name in names if name in items]
             verdict = self._verdict(mutant, functions, chosen)
-            if verdict is not None:
+            if verdict is None:
+                self._left(mutant)
+            else:
                 self._done(verdict)
         return True
 
