@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -378,6 +380,51 @@ def test_modules_that_are_shared_are_shown_as_often_as_asked_for() -> None:
         proxy = transformer.blocks[0]
         assert len(list(proxy.named_modules())) == 2
         assert len(list(proxy.named_modules(remove_duplicate=False))) == 3
+
+
+def test_weights_are_found_in_the_blocks_that_run() -> None:
+    """Who walks the modules of a block prefetches their weights."""
+    for skip in (False, True):
+        transformer = WithSide()
+        lists = {"block_lists": (PAIR,), "side_block_lists": (side_list(),)}
+        with BlockStack(transformer, **lists, first_block_runs=True).installed(Callbacks(skip)):
+            transformer(*inputs())
+            found = [
+                len(list(proxy.modules())) for proxy in (*transformer.blocks, *transformer.side)
+            ]
+        assert found == ([2, 0, 0, 0] if skip else [2, 2, 1, 1])
+    shared = Transformer()
+    shared.blocks[0].again = shared.blocks[0].inner
+    with BlockStack(shared, (PAIR,)).installed(Callbacks()):
+        assert len(list(shared.blocks[0].modules())) == 2
+        assert len(list(shared.blocks[0].modules(remove_duplicate=False))) == 3
+
+
+def test_memory_within_blocks_is_allocated_in_the_hosts_context() -> None:
+    inside: list[str] = []
+
+    @contextmanager
+    def allocating() -> Iterator[None]:
+        inside.append("in")
+        yield
+        inside.append("out")
+
+    class Watching(Callbacks):
+        def on_first_block(self, image: torch.Tensor) -> None:
+            assert inside[-1] == "in"
+            super().on_first_block(image)
+
+        def on_stack_input(self, *args: Any) -> None:
+            assert inside[-1] == "in"
+            super().on_stack_input(*args)
+
+        def on_stack_output(self, image: torch.Tensor) -> None:
+            assert inside[-1] == "in"
+            super().on_stack_output(image)
+
+    callbacks = Watching()
+    called(callbacks, first_block_runs=True, allocating=allocating)
+    assert len(callbacks.events) == 3 and inside[-1] == "out"
 
 
 def test_a_proxy_before_its_first_call_is_an_empty_module() -> None:

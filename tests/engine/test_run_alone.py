@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -313,6 +313,101 @@ def test_without_memory_what_is_held_and_pending_is_dropped() -> None:
     assert "no memory left" in run.report.warnings[0]
 
 
+# --- several processes ---------------------------------------------------------------------------
+
+
+class OtherRank:
+    """Another process that computes a part of the model.
+
+    Args:
+        distance: what it read; -1 for nothing.
+        computing, failing: whether it must compute; whether what is asked of any holds for it.
+    """
+
+    def __init__(self, distance: float = -1.0, computing: bool = False, failing: bool = False):
+        self.distance, self.computing, self.failing = distance, computing, failing
+        self.asked: list[list[float]] = []
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        self.asked.append(list(values))
+        return [max(*pair) for pair in zip(values, (self.distance, self.computing), strict=True)]
+
+    def any(self, condition: bool) -> bool:
+        return condition or self.failing
+
+
+def agreed(rank: OtherRank, distance: float | None = None, failed: bool = False) -> Decision:
+    """A decision on `distance` after the processes have agreed; 0.2 has accumulated before."""
+    run = evaluating()
+    run.ranks = rank  # type: ignore[assignment]
+    decision = run.decide("pass")
+    decision.state.accumulated = decision.accumulated = 0.2
+    if distance is not None:
+        decision.consider(distance)
+    run.agree(decision, asked=True, failed=failed)
+    return decision
+
+
+def test_the_largest_distance_of_any_process_decides_for_all() -> None:
+    rank = OtherRank(0.2)
+    decision = agreed(rank, 0.1)
+    assert rank.asked == [[0.1, 0.0]] and decision.reason is Reason.UNDER_THRESHOLD
+    assert (decision.distance, decision.accumulated) == (0.2, pytest.approx(0.4))
+    assert agreed(OtherRank(0.05), 0.1).distance == 0.1
+    assert agreed(OtherRank(0.7), 0.1).reason is Reason.OVER_THRESHOLD
+    over = agreed(OtherRank(0.9, computing=True), 0.7)
+    assert over.reason is Reason.OVER_THRESHOLD
+    assert (over.distance, over.accumulated) == (0.9, pytest.approx(1.1))
+
+
+def test_a_process_that_must_compute_makes_all_compute() -> None:
+    assert agreed(OtherRank(computing=True), 0.1).reason is Reason.UNCACHED
+    failing = OtherRank(0.1)
+    assert agreed(failing, 0.1, failed=True).reason is Reason.UNCACHED
+    assert failing.asked == [[0.1, 1.0]]
+
+
+def test_a_process_that_has_read_nothing_says_so() -> None:
+    rank = OtherRank()
+    decision = agreed(rank)
+    assert rank.asked == [[-1.0, 0.0]] and decision.distance is None and decision.reason is None
+    assert decision.accumulated == 0.2
+    zero = agreed(OtherRank(0.0))
+    assert zero.distance == 0.0 and zero.reason is Reason.UNDER_THRESHOLD
+
+
+def test_where_no_distance_was_asked_for_nothing_is_agreed() -> None:
+    run, rank = evaluating(), OtherRank(0.9)
+    run.ranks = rank  # type: ignore[assignment]
+    run.agree(run.decide("pass"), asked=False)
+    assert rank.asked == []
+    alone = evaluating()
+    decision = alone.decide("pass")
+    alone.agree(decision, asked=True)
+    assert alone.ranks is None and decision.reason is None
+    assert alone.any_rank(True) is True and alone.any_rank(False) is False
+
+
+def test_the_cache_ends_in_all_processes_together() -> None:
+    run = evaluating(1)
+    branch_state(run, run.decide("pass"), "cond", "layout").predictor.observe(1.0, torch.ones(3))
+    run.end_evaluation()
+    run.ranks = OtherRank(failing=True)  # type: ignore[assignment]
+    assert run.any_rank(False)
+    run.begin_evaluation(0.6, CPU)
+    assert run.gave_up and run.ranks is None and run.state.bytes_held == 0
+    assert "another process" in run.report.warnings[0]
+
+
+def test_the_visible_change_is_agreed_on() -> None:
+    run = run_of(indicator="spectral", rel_l1_thresh=9.0)
+    looked_at(run, 0.8, latent(1.0))
+    rank = OtherRank(10.0)
+    run.ranks = rank  # type: ignore[assignment]
+    (decision,) = looked_at(run, 0.6, latent(1.0))
+    assert len(rank.asked) == 1 and decision.reason is Reason.OVER_THRESHOLD
+
+
 # --- the record of an evaluation -----------------------------------------------------------------
 
 
@@ -456,6 +551,8 @@ def test_only_a_profile_rescales_the_change() -> None:
 
 class Elsewhere:
     """A tensor on another device."""
+
+    device = torch.device("meta")
 
     def to(self, device: str) -> str:
         return device

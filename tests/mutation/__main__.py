@@ -60,6 +60,7 @@ QUICK_TESTS = (
     "tests/engine/test_predictors.py",
     "tests/engine/test_regions.py",
     "tests/engine/test_run_alone.py",
+    "tests/engine/test_transfer.py",
     "tests/hosts/comfyui/test_samplers.py",
     "tests/hosts/diffusers/test_branch_keys.py",
 )
@@ -74,8 +75,10 @@ TESTS = (
     "tests/hosts/comfyui/test_foreign_objects.py",
     "tests/hosts/comfyui/test_hostile_conds.py",
     "tests/hosts/comfyui/test_hostile_memory.py",
+    "tests/hosts/comfyui/test_hostile_regions.py",
     "tests/hosts/comfyui/test_hostile_schedules.py",
     "tests/hosts/diffusers/test_branches.py",
+    "tests/hosts/diffusers/test_hostile_calls.py",
 )
 """The tests that are run: minutes in all, on one core."""
 LONGEST = 4.0

@@ -10,7 +10,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
 from types import CodeType
 
@@ -29,6 +28,9 @@ NO_BEHAVIOUR = (
     | m.Assign(value=m.Call(func=m.Name("TypeVar")))
     | m.Call(func=m.Attribute(value=m.Name("log")))
 )
+KINDS_WITHOUT = (
+    cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom, cst.If, cst.Assign, cst.Call
+)  # fmt: skip
 OPPOSITES = {"max": "min", "min": "max", "any": "all", "all": "any"}
 STRING = m.SimpleString() | m.FormattedString() | m.ConcatenatedString()
 
@@ -128,7 +130,7 @@ class _Places(cst.CSTVisitor):
         self._statements: list[tuple[int, int]] = [(1, 1)]
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        if m.matches(node, NO_BEHAVIOUR):
+        if _has_no_behaviour(node):
             return False
         if isinstance(node, (cst.ClassDef, cst.FunctionDef)):
             self._names.append(node.name.value)
@@ -145,7 +147,7 @@ class _Places(cst.CSTVisitor):
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
-        if m.matches(original_node, NO_BEHAVIOUR):
+        if _has_no_behaviour(original_node):
             return
         if isinstance(original_node, (cst.SimpleStatementLine, cst.BaseCompoundStatement)):
             self._statements.pop()
@@ -162,6 +164,10 @@ class _Places(cst.CSTVisitor):
         if isinstance(node, cst.BaseCompoundStatement):  # its head; the body has its own
             last = max(place.start.line, self._positions[node.body].start.line - 1)
         return place.start.line, last
+
+
+def _has_no_behaviour(node: cst.CSTNode) -> bool:
+    return isinstance(node, KINDS_WITHOUT) and m.matches(node, NO_BEHAVIOUR)
 
 
 def _changes(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
@@ -188,7 +194,8 @@ def _changes_a_string(node: cst.CSTNode, changed: cst.CSTNode) -> bool:
 
 def _statement_removed(node: cst.CSTNode) -> Iterable[cst.CSTNode]:
     """A call whose value nobody takes, or a deletion, does not happen."""
-    if m.matches(node, m.Expr(value=m.Call()) | m.Del()):
+    removed = isinstance(node, cst.Expr) and isinstance(node.value, cst.Call)
+    if removed or isinstance(node, cst.Del):
         yield cst.Pass()
 
 
@@ -207,10 +214,12 @@ def _is_another_program(compiled: CodeType, code: str) -> bool:
 
 def _difference(source: str, code: str) -> tuple[str, str]:
     old, new = source.splitlines(), code.splitlines()
-    blocks = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
-    changed = [block for block in blocks if block[0] != "equal"]
-    first, last = changed[0], changed[-1]
-    return _joined(old[first[1] : last[2]]), _joined(new[first[3] : last[4]])
+    same = [before == after for before, after in zip(old, new, strict=False)]
+    start = same.index(False) if False in same else len(same)
+    end = 0
+    while end < min(len(old), len(new)) - start and old[-1 - end] == new[-1 - end]:
+        end += 1
+    return _joined(old[start : len(old) - end]), _joined(new[start : len(new) - end])
 
 
 def _joined(lines: list[str]) -> str:

@@ -101,14 +101,13 @@ def test_what_is_not_comfyuis_own_is_foreign() -> None:
     foreign = {
         "sample_heun of test_samplers": of(sample_heun),
         "Callable of test_samplers": of(Callable()),
-        "partial of functools": of(functools.partial(euler(), None)),
+        "sample_euler of sampling": of(functools.partial(euler(), None)),
+        "SimpleNamespace of types": SimpleNamespace(),
     }
     for name, sampler in foreign.items():
         found = traits(sampler)
         assert found.foreign and not (found.deterministic or found.adaptive)
         assert found.name == name
-    own = traits(SimpleNamespace())
-    assert own.foreign and not own.deterministic and own.name == "SimpleNamespace"
 
 
 def test_a_class_derived_from_comfyuis_sampler_is_foreign() -> None:
@@ -118,7 +117,22 @@ def test_a_class_derived_from_comfyuis_sampler_is_foreign() -> None:
         pass
 
     found = traits(Derived(euler()))
-    assert found.foreign and not found.deterministic and found.name == "Derived"
+    assert found.foreign and not found.deterministic
+    assert found.name.endswith("Derived of test_samplers")
+
+
+def test_a_sampler_that_calls_another_is_named_with_it() -> None:
+    found = traits(of(sample_heun, {"strength": 1.0, "inner": named("dpmpp_2m")}))
+    assert found.name == "sample_heun of test_samplers, around dpmpp_2m" and found.foreign
+
+
+def test_a_function_that_is_registered_beside_comfyuis_own_is_foreign(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import comfy.k_diffusion.sampling as known
+
+    monkeypatch.setattr(known, "sample_heun", sample_heun)
+    assert traits(of(sample_heun)).foreign
 
 
 # --- conditioning --------------------------------------------------------------------------------
@@ -130,8 +144,8 @@ def boundaries(**conds: list[dict[str, Any]]) -> list[float]:
     return conditioning_boundaries(conds)
 
 
-def control(levels: tuple[float, float] | None, previous: Any = None) -> Any:
-    return SimpleNamespace(timestep_range=levels, previous_controlnet=previous)
+def control(levels: tuple[float, float] | None, previous: Any = None, **more: Any) -> Any:
+    return SimpleNamespace(timestep_range=levels, previous_controlnet=previous, **more)
 
 
 def hooks(*levels: float) -> Any:
@@ -150,6 +164,36 @@ def test_a_cond_starts_and_ends_at_levels() -> None:
 def test_every_control_in_a_chain_has_its_range() -> None:
     chain = control((0.8, 0.3), control(None, control((0.7, 0.1))))
     assert boundaries(positive=[{"control": chain}]) == [0.1, 0.3, 0.7, 0.8]
+
+
+def test_controls_of_other_packs_change_at_their_keyframes() -> None:
+    from teacache.hosts.comfyui.samplers import conditioning_boundaries
+
+    timed, shared = SimpleNamespace(start_t=0.6), SimpleNamespace(start_percent=0.25)
+    both = SimpleNamespace(start_t=0.9, start_percent=0.5)
+    chain = control(
+        None,
+        control((0.8, 0.3), timestep_keyframes=SimpleNamespace(keyframes=[timed, both])),
+        latent_keyframes=[shared, "no keyframe", SimpleNamespace()],
+        keyframes_to_come=None,
+        other=[SimpleNamespace(start_t=0.11)],
+    )
+    conds = {"positive": [{"control": chain}]}
+    assert conditioning_boundaries(conds) == [0.3, 0.6, 0.8, 0.9]
+    assert conditioning_boundaries(conds, lambda share: 1 - share) == [0.3, 0.6, 0.75, 0.8, 0.9]
+    nothing = control(None, keyframes=SimpleNamespace(other=1))
+    assert boundaries(positive=[{"control": nothing}]) == []
+
+
+def test_the_strength_of_every_control_counts() -> None:
+    from teacache.hosts.comfyui.samplers import control_strengths
+
+    chain = control(None, control(None, strength=1), strength=0.5)
+    conds = {
+        "positive": [{"control": chain}, {}],
+        "negative": [{"control": control(None, strength="?")}, {"control": control(None)}],
+    }
+    assert control_strengths(conds) == (0.5, 1.0)
 
 
 def test_hooks_change_at_their_keyframes() -> None:
