@@ -217,7 +217,7 @@ class Embedding:
 
 def test_changes_between_consecutive_levels_are_known_at_once() -> None:
     embedding = Embedding()
-    changes = TimestepChanges(embedding, [1.0, 0.8, 0.8, 0.4])
+    changes = TimestepChanges(embedding, [1.0, 0.8, 0.8, 0.4], DeviceReader())
     assert embedding.asked == [[1.0, 0.8, 0.4]]
     assert changes.between(1.0, 0.8) == pytest.approx(0.2)
     assert changes.between(0.8, 0.4) == pytest.approx(0.5)
@@ -227,7 +227,7 @@ def test_changes_between_consecutive_levels_are_known_at_once() -> None:
 
 def test_other_changes_are_computed_when_they_are_asked_for_and_kept() -> None:
     embedding = Embedding()
-    changes = TimestepChanges(embedding, [1.0])
+    changes = TimestepChanges(embedding, [1.0], DeviceReader())
     assert embedding.asked == []
     for _ in range(2):
         assert changes.between(1.0, 0.4) == pytest.approx(0.6)
@@ -245,7 +245,7 @@ def reading(kind: str, stride: int, read: Any = None) -> tuple[Any, torch.Tensor
     family = replace(SD3, modulated_input=read)
     image = IMAGE.clone()
     arguments = BlockArguments((image,), {}, Stream(Role.IMAGE, 0, "x"))
-    reader = StackInputReader(kind, family, stride)
+    reader = StackInputReader(kind, family, stride, DeviceReader())
     return reader(torch.nn.Identity(), arguments, image), image
 
 
@@ -280,7 +280,8 @@ def several_readings(read: Any, stride: int = 2, count: int = 3) -> tuple[list[A
         computed.append(arguments[0, "x"].shape[1])
         return read(block, arguments)
 
-    reader = StackInputReader("modulated_input", replace(SD3, modulated_input=counting), stride)
+    family = replace(SD3, modulated_input=counting)
+    reader = StackInputReader("modulated_input", family, stride, DeviceReader())
     arguments = BlockArguments((IMAGE,), {}, Stream(Role.IMAGE, 0, "x"))
     return [reader(torch.nn.Identity(), arguments, IMAGE) for _ in range(count)], computed
 
@@ -314,7 +315,8 @@ def test_tokens_that_depend_on_each_other_are_all_read(read: Any) -> None:
 
 
 def test_streams_that_cannot_be_thinned_are_all_read() -> None:
-    reader = StackInputReader("modulated_input", replace(SD3, modulated_input=first_argument), 2)
+    family = replace(SD3, modulated_input=first_argument)
+    reader = StackInputReader("modulated_input", family, 2, DeviceReader())
     arguments = BlockArguments((IMAGE,), {})
     for _ in range(2):
         read = reader(torch.nn.Identity(), arguments, IMAGE)
