@@ -35,7 +35,8 @@ class CoverageRun:
         files = [str(root / path) for path in paths]
         self._coverage = coverage.Coverage(data_file=None, config_file=False, include=files)
         self._seconds: dict[str, float] = {}
-        self._failed: set[str] = set()
+        self.failed: set[str] = set()
+        """Tests that were skipped or failed."""
 
     def start(self) -> None:
         self._coverage.start()
@@ -51,8 +52,8 @@ class CoverageRun:
             self._coverage.switch_context("")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if not report.passed:
-            self._failed.add(report.nodeid)
+        if report.failed or report.skipped:
+            self.failed.add(report.nodeid)
 
     def measured(self) -> dict[str, Reach]:
         """What each test that passed has reached, by its node id."""
@@ -61,7 +62,7 @@ class CoverageRun:
         found = {
             name: Reach(seconds)
             for name, seconds in self._seconds.items()
-            if name not in self._failed
+            if name not in self.failed
         }
         for path in self._paths:
             for line, contexts in data.contexts_by_lineno(str(self._root / path)).items():
