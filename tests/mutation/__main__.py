@@ -182,10 +182,13 @@ def forked(
         show_in(ARTIFACTS / "testing.log")
         return pytest_main(MutantRun(ROOT, mutants, reached, verdicts.add, leave), tests)
 
-    in_child(run)
+    status = in_child(run)
     os.close(writer)
     with os.fdopen(reader) as names:
-        return set(names.read().split())
+        left = set(names.read().split())
+    if status:
+        raise SystemExit(f"the tests could not be run: see {ARTIFACTS / 'testing.log'}")
+    return left
 
 
 def reach_of_tests(tests: Sequence[str]) -> dict[str, Reach]:

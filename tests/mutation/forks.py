@@ -123,9 +123,17 @@ class MutantRun:
         functions = Functions(self._root, {mutant.path for mutant in self._mutants})
         gc.collect()
         gc.freeze()
+        chosen_for = {
+            mutant.name: [items[name] for name in self._reached.tests_of(mutant) if name in items]
+            for mutant in self._mutants
+        }
+        every = {item.nodeid for chosen in chosen_for.values() for item in chosen}
+        unchanged = sorted(every, key=self._reached.seconds.__getitem__)
+        status, begun, _ = self._run([items[name] for name in unchanged], lambda: True)
+        if status:
+            raise RuntimeError(f"{begun[-1]} fails without any change")
         for mutant in self._mutants:
-            names = self._reached.tests_of(mutant)
-            chosen = [items[name] for name in names if name in items]
+            chosen = chosen_for[mutant.name]
             verdict = self._verdict(mutant, functions, chosen)
             if verdict is None:
                 self._left(mutant)
@@ -143,25 +151,32 @@ class MutantRun:
             known = by_file.setdefault(item.path, item)
             if self._reached.seconds[item.nodeid] < self._reached.seconds[known.nodeid]:
                 by_file[item.path] = item
-        last = items[-1]
         for item in by_file.values():
-            runtestprotocol(item, log=False, nextitem=last)
+            runtestprotocol(item, log=False, nextitem=None)
 
     def _verdict(
         self, mutant: Mutant, functions: Functions, items: Sequence[pytest.Item]
     ) -> Verdict | None:
         if not items:
             return Verdict(mutant.name, SURVIVED, "", 0, 0.0)
+        status, begun, seconds = self._run(items, lambda: functions.replace(mutant))
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == MUST_BE_IMPORTED:
+            return None
+        return _verdict_of(mutant, status, begun, seconds)
+
+    def _run(
+        self, items: Sequence[pytest.Item], prepare: Callable[[], bool]
+    ) -> tuple[int, list[str], float]:
+        """Run tests in a child until one fails: its status, the tests begun, and the seconds."""
         reader, writer = os.pipe()
 
         def run() -> int:
             show_in(os.devnull)
-            if not functions.replace(mutant):
+            if not prepare():
                 return MUST_BE_IMPORTED
-            for place, item in enumerate(items):
-                os.write(writer, f"{place}\n".encode())
+            for item, following in zip(items, [*items[1:], None], strict=True):
+                os.write(writer, f"{item.nodeid}\n".encode())
                 allow(self._reached.seconds[item.nodeid])
-                following = items[place + 1] if place + 1 < len(items) else None
                 if any(report.failed for report in runtestprotocol(item, False, following)):
                     return 1
             return 0
@@ -171,10 +186,7 @@ class MutantRun:
         seconds = time.perf_counter() - start
         os.close(writer)
         with os.fdopen(reader) as progress:
-            begun = progress.read().split()
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == MUST_BE_IMPORTED:
-            return None
-        return _verdict_of(mutant, status, [item.nodeid for item in items[: len(begun)]], seconds)
+            return status, progress.read().splitlines(), seconds
 
 
 def _verdict_of(mutant: Mutant, status: int, run: Sequence[str], seconds: float) -> Verdict:
