@@ -103,6 +103,7 @@ def test_the_sample_moves_until_the_noise_is_gone() -> None:
     assert Schedule(SIGMAS).last_step == 4
     assert Schedule([1.0, 0.5, 0.0, 0.0]).last_step == 1
     assert Schedule([1.0, 0.5, 0.5]).last_step == 0
+    assert Schedule([1.0, 0.5, 0.0, 0.5]).last_step == 1, "without noise nothing is computed"
     assert Schedule([0.5, 0.5, 0.5]).last_step == 1, "nothing moves: the schedule's last step"
     assert Schedule([0.5]).last_step == 0 and Schedule([0.5]).steps == 0
 
@@ -139,6 +140,14 @@ def test_levels_near_the_ends_are_clipped_and_padding_does_not_count() -> None:
     assert padded.relative_step_size(1.0, 0.8) == pytest.approx((1 + snr) / 2)
 
 
+@pytest.mark.parametrize("end", [1e-4, 1 - 1e-4])
+def test_a_level_at_the_margin_counts_as_an_end(end: float) -> None:
+    """Only the noise tells the size of a step where no two levels lie between the ends."""
+    levels = sorted([1.0, 0.5, end, 0.0], reverse=True)
+    mean = 1 / 3
+    assert Schedule(levels).relative_step_size(0.5, 0.25) == pytest.approx(0.25 / mean)
+
+
 def test_a_level_of_one_is_a_flow_models() -> None:
     flow, other = Schedule([1.0, 0.5, 0.0]), Schedule([1.5, 0.5, 0.0])
     assert flow.relative_step_size(1.0, 0.5) == 1.0
@@ -162,6 +171,7 @@ def test_a_level_outside_of_the_schedule_belongs_to_the_step_at_hand() -> None:
     assert Schedule(SIGMAS).step_at(1.5, 3) == 3
     assert Schedule([0.5]).step_at(1.5, 0) == 0
     assert Schedule(SIGMAS).step_at(0.0, 1) == 4, "the end belongs to the last step"
+    assert Schedule(SIGMAS[::-1]).step_at(1.0, 1) == 4, "also where levels rise"
 
 
 # --- the position in it --------------------------------------------------------------------------
@@ -200,6 +210,12 @@ def test_of_another_sampler_the_size_of_the_step_before_is_taken() -> None:
         sizes.append(pytest.approx(tracker.step_size))
     assert sizes == [-0.2, -0.2, -0.1, -0.3]
     assert [tracker.step, tracker.evaluations] == [3, 4]
+
+
+def test_before_the_first_evaluation_the_size_is_the_schedules() -> None:
+    for one_eval_per_step in (True, False):
+        tracker = StepTracker(Schedule([0.0, 0.2, 1.0]), one_eval_per_step)
+        assert tracker.step_size == pytest.approx(0.2)
 
 
 def test_the_step_in_average_steps_is_that_of_the_position() -> None:

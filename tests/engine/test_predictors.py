@@ -227,6 +227,17 @@ def test_the_leading_term_goes_through_the_newest_values() -> None:
         assert observed(name, series).nodes == pytest.approx([0.7, 0.6])
 
 
+def test_reuse_gives_the_newest_value_its_whole_weight() -> None:
+    assert observed("reuse", [(0.9, torch.zeros(1)), (0.8, torch.ones(1))]).weights(0.3) == [1.0]
+
+
+def test_blend_weighs_rising_levels_as_falling_ones() -> None:
+    falling = [0.9, 0.75, 0.6, 0.5]
+    there = observed("blend", [(level, torch.zeros(1)) for level in falling])
+    back = observed("blend", [(1 - level, torch.zeros(1)) for level in falling])
+    assert back.weights(1 - 0.35) == pytest.approx(there.weights(0.35))
+
+
 def test_only_the_damped_line_learns() -> None:
     series = [(0.9, torch.zeros(1, 2)), (0.8, torch.ones(1, 2))]
     for name in ("reuse", "linear", "blend"):

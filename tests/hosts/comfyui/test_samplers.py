@@ -59,14 +59,16 @@ def test_deterministic_samplers_are_known(name: str) -> None:
 @pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
 def test_samplers_that_choose_their_levels_are_adaptive(name: str) -> None:
     found = traits(named(name))
-    assert found.adaptive and not (found.deterministic or found.foreign) and found.name == name
+    assert found.adaptive and not found.foreign and found.name == name
+    assert found.deterministic is False
 
 
 @pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_sde", "lcm", "euler_cfg_pp"])
 def test_samplers_that_add_noise_or_take_more_are_not_deterministic(name: str) -> None:
     found = traits(named(name))
     assert found.name == name
-    assert not (found.deterministic or found.adaptive or found.foreign or found.one_eval_per_step)
+    assert found.deterministic is False
+    assert not (found.adaptive or found.foreign or found.one_eval_per_step)
 
 
 @pytest.mark.parametrize("option", ["s_churn", "eta"])
@@ -106,7 +108,7 @@ def test_what_is_not_comfyuis_own_is_foreign() -> None:
     }
     for name, sampler in foreign.items():
         found = traits(sampler)
-        assert found.foreign and not (found.deterministic or found.adaptive)
+        assert found.foreign and found.deterministic is False and not found.adaptive
         assert found.name == name
 
 
