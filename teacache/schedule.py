@@ -84,7 +84,7 @@ class Schedule:
             sigma: noise level of the evaluation.
             current: step of the previous evaluation, 0 at the start.
         """
-        order = [*range(current, self.steps), *range(current)]
+        order: list[int] = [*range(current, self.steps), *range(current)]
         for step in order:
             if same_sigma(sigma, self.sigmas[step]):
                 return step

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
 import torch
+from read_spy import reads_of_evaluations
 from sampling import SKIP_ALL, cached, report_of, sample
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from teacache.engine.device import DeviceReader, SigmaReader
@@ -194,33 +192,6 @@ def test_what_no_later_step_can_use_is_not_kept() -> None:
     assert clones[0] == clones[3] > clones[6] == clones[8] == clones[9]
 
 
-class ReadSpy(TorchFunctionMode):
-    """Counts where this package makes the host wait for a value of a tensor, by line."""
-
-    waits = (
-        "tolist", "item", "equal", "allclose", "cpu", "numpy", "nonzero", "is_nonzero", "unique",
-        "__bool__", "__float__", "__int__", "__index__", "__iter__", "__contains__",
-    )  # fmt: skip
-    torch_folder = str(Path(torch.__file__).parent)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[str] = Counter()
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        name = getattr(function, "__name__", "")
-        if name in self.waits:
-            frame: Any = sys._getframe(1)
-            while frame.f_code.co_filename.startswith(self.torch_folder):
-                frame = frame.f_back
-            module = frame.f_globals.get("__name__", "")
-            if module.startswith("teacache."):
-                self.seen[f"{module} line {frame.f_lineno}: {name}"] += 1
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(
     ("name", "config"),
     [
@@ -240,22 +211,8 @@ def test_every_read_from_the_device_is_counted(
 ) -> None:
     """By a spy on what makes the host wait: within evaluations none but the run's reader does."""
     clone, handle = cached(tiny_models.build(name), 0.5, **config)
-    counted, spy = [0], ReadSpy()
-    begin, end = Run.begin_evaluation, Run.end_evaluation
-
-    def beginning(run: Run, *args: Any, **kwargs: Any) -> None:
-        spy.__enter__()
-        begin(run, *args, **kwargs)
-
-    def ending(run: Run, *args: Any, **kwargs: Any) -> None:
-        end(run, *args, **kwargs)
-        spy.__exit__(None, None, None)
-        counted[0] = run.reader.count
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "begin_evaluation", beginning)
-        patch.setattr(Run, "end_evaluation", ending)
+    with reads_of_evaluations() as reads:
         sample(clone, name, steps=12)
     assert report_of(handle).skipped
-    assert {place.partition(" line ")[0] for place in spy.seen} == {"teacache.engine.device"}
-    assert spy.seen.total() == counted[0]
+    assert reads.modules == {"teacache.engine.device"}
+    assert reads.seen.total() == reads.counted

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .reads import TensorReads, same_memory
+
 TEXT_PREFIXES = ("encoder_hidden_states", "pooled_", "cap_feats", "prompt_")
 """Prefixes of the names of transformers' text arguments."""
 TIMESTEP_NAMES = ("timestep", "timesteps", "t")
@@ -85,21 +87,6 @@ def _plain_value(value: Any) -> Hashable:
     return None
 
 
-def all_equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    """Whether two lists of tensors hold the same values."""
-    return len(one) == len(other) and all(map(_equal, one, other))
-
-
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors hold the same values; values in the same memory are not compared."""
-    if one is other:
-        return True
-    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
-        return False
-    same_memory = one.data_ptr() == other.data_ptr() and one.stride() == other.stride()
-    return same_memory or torch.equal(one, other)
-
-
 class Branches:
     """The guidance branches of one denoising loop.
 
@@ -108,10 +95,12 @@ class Branches:
     whole loop, so that their memory is not reused for other ones.
 
     Args:
+        reads: counts the comparisons.
         text_arguments: Names of text arguments that have none of the `TEXT_PREFIXES`.
     """
 
-    def __init__(self, text_arguments: tuple[str, ...] = ()) -> None:
+    def __init__(self, reads: TensorReads, text_arguments: tuple[str, ...] = ()) -> None:
+        self._reads = reads
         self._text_arguments = text_arguments
         self._texts: list[list[torch.Tensor]] = []
         self._keys: set[Hashable] = set()
@@ -133,13 +122,21 @@ class Branches:
             if name.startswith(TEXT_PREFIXES) or name in self._text_arguments
         }
         text = list(tensors_in(named))
-        equal = (index for index, known in enumerate(self._texts) if all_equal(known, text))
-        index = next(equal, len(self._texts))
-        if index == len(self._texts):
-            self._texts.append(text)
+        index = self._index_of(text)
         plain = tuple((name, _plain_value(value)) for name, value in arguments.items())
         key = (context, index, plain)
         self._keys.add(key)
         if len(self._keys) > MAX_BRANCHES:
             raise ValueError(f"more than {MAX_BRANCHES} different texts or settings in one run")
         return key
+
+    def _index_of(self, text: list[torch.Tensor]) -> int:
+        """The number of `text` among the texts of the loop; compared by value where it is new."""
+        for index, known in enumerate(self._texts):
+            if len(known) == len(text) and all(map(same_memory, known, text)):
+                return index
+        for index, known in enumerate(self._texts):
+            if self._reads.all_equal(known, text):
+                return index
+        self._texts.append(text)
+        return len(self._texts) - 1

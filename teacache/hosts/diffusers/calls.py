@@ -10,6 +10,7 @@ from torch import nn
 
 from .equal_calls import EqualCalls, Place
 from .hooks import Forward
+from .reads import TensorReads
 
 BranchKey = tuple[Hashable, int]
 """What names a branch, with its transformer, and its occurrence among the calls so named."""
@@ -32,12 +33,16 @@ class Call(NamedTuple):
 
 
 class EvaluationCalls:
-    """The calls of this evaluation and of the one before, by branch."""
+    """The calls of this evaluation and of the one before, by branch.
 
-    def __init__(self) -> None:
+    Args:
+        reads: counts the comparisons of their inputs.
+    """
+
+    def __init__(self, reads: TensorReads) -> None:
         self.made: dict[BranchKey, Call] = {}
         self.before: dict[BranchKey, Call] = {}
-        self.equal_calls = EqualCalls()
+        self.equal_calls = EqualCalls(reads)
 
     def begin_evaluation(self) -> None:
         """What follows are the calls of another evaluation."""

@@ -195,7 +195,7 @@ class OwnLoop(NamedTuple):
     def is_over_before(self, name: str | None, given: dict[str, Any]) -> bool:
         """Whether such a call belongs to the next loop."""
         begins = self.loop.begins_evaluation("transformer", name, given)
-        return begins and self.sigmas.starts_over_at(timestep_of(given))
+        return begins and self.sigmas.starts_over_at(timestep_of(given), self.loop.reads)
 
     def finish(self) -> RunReport:
         self.loop.end_evaluation()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .branches import latent_name, tensors_in, timestep_name
+from .reads import TensorReads
 
 STRIKES = 2
 """An input that changes so often in a row is one that changes with the steps."""
@@ -48,11 +49,14 @@ class Place(NamedTuple):
 
 
 class EqualCalls:
-    """The equal calls of one denoising loop."""
+    """The equal calls of one denoising loop.
 
-    def __init__(self) -> None:
-        self.reads = 0
-        """How often values were compared, for which the host waits."""
+    Args:
+        reads: counts the comparisons.
+    """
+
+    def __init__(self, reads: TensorReads) -> None:
+        self._reads = reads
         self._now: dict[Hashable, dict[int, dict[str, list[Input]]]] = {}
         self._before: dict[Hashable, dict[int, dict[str, list[Input]]]] = {}
         self._steady: set[tuple[Hashable, str]] = set()
@@ -125,8 +129,7 @@ class EqualCalls:
             return False
         if now is before or now.data_ptr() == before.data_ptr():
             return one.version == other.version
-        self.reads += 1
-        return torch.equal(now, before)
+        return self._reads.equal(now, before)
 
 
 def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:

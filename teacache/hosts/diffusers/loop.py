@@ -30,13 +30,11 @@ from ...engine.decision import Decision
 from ...engine.device import Clock, Mark
 from ...engine.forward import PredictionForward, StackForward
 from ...engine.run import Run
-from ...families.spec import TIMESTEP_INDICATORS
 from ...families.streams import FamilyMismatch, reading_model
 from ...report import Reason, RunReport
 from ..common import embed_timesteps, prepare_stack
 from .branches import (
     Branches,
-    all_equal,
     arguments_of,
     latent_name,
     layout_of,
@@ -46,7 +44,9 @@ from .branches import (
 )
 from .calls import BranchKey, Call, EvaluationCalls
 from .hooks import CallHandler, Forward, hooked
+from .measuring import measure_other_branches, other_branches_count
 from .outputs import OutputStructure
+from .reads import TensorReads
 from .schedulers import LoopSigmas
 
 GRADIENTS = "Gradients were on: those calls ran without the cache (wrap them in torch.no_grad())."
@@ -85,8 +85,9 @@ class DenoisingLoop:
         self._saw_gradients = False
         self._mismatch: FamilyMismatch | None = None
         self._stacks: dict[str, BlockStack | None] = {}
-        self._branches = Branches(text_arguments)
-        self._calls = EvaluationCalls()
+        self.reads = TensorReads()
+        self._branches = Branches(self.reads, text_arguments)
+        self._calls = EvaluationCalls(self.reads)
         self._output_structures: dict[Hashable, OutputStructure] = {}
         self._prediction: PredictionForward | None = None
         """The evaluation whose prediction the scheduler is about to receive."""
@@ -178,12 +179,12 @@ class DenoisingLoop:
         if known is None and (self._stepped is not None or self._calls.has_called(component)):
             return False
         assert self._timestep is not None
-        if not torch.equal(timestep_of(given), self._timestep):
+        if not self.reads.equal(timestep_of(given), self._timestep):
             return True
         if known is None or self._stepped is not None:
             return False
         latents = [list(tensors_in(call[latent_name(call)])) for call in (given, known.given)]
-        return not all_equal(*latents)
+        return not self.reads.all_equal(*latents)
 
     def call(
         self,
@@ -228,14 +229,13 @@ class DenoisingLoop:
         else:
             out = self._through_stack(run, decision, branch, call, first)
         self._mark_answer()
+        run.reader.count += self.reads.take()
         return out
 
     def _identify(self, name: Hashable, call: Call, run: Run, decision: Decision) -> BranchKey:
         """The branch of `call`; where that is not certain, the evaluation is computed."""
-        first, equal_calls = not self._calls.made, self._calls.equal_calls
-        reads = equal_calls.reads
+        first = not self._calls.made
         branch, place = self._calls.add(name, call)
-        run.reader.count += equal_calls.reads - reads
         uncertain = place.changed or place.reordered
         branches = decision.state.branches
         if first and self._recompute:
@@ -262,8 +262,9 @@ class DenoisingLoop:
             ahead=False,
         )
         self._stacks[call.component] = stack
-        if stack is not None and first and self._other_branches_count(run, decision):
-            self._measure_other_branches(run, decision, branch, call)
+        if stack is not None and first and other_branches_count(run, decision):
+            before = self._calls.before
+            measure_other_branches(run, decision, before, self._stacks, branch, call)
         if stack is None or run.gave_up:
             return call.forward(**call.given)
         with stack.installed(StackForward(run, decision, [branch], layout_of(call.given))):
@@ -327,7 +328,7 @@ class DenoisingLoop:
         if self._run is None:
             self._run = self._make_run(module, tuple(latent.shape), latent.device)
         timestep = timestep_of(given)
-        sigma, step = self.sigmas.at(self._evaluations, timestep)
+        sigma, step = self.sigmas.at(self._evaluations, timestep, self.reads)
         self._timesteps[sigma] = timestep
         device, start = self._started or (latent.device, None)
         self._started = None
@@ -356,39 +357,6 @@ class DenoisingLoop:
             timesteps = torch.stack([self._timesteps[sigma] for sigma in sigmas]).float()
         return embed_timesteps(run, module, timesteps)
 
-    # --- the other branches of the evaluation ----------------------------------------------------
-
-    @staticmethod
-    def _other_branches_count(run: Run, decision: Decision) -> bool:
-        """Whether the other branches may measure another distance than the first one."""
-        if run.strategy.indicator not in ("profile", "first_block") or not decision.needs_distance:
-            return False
-        if run.profile_indicator in TIMESTEP_INDICATORS:
-            return False
-        reads_modulated_input = run.profile_indicator == "modulated_input"
-        return run.family.indicator_depends_on_text or not reads_modulated_input
-
-    def _measure_other_branches(
-        self, run: Run, decision: Decision, branch: BranchKey, call: Call
-    ) -> None:
-        """Take the other branches of the evaluation before into `decision`, at this latent."""
-        own = self._calls.before.get(branch)
-        if own is None:
-            return
-        latent, timestep = latent_name(call.given), timestep_name(call.given)
-        moved = {latent: call.given[latent], timestep: call.given[timestep]}
-        for other, theirs in self._calls.before.items():
-            stack = self._stacks.get(theirs.component)
-            if other == branch or not decision.needs_distance or run.gave_up or stack is None:
-                continue
-            if theirs.given.get(latent) is not own.given[latent]:
-                continue
-            merged = {**theirs.given, **moved}
-            measuring = StackForward(run, decision, [other], layout_of(merged), measure_only=True)
-            with stack.installed(measuring):
-                theirs.forward(**merged)
-            decision.called.discard(other)
-
     # --- the end ---------------------------------------------------------------------------------
 
     def finish(self, outcome: str) -> RunReport:
@@ -410,7 +378,7 @@ class DenoisingLoop:
             run.report.warn(GRADIENTS)
         run.report.sigmas = list(self.sigmas.sigmas)  # a loop of the user's own tells them late
         self._run = None
-        self._calls, self._prediction = EvaluationCalls(), None
+        self._calls, self._prediction = EvaluationCalls(self.reads), None
         self._stacks, self._timesteps, self._output_structures = {}, {}, {}
-        self._branches = Branches()
+        self._branches = Branches(self.reads)
         return run.finish(outcome)

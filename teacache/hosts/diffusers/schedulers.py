@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from ...engine.strategy import SamplerTraits
+from .reads import TensorReads
 
 EULER = ("FlowMatchEulerDiscreteScheduler",)
 """A step is x + (next sigma - sigma) * the transformer's output."""
@@ -63,12 +64,15 @@ class LoopSigmas(Protocol):
     evaluations: int
     full_range: bool
 
-    def at(self, evaluation: int, timestep: torch.Tensor) -> tuple[float, int | None]:
+    def at(
+        self, evaluation: int, timestep: torch.Tensor, reads: TensorReads
+    ) -> tuple[float, int | None]:
         """The noise level of an evaluation.
 
         Args:
             evaluation: index of the evaluation in the loop, from 0.
             timestep: what the transformer is given.
+            reads: reads it, where it must be.
 
         Returns:
             The level, and the step where the level alone does not tell it.
@@ -85,7 +89,7 @@ class SchedulerSigmas:
     """
 
     def __init__(self, scheduler: Any, evaluations: int) -> None:
-        timesteps = [float(t) for t in scheduler.timesteps]
+        timesteps = _numbers(scheduler.timesteps)
         count = len(timesteps)
         self.full_range = evaluations >= count
         levels = _own_sigmas(scheduler, count) or [
@@ -95,7 +99,9 @@ class SchedulerSigmas:
         self.evaluations = len(self._per_evaluation)
         self.sigmas = [level for level, _ in groupby(self._per_evaluation)] + [levels[count]]
 
-    def at(self, evaluation: int, timestep: torch.Tensor) -> tuple[float, int | None]:
+    def at(
+        self, evaluation: int, timestep: torch.Tensor, reads: TensorReads
+    ) -> tuple[float, int | None]:
         return self._per_evaluation[min(evaluation, len(self._per_evaluation) - 1)], None
 
 
@@ -103,7 +109,12 @@ def _own_sigmas(scheduler: Any, count: int) -> list[float]:
     """The scheduler's own noise levels with the final one, empty where it has none."""
     if not hasattr(scheduler, "sigmas") or len(scheduler.sigmas) <= count:
         return []
-    return [float(sigma) for sigma in scheduler.sigmas[: count + 1]]
+    return _numbers(scheduler.sigmas[: count + 1])
+
+
+def _numbers(values: Any) -> list[float]:
+    """The numbers of a list or array; those of a tensor are read in one go."""
+    return [float(value) for value in (values if isinstance(values, list) else values.tolist())]
 
 
 def pipeline_sigmas(pipe: Any, total: int | None) -> SchedulerSigmas:
@@ -127,8 +138,10 @@ class ObservedSigmas:
         self.evaluations = steps
         self._seen: list[float] = []
 
-    def at(self, evaluation: int, timestep: torch.Tensor) -> tuple[float, int | None]:
-        level = float(timestep)
+    def at(
+        self, evaluation: int, timestep: torch.Tensor, reads: TensorReads
+    ) -> tuple[float, int | None]:
+        level = reads.number(timestep)
         self._seen.append(level)
         self.sigmas[evaluation] = level
         return level, evaluation
@@ -137,7 +150,7 @@ class ObservedSigmas:
     def complete(self) -> bool:
         return len(self._seen) >= self.evaluations
 
-    def starts_over_at(self, timestep: torch.Tensor) -> bool:
+    def starts_over_at(self, timestep: torch.Tensor, reads: TensorReads) -> bool:
         """Whether an evaluation at `timestep` belongs to another loop.
 
         That is so after the last step, at the first timestep again, and where the timesteps turn.
@@ -146,6 +159,6 @@ class ObservedSigmas:
             return True
         if not self._seen:
             return False
-        level, first = float(timestep), self._seen[0]
+        level, first = reads.number(timestep), self._seen[0]
         turns = len(self._seen) > 1 and (level - self._seen[-1]) * (self._seen[1] - first) < 0
         return level == first or turns

@@ -11,7 +11,6 @@ from torch import nn
 from teacache.hosts.diffusers.branches import (
     MAX_BRANCHES,
     Branches,
-    all_equal,
     arguments_of,
     latent_name,
     layout_of,
@@ -19,6 +18,7 @@ from teacache.hosts.diffusers.branches import (
     timestep_name,
     timestep_of,
 )
+from teacache.hosts.diffusers.reads import TensorReads
 
 
 class Transformer(nn.Module):
@@ -89,12 +89,13 @@ def test_the_layout_is_the_structure_and_not_the_values() -> None:
 
 
 def test_lists_are_equal_where_every_tensor_is() -> None:
-    assert all_equal([], []) and all_equal([text(1), text(2)], [text(1), text(2)])
-    assert not all_equal([text(1)], [text(1), text(2)])
-    assert not all_equal([text(1), text(2)], [text(1), text(3)])
-    assert not all_equal([text(1)], [text(1, size=4)])
-    assert not all_equal([text(1)], [text(1).double()])
-    assert not all_equal([text(1)], [text(1).to("meta")])
+    equal = TensorReads().all_equal
+    assert equal([], []) and equal([text(1), text(2)], [text(1), text(2)])
+    assert not equal([text(1)], [text(1), text(2)])
+    assert not equal([text(1), text(2)], [text(1), text(3)])
+    assert not equal([text(1)], [text(1, size=4)])
+    assert not equal([text(1)], [text(1).double()])
+    assert not equal([text(1)], [text(1).to("meta")])
 
 
 def test_what_lies_in_the_same_memory_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,19 +104,20 @@ def test_what_lies_in_the_same_memory_is_not_compared(monkeypatch: pytest.Monkey
     def compared(*_: Any) -> bool:
         raise AssertionError
 
+    equal = TensorReads().all_equal
     values = torch.arange(4.0).view(2, 2)
     with monkeypatch.context() as patched:
         patched.setattr(torch, "equal", compared)
-        assert all_equal([values], [values]) and all_equal([values], [values.view(2, 2)])
-    assert not all_equal([values], [values.T]), "the same memory, read in another order"
-    assert not all_equal([values[0]], [values[1]])
+        assert equal([values], [values]) and equal([values], [values.view(2, 2)])
+    assert not equal([values], [values.T]), "the same memory, read in another order"
+    assert not equal([values[0]], [values[1]])
 
 
 # --- keys ----------------------------------------------------------------------------------------
 
 
 def test_equal_texts_are_one_branch_wherever_they_lie() -> None:
-    branches = Branches()
+    branches = Branches(TensorReads())
     first = branches.key(None, {"x": text(0), "encoder_hidden_states": text(1)})
     other = branches.key(None, {"x": text(0), "encoder_hidden_states": text(2)})
     third = branches.key(None, {"x": text(0), "encoder_hidden_states": text(3)})
@@ -128,20 +130,20 @@ def test_equal_texts_are_one_branch_wherever_they_lie() -> None:
     "name", ["encoder_hidden_states_image", "pooled_projections", "cap_feats", "prompt_embeds"]
 )
 def test_texts_are_known_by_the_beginning_of_their_names(name: str) -> None:
-    branches = Branches()
+    branches = Branches(TensorReads())
     assert branches.key(None, {name: text(1)}) != branches.key(None, {name: text(2)})
     other = "x_" + name
     assert branches.key(None, {other: text(1)}) == branches.key(None, {other: text(2)})
 
 
 def test_other_texts_are_named_by_the_family() -> None:
-    branches = Branches(("y",))
+    branches = Branches(TensorReads(), ("y",))
     assert branches.key(None, {"y": text(1)}) != branches.key(None, {"y": text(2)})
     assert branches.key(None, {"z": text(1)}) == branches.key(None, {"z": text(2)})
 
 
 def test_plain_arguments_and_the_context_belong_to_the_key() -> None:
-    branches = Branches()
+    branches = Branches(TensorReads())
     settings = [
         {"skip_layers": [7, 8]}, {"skip_layers": [7, 9]}, {"skip_layers": [7, [8]]},
         {"flag": True}, {"flag": "True"}, {"flag": 5}, {"other": 5},
@@ -153,13 +155,13 @@ def test_plain_arguments_and_the_context_belong_to_the_key() -> None:
 
 
 def test_values_that_change_from_step_to_step_do_not_belong_to_the_key() -> None:
-    branches = Branches()
+    branches = Branches(TensorReads())
     assert branches.key(None, {"scale": 0.5}) == branches.key(None, {"scale": 0.7})
     assert branches.key(None, {"ids": text(1)}) == branches.key(None, {"ids": text(2)})
 
 
 def test_a_key_for_every_call_is_refused_in_the_end() -> None:
-    branches = Branches()
+    branches = Branches(TensorReads())
     for number in range(MAX_BRANCHES):
         branches.key(None, {"number": number})
     branches.key(None, {"number": 0})

@@ -23,8 +23,8 @@ from tiny_pipelines import STEPS, TINY, generate, stack_blocks
 
 from teacache.engine.decision import MIXED
 from teacache.errors import ConfigError
+from teacache.hosts.diffusers import loop
 from teacache.hosts.diffusers.enable import disable_teacache, enable_teacache, teacache
-from teacache.hosts.diffusers.loop import DenoisingLoop
 from teacache.report import Reason
 
 
@@ -149,7 +149,7 @@ def test_a_branch_computed_after_another_was_skipped_makes_the_next_step_compute
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without the peek, which a branch with a latent of its own does not allow."""
-    monkeypatch.setattr(DenoisingLoop, "_other_branches_count", lambda self, run, decision: False)
+    monkeypatch.setattr(loop, "other_branches_count", lambda run, decision: False)
     pipe = tiny_pipelines.build("flux1")
     blocks = len(stack_blocks(pipe.transformer))
     with teacache(pipe, SKIP_NONE, mode="faithful") as handle:
