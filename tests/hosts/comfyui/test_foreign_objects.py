@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
+import foreign
 import pytest
-import tiny_models
 import torch
+from foreign import CallableSampler, make_guider, over_tiles, partial_euler
 from hostile import (
-    FAMILY,
     MODES,
     SKIP_HALF,
     failing,
@@ -47,31 +46,7 @@ def guided(model: Any, guider: Any, sampler: Any = "euler", seed: int = 1) -> to
         return guider.sample(noise, start, chosen, torch.tensor(SIGMAS), seed=seed)
 
 
-def make_guider(model: Any, kind: type | None = None, cfg: Any = 3.0) -> Any:
-    import comfy.samplers
-
-    guider = (kind or comfy.samplers.CFGGuider)(model)
-    guider.set_conds(tiny_models.cond(FAMILY, 1), tiny_models.cond(FAMILY, 2))
-    guider.cfg = cfg
-    return guider
-
-
 # --- samplers ------------------------------------------------------------------------------------
-
-
-def partial_euler() -> Any:
-    from comfy.k_diffusion.sampling import sample_euler
-
-    return functools.partial(sample_euler)
-
-
-class CallableSampler:
-    """A sampler function that is an object, without a name."""
-
-    def __call__(self, model: Any, x: Any, sigmas: Any, **options: Any) -> Any:
-        from comfy.k_diffusion.sampling import sample_euler
-
-        return sample_euler(model, x, sigmas, **options)
 
 
 @pytest.mark.parametrize("make", [partial_euler, CallableSampler])
@@ -89,7 +64,7 @@ def test_a_sampler_function_without_a_name(
     else:
         report = report_of(handle)
         assert len(report.records) == 9 and got.isfinite().all()
-        expected = "euler" if make is partial_euler else "CallableSampler of test_foreign_objects"
+        expected = "euler" if make is partial_euler else "CallableSampler of foreign"
         assert report.sampler == expected
 
 
@@ -112,13 +87,9 @@ def test_a_partial_with_options_that_add_noise_is_not_extrapolated(model: Any) -
 def test_the_name_of_a_function_tells_nothing(model: Any) -> None:
     """A foreign function that is called sample_euler, and adds noise, is not Euler's method."""
     import comfy.samplers
-    from comfy.k_diffusion import sampling as known
-
-    def sample_euler(*args: Any, **options: Any) -> Any:
-        return known.sample_euler_ancestral(*args, **options)
 
     clone, handle = cached(model, 0.4, mode="forecast")
-    sample_custom(clone, SIGMAS, sampler=comfy.samplers.KSAMPLER(sample_euler))
+    sample_custom(clone, SIGMAS, sampler=comfy.samplers.KSAMPLER(foreign.sample_euler))
     report = report_of(handle)
     assert report.method == "faithful"
     (note,) = report.warnings
@@ -128,13 +99,10 @@ def test_the_name_of_a_function_tells_nothing(model: Any) -> None:
 def test_a_sampler_of_another_class_is_unknown(model: Any) -> None:
     import comfy.samplers
 
-    class Mine(comfy.samplers.KSAMPLER):
-        def sample(self, *args: Any, **options: Any) -> Any:
-            return super().sample(*args, **options)
-
     from teacache.hosts.comfyui.samplers import sampler_traits
 
-    mine = Mine(comfy.samplers.sampler_object("euler").sampler_function)
+    euler = comfy.samplers.sampler_object("euler").sampler_function
+    mine = foreign.sampler_of_own_class(euler)
     assert sampler_traits(mine).foreign and not sampler_traits(mine).deterministic
     for name in comfy.samplers.KSampler.SAMPLERS:
         assert not sampler_traits(comfy.samplers.sampler_object(name)).foreign, name
@@ -149,21 +117,9 @@ def test_a_sampler_of_another_class_is_unknown(model: Any) -> None:
 @pytest.mark.parametrize("threshold", [0.0, 2.0])
 def test_a_guidance_that_is_no_number(model: Any, cfg: Any, threshold: float) -> None:
     """A guider may hold a schedule, or nothing, where others have a scale."""
-    import comfy.samplers
-
-    class Scheduled(comfy.samplers.CFGGuider):
-        def predict_noise(
-            self, x: Any, timestep: Any, model_options: Any = None, seed: Any = None
-        ) -> Any:
-            conds = self.conds
-            return comfy.samplers.sampling_function(
-                self.inner_model, x, timestep, conds["negative"], conds["positive"], 3.0,
-                model_options=model_options or {}, seed=seed,
-            )  # fmt: skip
-
-    native = guided(model, make_guider(model, Scheduled, cfg))
+    native = guided(model, make_guider(model, foreign.scheduled(), cfg))
     clone, handle = cached(model, threshold, mode="forecast")
-    got = guided(clone, make_guider(clone, Scheduled, cfg))
+    got = guided(clone, make_guider(clone, foreign.scheduled(), cfg))
     report = report_of(handle)
     if threshold == 0:
         assert torch.equal(got, native)
@@ -182,25 +138,13 @@ def test_a_guider_that_returns_two_predictions(
     from teacache.engine.strategy import SamplerTraits
     from teacache.hosts.comfyui import patch
 
-    class Twofold(comfy.samplers.CFGGuider):
-        def predict_noise(self, *args: Any, **options: Any) -> Any:
-            denoised = super().predict_noise(*args, **options)
-            return denoised, denoised
-
-    def sampler(model_k: Any, x: Any, sigmas: Any, extra_args: Any = None, **more: Any) -> Any:
-        options = {name: extra_args[name] for name in ("model_options", "seed")}
-        for sigma, following in pairwise(sigmas):
-            denoised, _ = model_k.inner_model(x, sigma * x.new_ones([x.shape[0]]), **options)
-            x = x + (x - denoised) / sigma * (following - sigma)
-        return x
-
     if known:
         euler = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
         monkeypatch.setattr(patch, "sampler_traits", lambda sampler: euler)
-    chosen = comfy.samplers.KSAMPLER(sampler)
-    native = guided(model, make_guider(model, Twofold), chosen)
+    chosen = comfy.samplers.KSAMPLER(foreign.over_two_predictions)
+    native = guided(model, make_guider(model, foreign.twofold()), chosen)
     clone, handle = cached(model, threshold, mode="forecast")
-    got = guided(clone, make_guider(clone, Twofold), chosen)
+    got = guided(clone, make_guider(clone, foreign.twofold()), chosen)
     report = report_of(handle)
     if known or threshold == 0:
         assert torch.equal(got, native) and report.skipped == 0
@@ -212,15 +156,9 @@ def test_a_guider_that_returns_two_predictions(
 
 def test_a_guider_that_calls_its_own_predict_noise(model: Any) -> None:
     """Past the wrappers of PREDICT_NOISE, as the guider of a popular pack does."""
-    import comfy.samplers
-
-    class Direct(comfy.samplers.CFGGuider):
-        def __call__(self, *args: Any, **options: Any) -> Any:
-            return self.predict_noise(*args, **options)
-
     for mode in MODES:
         clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
-        guider = make_guider(clone, Direct)
+        guider = make_guider(clone, foreign.direct())
         direct = guided(clone, guider)
         assert "predict_noise" not in vars(guider)
         direct_report = report_of(handle)
@@ -238,18 +176,10 @@ def test_a_wrapper_that_samples_twice(model: Any, mode: str) -> None:
     """The first of two runs is over when the second begins: nothing of it is left."""
     from comfy.patcher_extension import WrappersMP
 
-    def twice(executor: Any, *args: Any, **options: Any) -> Any:
-        executor(*args, **options)
-        return executor(*args, **options)
-
     clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
     expected = sample_custom(clone, SIGMAS)
     clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
-    outer = clone.clone()
-    outer.wrappers = {}
-    outer.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "twice", twice)
-    for wrapper in clone.get_wrappers(WrappersMP.OUTER_SAMPLE, "teacache"):
-        outer.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "teacache", wrapper)
+    outer = foreign.with_outer(clone, foreign.twice, WrappersMP.OUTER_SAMPLE, "twice")
     before = state_of(outer)
     got = sample_custom(outer, SIGMAS)
     assert torch.equal(got, expected)
@@ -290,16 +220,6 @@ def test_at_threshold_0_nothing_of_ours_is_reached(
 def test_tiles_are_computed_and_the_report_says_so(model: Any, indicator: str) -> None:
     """A wrapper that calls the model once for each tile: one branch, several contents."""
 
-    def tiled(apply: Any, arguments: dict[str, Any]) -> torch.Tensor:
-        x, c = arguments["input"], arguments["c"]
-        tiles = [apply(tile, arguments["timestep"], **c) for tile in x.chunk(2, dim=3)]
-        return torch.cat(tiles, dim=3)
-
-    def over_tiles(patcher: Any) -> Any:
-        clone = patcher.clone()
-        clone.set_model_unet_function_wrapper(tiled)
-        return clone
-
     native = sample_custom(over_tiles(model), SIGMAS)
     clone, handle = cached(over_tiles(model), 0.4, mode="faithful", indicator=indicator)
     got = sample_custom(clone, SIGMAS)
@@ -324,17 +244,9 @@ def test_the_last_step_of_a_padded_schedule_is_computed(
     """A sampler that stops where the levels stop falling: its last evaluation is computed."""
     import comfy.samplers
 
-    def sampler(denoiser: Any, x: Any, sigmas: Any, extra_args: Any = None, **more: Any) -> Any:
-        from comfy.k_diffusion.sampling import sample_euler
-
-        levels = sigmas[1:] if float(sigmas[0]) == 0 else sigmas
-        stop = next(
-            (i + 1 for i, (a, b) in enumerate(pairwise(levels.tolist())) if a == b), len(levels)
-        )
-        return sample_euler(denoiser, x, levels[:stop], extra_args=extra_args, **more)
-
     clone, handle = cached(model, 0.9 if mode == "faithful" else 5.0, mode="faithful")
-    sample_custom(clone, padded, sampler=comfy.samplers.KSAMPLER(sampler), start=latent() + 0.1)
+    chosen = comfy.samplers.KSAMPLER(foreign.until_the_levels_stop)
+    sample_custom(clone, padded, sampler=chosen, start=latent() + 0.1)
     shown = skip_pattern(report_of(handle))
     assert shown[0] == shown[-1] == "c" and "s" in shown, shown
 

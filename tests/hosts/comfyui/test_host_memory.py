@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from devices import copy_of, split_over_devices
 from hostile import (
     MODES,
     SKIP_HALF,
@@ -174,84 +174,6 @@ def test_what_is_set_on_a_block_during_a_call_reaches_the_block(model: Any) -> N
 
 
 # --- several devices -----------------------------------------------------------------------------
-
-
-class Pool:
-    """One thread for each device, as ComfyUI's MultiGPUThreadPool: a result queue each."""
-
-    def __init__(self, devices: list[str]) -> None:
-        import queue
-
-        self.devices = devices
-        self._work = {device: queue.Queue() for device in devices}
-        self._results = {device: queue.Queue() for device in devices}
-        self._threads = [
-            threading.Thread(target=self._loop, args=(device,), daemon=True) for device in devices
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _loop(self, device: str) -> None:
-        while (item := self._work[device].get()) is not None:
-            try:
-                self._results[device].put((item(), None))
-            except Exception as error:
-                self._results[device].put((None, error))
-
-    def submit(self, device: str, function: Callable[[], Any]) -> None:
-        self._work[device].put(function)
-
-    def get_result(self, device: str) -> tuple[Any, Exception | None]:
-        return self._results[device].get()
-
-    def close(self) -> None:
-        for device in self.devices:
-            self._work[device].put(None)
-        for thread in self._threads:
-            thread.join()
-
-
-@contextmanager
-def split_over_devices(model: Any, copy: Any) -> Iterator[Pool]:
-    """Each cond is evaluated in a thread of its own, on its own copy of the model."""
-    import comfy.samplers
-
-    original = comfy.samplers._calc_cond_batch
-    pool = Pool(["first", "second"])
-    models = {"first": None, "second": copy.model}
-
-    def split(inner: Any, conds: Any, x: Any, timestep: Any, options: Any) -> list[Any]:
-        options["multigpu_thread_pool"] = pool
-        for device, cond in zip(pool.devices, conds, strict=True):
-
-            def evaluate(device: str = device, cond: Any = cond) -> Any:
-                with torch.inference_mode():
-                    return original(models[device] or inner, [cond], x, timestep, options)[0]
-
-            pool.submit(device, evaluate)
-        outputs = []
-        for device in pool.devices:
-            output, error = pool.get_result(device)
-            if error is not None:
-                raise error
-            outputs.append(output)
-        return outputs
-
-    with patched(comfy.samplers, "_calc_cond_batch", lambda _: split):
-        try:
-            yield pool
-        finally:
-            pool.close()
-
-
-def copy_of(model: Any) -> Any:
-    """The same model once more; both have sampled, and hold what ComfyUI leaves on them."""
-    copy = small_model()
-    copy.model.load_state_dict(model.model.state_dict())
-    for each in (model, copy):
-        run(each, steps=2)
-    copy.model.current_patcher = copy
-    return copy
 
 
 def test_branches_in_threads_take_the_joint_decision(model: Any) -> None:
