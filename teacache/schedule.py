@@ -113,6 +113,8 @@ class StepTracker:
         self.step = 0
         self.sigma = 0.0
         self._previous_sigma: float | None = None
+        self._returns = 0
+        """How often an evaluation has gone back to an earlier step."""
         self._one_eval_per_step = one_eval_per_step
 
     @property
@@ -131,13 +133,15 @@ class StepTracker:
             counted = expected is not None and same_sigma(sigma, expected)
             step = self.evaluations if counted else self.schedule.step_at(sigma, self.step)
         self._previous_sigma = self.sigma if self.evaluations else None
+        self._returns += step < self.step
         self.step, self.sigma = step, sigma
         self.evaluations += 1
 
     @property
     def segment(self) -> int:
-        """The segment of the schedule that the current step lies in."""
-        return self.schedule.segments[self.step]
+        """The segment of the schedule that the current step lies in; another one each time that the
+        schedule is gone through again."""
+        return self.schedule.segments[self.step] + self._returns * self.schedule.steps
 
     @property
     def step_size(self) -> float:

@@ -63,6 +63,13 @@ def own_steps(
     return x
 
 
+def denoised_at_the_end(denoiser: Any, x: Any, sigmas: Any, extra_args: Any, **more: Any) -> Any:
+    """Own steps, and the prediction at the last level, or close above 0."""
+    x = own_steps(denoiser, x, sigmas, extra_args)
+    level = sigmas[-1].clamp(min=1e-3) * x.new_ones([x.shape[0]])
+    return denoiser(x, level, **extra_args)
+
+
 def moving_levels(sigmas: torch.Tensor) -> torch.Tensor:
     """`sigmas` without a zero in front, up to where they stop falling."""
     levels = sigmas[1:] if float(sigmas[0]) == 0 else sigmas
@@ -136,6 +143,7 @@ SAMPLERS: dict[str, Callable[[], Any]] = {
     "own steps with noise": _function(functools.partial(own_steps, noise=0.2)),
     "known name": _function(sample_euler),
     "until the levels stop": _function(until_the_levels_stop),
+    "denoised at the end": _function(denoised_at_the_end),
     "stops early": _function(functools.partial(own_steps, stop=3)),
     "own class": lambda: sampler_of_own_class(partial_euler()),
     "from the ground up": sampler_from_the_ground_up,
@@ -303,3 +311,12 @@ def shortened(
 ) -> torch.Tensor:
     """A wrapper of SAMPLER_SAMPLE that leaves out the last two steps."""
     return executor(guider, sigmas[: max(2, len(sigmas) - 2)], *args, **options)
+
+
+def denser(
+    executor: Any, guider: Any, sigmas: torch.Tensor, *args: Any, **options: Any
+) -> torch.Tensor:
+    """A wrapper of SAMPLER_SAMPLE that puts a level between any two."""
+    between = (sigmas[:-1] + sigmas[1:]) / 2
+    levels = torch.stack([sigmas[:-1], between], dim=1).flatten()
+    return executor(guider, torch.cat([levels, sigmas[-1:]]), *args, **options)

@@ -188,6 +188,20 @@ def test_a_wrapper_that_samples_twice(model: Any, mode: str) -> None:
     assert repr(outer.model_options) == before["options"]
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wrapper_inside_the_cache_that_samples_twice(model: Any, mode: str) -> None:
+    """Nothing of the first sampling is continued into the second, though the cache sees one run."""
+    from comfy.patcher_extension import WrappersMP
+
+    clone, handle = cached(model, SKIP_HALF[mode], mode=mode)
+    expected = sample_custom(clone, SIGMAS)
+    decided = skip_pattern(report_of(handle))
+    inside = clone.clone()
+    inside.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "twice", foreign.twice)
+    assert torch.equal(sample_custom(inside, SIGMAS), expected)
+    assert skip_pattern(report_of(handle)) == decided * 2 and "s" in decided
+
+
 def test_at_threshold_0_nothing_of_ours_is_reached(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ SCHEDULES = (
     "plain", "plain", "zeros behind", "zeros in front", "equal in front", "equal inside",
     "equal behind", "cut", "again", "one level",
 )  # fmt: skip
+NODES = ("tiles", "twice", "shortened", "denser")
 NEAR = 1e-3
 
 
@@ -53,7 +54,7 @@ class Case:
 
     Attributes:
         stop: the call of the model in which it breaks off.
-        nodes: names of `WRAPPING` that are put on the model.
+        nodes: names of `NODES` that are put on the model.
         before: whether they are put there before the cache.
         clones: how many times the model is cloned before it is sampled.
         devices: how many there are.
@@ -114,8 +115,9 @@ class Case:
             apart.watch(clone)
         if "twice" in self.nodes:
             clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "twice", foreign.twice)
-        if "shortened" in self.nodes:
-            clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "short", foreign.shortened)
+        for kind, wrapper in (("shortened", foreign.shortened), ("denser", foreign.denser)):
+            if kind in self.nodes:
+                clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, kind, wrapper)
         return clone
 
     def run(self, model: Any, name: str, latent: torch.Tensor, copy: Any) -> torch.Tensor:
@@ -175,7 +177,7 @@ def cases(draw: Any) -> Case:
         batch=draw(st.integers(1, 2)),
         seed=draw(st.integers(0, 9)),
         mask=draw(st.sampled_from((False, False, True))),
-        nodes=draw(st.frozensets(st.sampled_from(("tiles", "twice", "shortened")), max_size=2))
+        nodes=draw(st.frozensets(st.sampled_from(NODES), max_size=2))
         if draw(st.integers(0, 2)) == 0
         else frozenset(),
         before=draw(st.booleans()),
