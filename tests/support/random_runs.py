@@ -85,15 +85,19 @@ def model_of(built: dict[str, Any], family: str) -> tuple[Any, str, torch.Tensor
 def leaving_nothing(*models: Any) -> Iterator[None]:
     """Checks that the models are unchanged afterwards, and that no object of a run is left."""
     before = [state_of(model) for model in models]
-    with track_objects() as held:
-        yield
+    gc.freeze()  # what exists now need not be walked again
+    try:
+        with track_objects() as held:
+            yield
+        gc.collect()
+    finally:
+        gc.unfreeze()
+    assert not [ref for ref in held if ref() is not None]
     for model, known in zip(models, before, strict=True):
         after = state_of(model)
         weights, known_weights = after.pop("weights"), known.pop("weights")
         assert after == known
         assert all(torch.equal(weights[key], known_weights[key]) for key in known_weights)
-    gc.collect()
-    assert not [ref for ref in held if ref() is not None]
 
 
 @contextmanager
