@@ -8,6 +8,9 @@ from itertools import pairwise
 
 from .config import FORCE_COMPUTE
 
+MAX_RAISE = math.sqrt(2) * 1.001
+"""How far above the level of its step a sampler that adds noise (`s_churn`) evaluates at most:
+Karras et al., arXiv 2206.00364, algorithm 2; with a margin for rounding."""
 LOG_SNR_MARGIN = 1e-4
 """Noise shares closer than this to 0 or 1 are clipped before their log-SNR is taken."""
 
@@ -73,7 +76,7 @@ class Schedule:
             return noise
         return (noise + abs(_log_snr(end) - _log_snr(start)) / self._mean_log_snr_step) / 2
 
-    def step_at(self, sigma: float, current: int) -> int:
+    def step_at(self, sigma: float, current: int, raised: bool = False) -> int:
         """The step that an evaluation at noise level `sigma` belongs to.
 
         An exact level is searched for from `current` on, then everywhere, so that schedules that
@@ -83,11 +86,16 @@ class Schedule:
         Args:
             sigma: noise level of the evaluation.
             current: step of the previous evaluation, 0 at the start.
+            raised: whether the sampler may add noise before it evaluates. What may then belong to
+                the last step does.
         """
         order: list[int] = [*range(current, self.steps), *range(current)]
         for step in order:
             if same_sigma(sigma, self.sigmas[step]):
                 return step
+        end = self.sigmas[self.last_step]
+        if raised and end < sigma <= MAX_RAISE * end:
+            return self.last_step
         for step in order:
             low, high = sorted((self.sigmas[step], self.sigmas[step + 1]))
             if low <= sigma <= high:
@@ -104,9 +112,10 @@ class StepTracker:
     Args:
         schedule: the run's noise levels.
         one_eval_per_step: whether the sampler evaluates once at each level, in order.
+        raised: as in `Schedule.step_at`.
     """
 
-    def __init__(self, schedule: Schedule, one_eval_per_step: bool) -> None:
+    def __init__(self, schedule: Schedule, one_eval_per_step: bool, raised: bool = False) -> None:
         self.schedule = schedule
         self.evaluations = 0
         """Evaluations begun so far."""
@@ -116,6 +125,7 @@ class StepTracker:
         self._returns = 0
         """How often an evaluation has gone back to an earlier step."""
         self._one_eval_per_step = one_eval_per_step
+        self._raised = raised
 
     @property
     def expected_sigma(self) -> float | None:
@@ -131,7 +141,11 @@ class StepTracker:
         if step is None:
             expected = self.expected_sigma
             counted = expected is not None and same_sigma(sigma, expected)
-            step = self.evaluations if counted else self.schedule.step_at(sigma, self.step)
+            step = (
+                self.evaluations
+                if counted
+                else self.schedule.step_at(sigma, self.step, self._raised)
+            )
         self._previous_sigma = self.sigma if self.evaluations else None
         self._returns += step < self.step
         self.step, self.sigma = step, sigma

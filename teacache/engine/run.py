@@ -104,7 +104,9 @@ class Run:
         self.lock = threading.RLock()
         """Held while a forward decides or caches: branches may run in threads, one per device."""
         schedule = Schedule(sigmas)
-        self.position = StepTracker(schedule, sampler.one_eval_per_step)
+        self.position = StepTracker(
+            schedule, sampler.one_eval_per_step, raised=not sampler.deterministic
+        )
         self.state = RunState()
         self.profile_indicator = (
             settings.profile.indicator if self.strategy.indicator == "profile" else ""

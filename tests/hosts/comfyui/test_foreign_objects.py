@@ -22,7 +22,7 @@ from hostile import (
     small_model,
     state_of,
 )
-from sampling import cached, report_of
+from sampling import SKIP_ALL, cached, report_of
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -263,6 +263,21 @@ def test_the_last_step_of_a_padded_schedule_is_computed(
     sample_custom(clone, padded, sampler=chosen, start=latent() + 0.1)
     shown = skip_pattern(report_of(handle))
     assert shown[0] == shown[-1] == "c" and "s" in shown, shown
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2"])
+def test_the_last_step_of_a_sampler_that_raises_the_level_is_computed(
+    model: Any, sampler: str
+) -> None:
+    """Churn: noise is added before the evaluation, at a level that the schedule does not have."""
+    import comfy.samplers
+
+    for churn in (0.5, 4.0, 40.0):
+        chosen = comfy.samplers.ksampler(sampler, {"s_churn": churn})
+        clone, handle = cached(model, SKIP_ALL, mode="faithful")
+        sample_custom(clone, SIGMAS, sampler=chosen)
+        shown = skip_pattern(report_of(handle))
+        assert shown[0] == shown[-1] == "c" and "s" in shown, shown
 
 
 def test_a_class_that_another_pack_swapped_in_is_known_by_its_base(model: Any) -> None:

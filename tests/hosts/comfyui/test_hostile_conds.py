@@ -6,10 +6,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
+from foreign_conds import Control, cond, lora, lora_with_keyframes
 from hostile import (
-    FAMILY,
     MODES,
     SKIP_HALF,
     cached_run,
@@ -32,11 +31,6 @@ LATENT = (8, 8)
 @pytest.fixture(scope="module")
 def model(comfy: Any) -> Any:
     return small_model()
-
-
-def cond(seed: int, **entries: Any) -> list[Any]:
-    ((context, known),) = tiny_models.cond(FAMILY, seed)
-    return [[context, {**known, **entries}]]
 
 
 def sigma_at(model: Any, percent: float) -> float:
@@ -117,33 +111,6 @@ def test_a_cond_that_appears_within_the_run(model: Any, mode: str) -> None:
         assert not report.records[place].skipped
         assert mode == "forecast" or report.records[place - 1].skipped
     assert skip_pattern(report).count("s") >= 8 and torch.isfinite(got).all()
-
-
-class Control:
-    """Makes a ControlNet that adds to the last block, and remembers what it gave."""
-
-    def __init__(self, **keywords: Any) -> None:
-        from comfy.controlnet import ControlBase
-
-        gave: list[bool] = []
-
-        class Adding(ControlBase):
-            def get_control(self, x: Any, t: Any, *_: Any) -> Any:
-                inside = self.timestep_range[1] <= float(t[0]) <= self.timestep_range[0]
-                gave.append(inside)
-                if not inside:
-                    return None
-                tokens = (x.shape[2] // 2) * (x.shape[3] // 2)
-                adds = torch.linspace(-1.0, 1.0, tokens * 128).view(1, tokens, 128)
-                return {"output": [adds, adds], "input": [], "middle": []}
-
-            def copy(self) -> Any:
-                made = Adding()
-                self.copy_to(made)
-                return made
-
-        self.gave = gave
-        self.net = Adding()
 
 
 @both_modes
@@ -293,20 +260,14 @@ def test_a_controlnet_is_computed_when_its_strength_changes(
 
 # --- LoRA -----------------------------------------------------------------------------------------
 
-WEIGHT = "diffusion_model.joint_blocks.1.x_block.mlp.fc1.weight"
-
-
-def patches(model: Any) -> dict[str, Any]:
-    return {WEIGHT: (torch.ones_like(model.model_state_dict()[WEIGHT]) * 0.05,)}
-
 
 @both_modes
 def test_a_lora_before_and_behind_the_cache(model: Any, mode: str) -> None:
     before = model.clone()
-    before.add_patches(patches(model))
+    before.add_patches(lora(model))
     expected, report = cached_run(before, mode, steps=12)
     behind, handle = cached(model, SKIP_HALF[mode], mode=mode)
-    behind.add_patches(patches(model))
+    behind.add_patches(lora(model))
     assert torch.equal(run(behind, steps=12), expected)
     assert skip_pattern(report_of(handle)) == skip_pattern(report) and report.skipped
     assert distance(expected, cached_run(model, mode, steps=12)[0]) > 1e-3
@@ -316,15 +277,7 @@ def test_a_lora_before_and_behind_the_cache(model: Any, mode: str) -> None:
 
 @both_modes
 def test_a_lora_with_keyframes_is_computed_when_its_strength_changes(model: Any, mode: str) -> None:
-    import comfy.hooks
-
-    group = comfy.hooks.create_hook_lora(patches(model), 1.0, 1.0)
-    group.hooks[0].need_weight_init = False
-    keyframes = comfy.hooks.HookKeyframeGroup()
-    for strength, start in ((0.0, 0.0), (4.0, 0.5)):
-        keyframes.add(comfy.hooks.HookKeyframe(strength, start))
-    group.set_keyframes_on_hooks(keyframes)
-    positive = cond(1, hooks=group)
+    positive = cond(1, hooks=lora_with_keyframes(model, {0.0: 0.0, 0.5: 4.0}))
     native = run(model, steps=24, positive=positive)
     assert distance(native, run(model, steps=24)) > 1e-3, "the hook has no effect"
     assert torch.equal(cached_run(model, mode, SKIP_NONE, steps=24, positive=positive)[0], native)
