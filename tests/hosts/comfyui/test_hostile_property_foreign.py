@@ -267,7 +267,7 @@ class Scene:
                     raises_alike(error, lambda: self._sample(run, bare))
                     event("the graph without the cache raises")
                     return
-        made = [report for report in handle.reports if report not in earlier]
+        made = [new for new in handle.reports if all(new is not known for known in earlier)]
         check_run(run, self._config, made, got)
         for spy, places in zip((first, second), ends, strict=True):
             if spy.per_call:
