@@ -80,8 +80,9 @@ class Schedule:
         """The step that an evaluation at noise level `sigma` belongs to.
 
         An exact level is searched for from `current` on, then everywhere, so that schedules that
-        rise again and samplers that evaluate twice per step are followed. A level between two of
-        the schedule's belongs to the step that spans it.
+        rise again and samplers that evaluate twice per step are followed. A level that is repeated
+        up to the last step belongs to that one. A level between two of the schedule's belongs to
+        the step that spans it.
 
         Args:
             sigma: noise level of the evaluation.
@@ -92,7 +93,9 @@ class Schedule:
         order: list[int] = [*range(current, self.steps), *range(current)]
         for step in order:
             if same_sigma(sigma, self.sigmas[step]):
-                return step
+                repeated = self.sigmas[step + 1 : self.last_step + 1]
+                ends = repeated and all(same_sigma(sigma, level) for level in repeated)
+                return self.last_step if ends else step
         end = self.sigmas[self.last_step]
         if raised and end < sigma <= MAX_RAISE * end:
             return self.last_step

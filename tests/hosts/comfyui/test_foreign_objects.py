@@ -265,6 +265,17 @@ def test_the_last_step_of_a_padded_schedule_is_computed(
     assert shown[0] == shown[-1] == "c" and "s" in shown, shown
 
 
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "own steps"])
+def test_the_last_step_at_a_repeated_level_is_computed(model: Any, sampler: str) -> None:
+    """Steps at the last level before 0, of samplers whose evaluations are not counted."""
+    chosen = foreign.SAMPLERS[sampler]() if sampler in foreign.SAMPLERS else sampler
+    for repeated in (1, 2):
+        clone, handle = cached(model, SKIP_ALL, mode="faithful")
+        sample_custom(clone, [*SIGMAS[:-1], *SIGMAS[-2:-1] * repeated, 0.0], sampler=chosen)
+        shown = skip_pattern(report_of(handle))
+        assert shown[0] == shown[-1] == "c" and "s" in shown, shown
+
+
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2"])
 def test_the_last_step_of_a_sampler_that_raises_the_level_is_computed(
     model: Any, sampler: str
