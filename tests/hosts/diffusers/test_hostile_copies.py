@@ -6,7 +6,6 @@ import copy
 import io
 import pickle
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-studio[diffusers]'")
 
 import tiny_pipelines
+from foreign_pipelines import copy_of, in_threads
 from hostile import MODES
 from pipeline_sampling import SKIP_ALL, assert_nothing_is_left, report_of, state_of
 from tiny_pipelines import STEPS, flow, generate
@@ -28,37 +28,8 @@ MANY = {"forecast": 1.0, "faithful": 0.4}
 both_modes = pytest.mark.parametrize("mode", MODES)
 
 
-def copy_of(pipe: Any, shift: float = 1.0) -> Any:
-    """A copy that shares the transformer and has a scheduler of its own."""
-    copied = copy.copy(pipe)
-    copied.scheduler = flow(shift=shift)
-    return copied
-
-
 def pattern(report: RunReport) -> list[tuple[bool, float]]:
     return [(record.skipped, record.sigma) for record in report.records]
-
-
-def in_threads(*calls: Callable[[threading.Barrier], Any]) -> list[Any]:
-    """The results of `calls`, each in a thread of its own."""
-    barrier, results = threading.Barrier(len(calls)), [None] * len(calls)
-    errors: list[BaseException] = []
-
-    def run(index: int) -> None:
-        try:
-            results[index] = calls[index](barrier)
-        except BaseException as error:
-            errors.append(error)
-            barrier.abort()
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
 
 
 def step_by_step(barrier: threading.Barrier) -> Any:
