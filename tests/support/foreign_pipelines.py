@@ -1,4 +1,4 @@
-"""What users and other packages do with diffusers' pipelines: copies, threads, schedulers, loops."""
+"""What users and other packages do with pipelines: copies, threads, schedulers, own loops."""
 
 from __future__ import annotations
 
@@ -146,7 +146,6 @@ def own_loop(
 
     Args:
         texts: seeds of the embeddings of its branches.
-        stop: number of steps after which it ends.
     """
     embeddings = [
         {
@@ -157,7 +156,7 @@ def own_loop(
     ]
     x = tiny_pipelines.noise(seed, 1, 4, 8, 8)
     with torch.no_grad():
-        for t in torch.linspace(1000, 1000 / steps, steps)[:stop]:
+        for t in torch.linspace(1000, 1000 / steps, steps):
             outs = [transformer(x, timestep=t.reshape(1), **each)[0] for each in embeddings]
             x = x - (outs[-1] + 3 * (outs[0] - outs[-1])) / steps
     return x

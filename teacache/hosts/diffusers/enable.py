@@ -13,10 +13,13 @@ made; when it ends, however it ends, both are gone. Copies of the pipeline have 
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +31,7 @@ from ...engine.run import Run, RunListener
 from ...engine.strategy import SamplerTraits, requested_strategy, threshold_of
 from ...errors import ConfigError
 from ...families.spec import RunScope, unwrap_compiled
+from ...families.streams import FamilyMismatch, reading_model
 from ...profiles.conditions import UNKNOWN_DIGEST, Conditions
 from ...profiles.store import ProfileStore, default_folder
 from ...report import RunReport
@@ -41,6 +45,8 @@ from .parallel import ranks_of
 from .schedulers import OWN_LOOP, LoopSigmas, ObservedSigmas, pipeline_sigmas, sampler_traits
 from .weights import weights_digest
 
+UNREAD = "runs without the cache: the scheduler's noise levels cannot be read"
+log = logging.getLogger("teacache")
 PACKED_DIMENSIONS = 3
 """Dimensions of a latent that is a list of tokens."""
 
@@ -129,17 +135,20 @@ class CachedPipeline(CacheHandle):
 
     @contextmanager
     def denoising(self, pipe: Any, total: int | None) -> Iterator[DenoisingLoop | None]:
-        """One denoising loop of `pipe`. None within another one, and after `disable`."""
+        """One denoising loop of `pipe`.
+
+        None within another one, after `disable`, and where it runs without the cache: at threshold
+        0, and with a scheduler whose noise levels cannot be read.
+        """
         if id(pipe) in self._running or installed(pipe) is not self:
             yield None
             return
-        sigmas, sampler = pipeline_sigmas(pipe, total), sampler_traits(pipe.scheduler)
-        loop = self._new_loop(denoisers_of(pipe), sigmas, sampler)
+        loop, finish = self._loop_of(pipe, total)
         self._running.add(id(pipe))
         outcome = "failed"
         try:
             with ExitStack() as stack:
-                if self.threshold > 0:
+                if loop is not None:
                     stack.enter_context(loop.attached())
                     stack.enter_context(loop.replacing_step(pipe.scheduler))
                 yield loop
@@ -149,7 +158,30 @@ class CachedPipeline(CacheHandle):
             raise
         finally:
             self._running.discard(id(pipe))
-            self.keep(loop.finish(outcome))
+            self.keep(finish(outcome))
+
+    def _loop_of(
+        self, pipe: Any, total: int | None
+    ) -> tuple[DenoisingLoop | None, Callable[[str], RunReport]]:
+        """The loop of `pipe`, None without the cache; and what makes its report of the outcome."""
+        levels: list[float] = []
+        try:
+            with reading_model():
+                sigmas = pipeline_sigmas(pipe, total)
+            levels = sigmas.sigmas
+            if self.threshold > 0:
+                loop = self._new_loop(denoisers_of(pipe), sigmas, sampler_traits(pipe.scheduler))
+                return loop, loop.finish
+        except FamilyMismatch as mismatch:
+            if self.threshold > 0:
+                return None, partial(self._unread_report, mismatch)
+        return None, partial(self.off_report, levels)
+
+    def _unread_report(self, mismatch: FamilyMismatch, outcome: str) -> RunReport:
+        report = replace(self.off_report([], outcome), threshold=self.threshold)
+        report.warn(f"{UNREAD}: {mismatch}")
+        log.warning("TeaCache: %s", report.warnings[-1])
+        return report
 
     # --- a bare transformer -----------------------------------------------------------------------
 

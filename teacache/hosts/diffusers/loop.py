@@ -121,7 +121,14 @@ class DenoisingLoop:
 
     @contextmanager
     def replacing_step(self, scheduler: Any) -> Iterator[None]:
-        """`scheduler.step` gets its predictions from this loop; afterwards it is what it was."""
+        """`scheduler.step` gets its predictions from this loop; afterwards it is what it was.
+
+        An object that passes its attributes on to another one is left alone: what was set could
+        not be taken off again. Evaluations are then told apart by what the model is called with.
+        """
+        if type(scheduler).__setattr__ is not object.__setattr__:
+            yield
+            return
         original, replaced = scheduler.step, "step" in vars(scheduler)
 
         def step(model_output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

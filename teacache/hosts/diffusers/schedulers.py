@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -33,9 +34,22 @@ OWN_LOOP = SamplerTraits(
 
 
 def sampler_traits(scheduler: Any) -> SamplerTraits:
-    """The traits of a scheduler; one that is not in the tables is not extrapolated."""
+    """The traits of a scheduler; one that is not in the tables is not extrapolated.
+
+    It is known by its `step`: a subclass may choose other noise levels. A `step` of the object's
+    own, or of another package, may do anything.
+    """
     kind = type(scheduler)
-    owner = kind.step.__qualname__.split(".")[0]  # a subclass may only choose other noise levels
+    step = inspect.getattr_static(scheduler, "step", None)
+    if (
+        not inspect.isfunction(step)
+        or inspect.getattr_static(kind, "step", None) is not step
+        or not step.__module__.startswith("diffusers.")
+    ):
+        return SamplerTraits(
+            kind.__name__, deterministic=False, foreign=True, visits_every_level=True
+        )
+    owner = step.__qualname__.split(".")[0]
     euler = owner in EULER
     deterministic = (euler or owner in DETERMINISTIC) and not _adds_noise(scheduler.config)
     return SamplerTraits(

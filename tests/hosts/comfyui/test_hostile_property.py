@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from random_runs import (
     FAMILIES,
     Apart,
+    Built,
     check_policy,
     check_spy,
     configs,
@@ -118,7 +119,7 @@ cases = st.builds(
 
 @pytest.fixture(scope="module")
 def built(comfy: Any) -> dict[str, Any]:
-    return {}
+    return Built()
 
 
 @random_cases(quick=24)
