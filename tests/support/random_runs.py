@@ -22,7 +22,8 @@ from teacache.report import RunReport
 LONG = int(os.environ.get("TEACACHE_LONG", "0"))
 """Number of random cases of each test; 0 for the few that are the same every time."""
 QUICK = ("small", "small", "flux1", "wan21")
-FAMILIES = (*["small"] * len(tiny_models.TINY), *tiny_models.TINY) if LONG else QUICK
+FAMILIES = (*["small"] * 3 * len(tiny_models.TINY), *tiny_models.TINY) if LONG else QUICK
+"""Mostly the small model, which samples in milliseconds."""
 
 
 def random_cases(quick: int) -> Any:

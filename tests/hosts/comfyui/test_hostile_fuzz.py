@@ -71,11 +71,13 @@ class Graph:
 
     def sampled(self, model: Any, with_cache: bool) -> tuple[Any, ...]:
         """The latent and the previews, or what was raised; the next random number."""
+        from comfy.model_management import InterruptProcessingException as Interruption
+
         previews: list[torch.Tensor] = []
         torch.manual_seed(3)
         try:
             outcome: tuple[Any, ...] = (self._sample(model, with_cache, previews),)
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, Interruption) as error:
             words = re.sub(r"0x[0-9a-f]+", "0x", str(error))
             outcome = (type(error), words)
         return (*outcome, *previews, torch.rand(1))

@@ -170,7 +170,7 @@ class Case:
 def cases(draw: Any) -> Case:
     guider = draw(st.sampled_from(sorted(foreign.GUIDERS)))
     case = Case(
-        steps=draw(st.sampled_from((1, 2, 3, 5, 7, 9, 12))),
+        steps=draw(st.sampled_from((1, 2, 3, 4, 6, 8))),
         scheduler=draw(st.sampled_from(("simple", "normal", "beta"))),
         schedule=draw(st.sampled_from(SCHEDULES)),
         sampler=draw(st.sampled_from((*foreign.SAMPLERS, *COMFYUI_SAMPLERS))),
@@ -277,6 +277,7 @@ class Scene:
             return
         again = self._sample(run, self._fresh(run)[0])
         assert same(again, got), "the runs before it had an effect"
+        run = replace(run, stop=None)  # without the cache there are more calls
         native = self._sample(run, bare)
         check_result(run, self._threshold, made, got, native)
         once = replace(run, nodes=run.nodes - {"twice"})
