@@ -126,7 +126,8 @@ class DenoisingLoop:
         An object that passes its attributes on to another one is left alone: what was set could
         not be taken off again. Evaluations are then told apart by what the model is called with.
         """
-        if type(scheduler).__setattr__ is not object.__setattr__:
+        setting: Any = type(scheduler).__setattr__
+        if setting is not object.__setattr__:
             yield
             return
         original, replaced = scheduler.step, "step" in vars(scheduler)
