@@ -73,22 +73,42 @@ class WithCache:
     __slots__ = ()
 
 
-def _progress_bar(pipe: Any) -> Any:
-    """The pipeline's own progress bar, around which its denoising loop runs with the cache."""
-    own = vars(pipe).get(BAR)
-    bar = super(type(pipe), pipe).progress_bar if own is None else own
+class _ProgressBar:
+    """`progress_bar` in the class of a pipeline that the cache is on.
+
+    Of the object it is the pipeline's own bar, around which its denoising loop runs with the cache;
+    of the class, and of classes derived from it, the same as a function of the object.
+    """
+
+    def __set_name__(self, kind: Any, name: str) -> None:
+        self._kind = kind
+
+    def __get__(self, pipe: Any, kind: type | None = None) -> Any:
+        if pipe is None:
+            return self._of_class
+        own = vars(pipe).get(BAR)
+        return _around(pipe, self._inherited(pipe) if own is None else own)
+
+    def __set__(self, pipe: Any, bar: Any) -> None:
+        vars(pipe)[BAR] = bar
+
+    def __delete__(self, pipe: Any) -> None:
+        if BAR not in vars(pipe):
+            raise AttributeError(BAR)
+        del vars(pipe)[BAR]
+
+    def _of_class(self, pipe: Any, *args: Any, **options: Any) -> Any:
+        return _around(pipe, self._inherited(pipe))(*args, **options)
+
+    def _inherited(self, pipe: Any) -> Any:
+        inherited: Any = super(self._kind, pipe)
+        return inherited.progress_bar
+
+
+def _around(pipe: Any, bar: Any) -> Any:
+    """`bar` with the cache, where it is on."""
     handle = vars(pipe).get(HANDLE)
     return bar if handle is None else functools.partial(_loop_bar, bar, handle, pipe)
-
-
-def _set_progress_bar(pipe: Any, bar: Any) -> None:
-    vars(pipe)[BAR] = bar
-
-
-def _delete_progress_bar(pipe: Any) -> None:
-    if BAR not in vars(pipe):
-        raise AttributeError(BAR)
-    del vars(pipe)[BAR]
 
 
 def _copy(pipe: Any) -> Any:
@@ -108,7 +128,6 @@ def _unpickled(pipe: Any) -> Any:
 
 
 MEMBERS = {
-    BAR: property(_progress_bar, _set_progress_bar, _delete_progress_bar),
     "__copy__": _copy,
     "__deepcopy__": _deepcopy,
     "__reduce_ex__": _reduce,
@@ -127,7 +146,15 @@ def _loop_bar(
 def _own_class(pipe: Any) -> Any:
     """The class of `pipe` without the cache."""
     kind = type(pipe)
-    return kind.__bases__[0] if issubclass(kind, WithCache) else kind
+    while issubclass(kind, WithCache):
+        kind = kind.__bases__[0]
+    return kind
+
+
+def _is_exchanged(pipe: Any) -> bool:
+    """Whether the class is one that another package has derived from the one with the cache."""
+    kind = type(pipe)
+    return issubclass(kind, WithCache) and WithCache not in kind.__bases__
 
 
 def _without_cache(pipe: Any) -> Any:
@@ -139,6 +166,8 @@ def _without_cache(pipe: Any) -> Any:
 
 
 def _with_handle_of(pipe: Any, copied: Any) -> Any:
+    if _is_exchanged(pipe):
+        copied.__class__ = type(pipe)
     handle = vars(pipe).get(HANDLE)
     if handle is not None:
         handle.attach(copied)
@@ -147,13 +176,21 @@ def _with_handle_of(pipe: Any, copied: Any) -> Any:
 
 def attach(pipe: Any, handle: Handle) -> None:
     """The denoising loops of `pipe`, and of its copies, are those of `handle` from now on."""
-    own = _own_class(pipe)
-    named = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
-    pipe.__class__ = type(own)(own.__name__, (own, WithCache), {**MEMBERS, **named})
+    if not issubclass(type(pipe), WithCache):
+        own: Any = type(pipe)
+        named = {
+            "__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__
+        }  # fmt: skip
+        members = {BAR: _ProgressBar(), **MEMBERS, **named}
+        pipe.__class__ = type(own)(own.__name__, (own, WithCache), members)
     pipe.teacache = handle
 
 
 def detach(pipe: Any) -> None:
-    """`pipe` is what it was before `attach`."""
+    """`pipe` is what it was before `attach`.
+
+    A class that another package has derived from it meanwhile stays; it does nothing of ours.
+    """
     del vars(pipe)[HANDLE]
-    pipe.__class__ = _own_class(pipe)
+    if not _is_exchanged(pipe):
+        pipe.__class__ = _own_class(pipe)

@@ -229,6 +229,34 @@ def test_a_progress_bar_of_the_users_own_stays() -> None:
     assert pipe.progress_bar is own and shown == [STEPS] * 2
 
 
+def test_a_class_that_another_package_derives_from_it() -> None:
+    """Its progress bar is reached by `super` and by the name of its base, with the cache on."""
+    pipe = tiny_pipelines.build("sd3")
+    kind, native = type(pipe), generate(pipe, "sd3")
+    with teacache(pipe, SKIP_ALL, mode="faithful") as handle:
+        expected, base = generate(pipe, "sd3"), type(pipe)
+
+        class BySuper(base):  # type: ignore[valid-type, misc]
+            def progress_bar(self, *args: Any, **options: Any) -> Any:
+                return super().progress_bar(*args, **options)
+
+        class ByName(base):  # type: ignore[valid-type, misc]
+            def progress_bar(self, *args: Any, **options: Any) -> Any:
+                return base.progress_bar(self, *args, **options)
+
+        for derived in (BySuper, ByName):
+            pipe.__class__ = derived
+            for each in (pipe, copy.copy(pipe), copy.deepcopy(pipe)):
+                assert type(each) is derived and torch.equal(generate(each, "sd3"), expected)
+                assert report_of(handle).skipped == STEPS - 2
+    assert type(pipe) is ByName and torch.equal(generate(pipe, "sd3"), native)
+    pipe.__class__ = base
+    pipe.progress_bar = lambda *args, **options: base.progress_bar(pipe, *args, **options)
+    with teacache(pipe, SKIP_ALL, mode="faithful") as handle:
+        assert torch.equal(generate(pipe, "sd3"), expected) and len(handle.reports) == 1
+    assert type(pipe) is kind
+
+
 def test_a_failure_in_one_thread_leaves_the_other() -> None:
     pipe = tiny_pipelines.build("sd3")
     with teacache(pipe, SKIP_ALL, mode="faithful") as handle:
