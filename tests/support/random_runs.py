@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,10 +90,17 @@ def model_of(built: dict[str, Any], family: str) -> tuple[Any, str, torch.Tensor
     return built[family], name, latent
 
 
+_CASES = itertools.count()
+FULL_COLLECTIONS = 16
+"""After how many cases everything is walked, not only what a case has made."""
+
+
 @contextmanager
 def leaving_nothing(*models: Any) -> Iterator[None]:
     """Checks that the models are unchanged afterwards, and that no object of a run is left."""
     before = [state_of(model) for model in models]
+    if next(_CASES) % FULL_COLLECTIONS == 0:
+        gc.collect()
     gc.freeze()  # what exists now need not be walked again
     try:
         with track_objects() as held:

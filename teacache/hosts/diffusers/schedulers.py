@@ -36,16 +36,12 @@ OWN_LOOP = SamplerTraits(
 def sampler_traits(scheduler: Any) -> SamplerTraits:
     """The traits of a scheduler; one that is not in the tables is not extrapolated.
 
-    It is known by its `step`: a subclass may choose other noise levels. A `step` of the object's
-    own, or of another package, may do anything.
+    It is known by the `step` of its class: a subclass may choose other noise levels. A `step` of
+    another package may do anything.
     """
     kind = type(scheduler)
-    step = inspect.getattr_static(scheduler, "step", None)
-    if (
-        not inspect.isfunction(step)
-        or inspect.getattr_static(kind, "step", None) is not step
-        or not step.__module__.startswith("diffusers.")
-    ):
+    step = inspect.getattr_static(kind, "step", None)
+    if not inspect.isfunction(step) or not step.__module__.startswith("diffusers."):
         return SamplerTraits(
             kind.__name__, deterministic=False, foreign=True, visits_every_level=True
         )
