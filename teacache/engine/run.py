@@ -105,7 +105,7 @@ class Run:
         """Held while a forward decides or caches: branches may run in threads, one per device."""
         schedule = Schedule(sigmas)
         self.position = StepTracker(
-            schedule, sampler.one_eval_per_step, raised=not sampler.deterministic
+            schedule, sampler.one_eval_per_step, raised=sampler.foreign or sampler.raises_levels
         )
         self.state = RunState()
         self.profile_indicator = (

@@ -30,6 +30,7 @@ class SamplerTraits:
         foreign: it is not one of the host's own, so that nothing is known of it.
         visits_every_level: it evaluates at every level of the schedule, also where the sample does
             not move; otherwise a schedule may be padded with levels that are left out.
+        raises_levels: it adds noise before it evaluates, at a level above that of its step.
         adaptive: it chooses its own noise levels and may judge the next one by the model's answer,
             so that every step must be computed.
     """
@@ -41,6 +42,7 @@ class SamplerTraits:
     visits_every_level: bool = False
     adaptive: bool = False
     foreign: bool = False
+    raises_levels: bool = False
 
     @property
     def why_not_extrapolated(self) -> str:

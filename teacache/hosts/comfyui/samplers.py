@@ -54,8 +54,10 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
         return SamplerTraits(shown, deterministic=False, foreign=True)
     if name in ADAPTIVE:
         return SamplerTraits(name, deterministic=False, adaptive=True)
-    if name not in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP or _adds_noise(options):
+    if name not in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP:
         return SamplerTraits(name, deterministic=False)
+    if _adds_noise(options):
+        return SamplerTraits(name, deterministic=False, raises_levels=True)
     return SamplerTraits(
         name,
         deterministic=True,
