@@ -164,7 +164,7 @@ def alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@random_cases(quick=16)
+@random_cases(quick=12)
 @given(graph=graphs())
 def test_a_graph_with_the_cache_switched_off_is_the_graph_without_it(graph: Graph) -> None:
     results = []

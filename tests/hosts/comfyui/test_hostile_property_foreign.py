@@ -196,7 +196,7 @@ def built(comfy: Any) -> dict[str, Any]:
     return Built()
 
 
-@random_cases(quick=24)
+@random_cases(quick=16)
 @given(
     family=st.sampled_from(FAMILIES),
     config=configs(),

@@ -238,7 +238,7 @@ def built() -> dict[str, Any]:
     return Built()
 
 
-@random_cases(quick=16)
+@random_cases(quick=12)
 @given(case=cases())
 def test_a_pipeline_with_the_cache_switched_off_is_the_pipeline_without_it(
     built: dict[str, Any], case: Case

@@ -157,7 +157,7 @@ def built() -> dict[str, Any]:
     return Built()
 
 
-@random_cases(quick=16)
+@random_cases(quick=12)
 @given(
     name=st.sampled_from(NAMES),
     config=configs(),
