@@ -162,6 +162,14 @@ def test_a_level_that_is_cached_has_no_expected_error_and_measures_none() -> Non
     assert line.distance(two, 0.8, 1.0) is None and line.distance(two, 0.9, 1.0) is not None
 
 
+def test_a_line_is_not_compared_at_a_level_that_it_goes_through() -> None:
+    rate, predictor = rate_of("linear", [(0.9, 1.0), (0.8, 2.0), (0.7, 3.6)])
+    for sigma in (0.8, 0.7):
+        rate.measure(predictor, sigma, torch.tensor([[9.0]]))
+        rate._reader.read()
+    assert rate.distance(predictor, 0.6, 1.0) == pytest.approx(0.6 / 3.0)
+
+
 def test_what_is_measured_is_read_when_it_is_first_needed() -> None:
     rate, predictor = rate_after("reuse", [(0.9, 1.0), (0.8, 1.5)])
     assert rate._reader.count == 0
@@ -196,6 +204,10 @@ def test_the_horizon_is_four_gaps_in_either_direction() -> None:
     rate, rising = rate_after("linear", [(0.1, 1.0), (0.2, 2.0)])
     assert not rate.beyond_horizon(falling, 0.41) and rate.beyond_horizon(falling, 0.39)
     assert not rate.beyond_horizon(rising, 0.59) and rate.beyond_horizon(rising, 0.61)
+    exact, at_limit = rate_after("linear", [(1.0, 1.0), (0.875, 2.0)])
+    assert not exact.beyond_horizon(at_limit, 0.375)
+    _, newest = rate_after("blend", [(1.0, 1.0), (0.5, 2.0), (0.4, 3.0), (0.3, 4.0)])
+    assert exact.beyond_horizon(newest, -0.2) and not exact.beyond_horizon(newest, -0.05)
     single, one = rate_after("linear", [(0.9, 1.0)])
     assert single.beyond_horizon(one, 0.1) is False
     assert single.beyond_horizon(make_predictor("reuse"), 0.1) is False
@@ -223,6 +235,12 @@ def test_changes_between_consecutive_levels_are_known_at_once() -> None:
     assert changes.between(0.8, 0.4) == pytest.approx(0.5)
     assert changes.between(0.4, 0.4) == 0.0
     assert len(embedding.asked) == 1
+
+
+def test_two_levels_are_a_schedule_too() -> None:
+    embedding = Embedding()
+    assert TimestepChanges(embedding, [1.0, 0.5], DeviceReader()).between(1.0, 0.5) == 0.5
+    assert embedding.asked == [[1.0, 0.5]]
 
 
 def test_other_changes_are_computed_when_they_are_asked_for_and_kept() -> None:
@@ -314,6 +332,23 @@ def test_tokens_that_depend_on_each_other_are_all_read(read: Any) -> None:
     assert computed == [8, 4, 8, 8], "compared once"
 
 
+@pytest.mark.parametrize(
+    ("factor", "offset", "same"),
+    [(1.005, 0.0, True), (1.02, 0.0, False), (1.0, 5e-4, True), (1.0, 0.5, False)],
+)
+def test_what_rounding_makes_of_fewer_tokens_is_no_difference(
+    factor: float, offset: float, same: bool
+) -> None:
+    """A hundredth of a value, or a thousandth."""
+
+    def read(block: Any, arguments: BlockArguments) -> torch.Tensor:
+        tokens = arguments[0, "x"]
+        return tokens if tokens.shape[1] == 8 else tokens * factor + offset
+
+    _, computed = several_readings(read)
+    assert computed == ([8, 4, 4, 4] if same else [8, 4, 8, 8])
+
+
 def test_streams_that_cannot_be_thinned_are_all_read() -> None:
     family = replace(SD3, modulated_input=first_argument)
     reader = StackInputReader("modulated_input", family, 2, DeviceReader())
@@ -366,8 +401,13 @@ def test_the_gain_of_films_falls_with_the_third_power() -> None:
 
 def test_levels_above_one_are_those_of_their_share_of_the_noise() -> None:
     latent = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(spectral_view(latent, 3.0), spectral_view(latent, 0.75))
+    for level, share in ((3.0, 0.75), (1.5, 0.6)):
+        torch.testing.assert_close(spectral_view(latent, level), spectral_view(latent, share))
     assert not torch.allclose(spectral_view(latent, 1.0), spectral_view(latent, 0.5), rtol=1e-2)
+
+
+def test_the_view_is_made_on_the_latents_device() -> None:
+    assert spectral_view(torch.zeros(1, 2, 4, 4, device="meta"), 0.5).device.type == "meta"
 
 
 def test_under_pure_noise_the_view_is_the_mean_alone() -> None:

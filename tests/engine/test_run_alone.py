@@ -18,6 +18,7 @@ from teacache.engine.device import DeferredScalar
 from teacache.engine.forward import PredictionForward, branch_state
 from teacache.engine.indicators import spectral_view
 from teacache.engine.policy import AccumulatedDistance, EveryStep, PlannedSteps
+from teacache.engine.regions import LatentLayout
 from teacache.engine.run import SCHEDULE_LEFT, Run
 from teacache.engine.strategy import (
     SamplerTraits,
@@ -327,12 +328,14 @@ class OtherRank:
     def __init__(self, distance: float = -1.0, computing: bool = False, failing: bool = False):
         self.distance, self.computing, self.failing = distance, computing, failing
         self.asked: list[list[float]] = []
+        self.conditions: list[bool] = []
 
     def largest(self, values: Sequence[float]) -> list[float]:
         self.asked.append(list(values))
         return [max(*pair) for pair in zip(values, (self.distance, self.computing), strict=True)]
 
     def any(self, condition: bool) -> bool:
+        self.conditions.append(condition)
         return condition or self.failing
 
 
@@ -397,6 +400,16 @@ def test_the_cache_ends_in_all_processes_together() -> None:
     run.begin_evaluation(0.6, CPU)
     assert run.gave_up and run.ranks is None and run.state.bytes_held == 0
     assert "another process" in run.report.warnings[0]
+
+
+def test_a_process_that_ends_the_cache_tells_the_others() -> None:
+    run, rank = evaluating(1), OtherRank()
+    run.ranks = rank  # type: ignore[assignment]
+    run.begin_evaluation(0.6, CPU)
+    assert run.ranks is rank and not run.gave_up
+    run.give_up("no reason")
+    run.begin_evaluation(0.4, CPU)
+    assert rank.conditions == [False, True] and run.ranks is None
 
 
 def test_the_visible_change_is_agreed_on() -> None:
@@ -607,6 +620,18 @@ def test_of_several_pictures_the_one_that_changes_most_decides() -> None:
     looked_at(run, 0.8, before)
     (decision,) = looked_at(run, 0.6, now)
     assert decision.distance == pytest.approx(seen_change(latent(1.0), 0.8, latent(9.0), 0.6))
+
+
+def test_of_packed_latents_the_one_that_changes_most_decides() -> None:
+    run = run_of(indicator="spectral", rel_l1_thresh=9.0)
+    run.latent = LatentLayout((1, 1, 64), [(1, 2, 4, 4), (1, 2, 4, 4)])
+
+    def packed(one: float, other: float) -> torch.Tensor:
+        return torch.cat([latent(one), latent(other)]).reshape(1, 1, 64)
+
+    looked_at(run, 0.8, packed(9.0, 1.0))
+    (decision,) = looked_at(run, 0.6, packed(9.0, 3.0))
+    assert decision.distance == pytest.approx(seen_change(latent(1.0), 0.8, latent(3.0), 0.6))
 
 
 def test_a_latent_of_another_size_is_computed() -> None:

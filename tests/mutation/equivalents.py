@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 DECISION = "teacache/engine/decision.py"
+INDICATORS = "teacache/engine/indicators.py"
+RUN = "teacache/engine/run.py"
 PREDICTORS = "teacache/engine/predictors.py"
 BRANCHES = "teacache/hosts/diffusers/branches.py"
 
 _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
-    "A private flag that is only asked for its truth.": [
+    "A flag that is only asked for its truth.": [
         (
             DECISION,
             "Decision.__init__",
@@ -20,6 +22,7 @@ _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
             "self._skipped_a_call = False",
             "self._skipped_a_call = None",
         ),
+        (RUN, "Run.__init__", "self.gave_up = False", "self.gave_up = None"),
     ],
     "`strict` is asked for its truth, and is false by default.": [
         (
@@ -56,6 +59,48 @@ _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
             "return super().weights(sigma)",
             "return super().weights(None)",
         ),
+    ],
+    "Two values have one order: what comes first of all but the last is all but the last.": [
+        (
+            INDICATORS,
+            "TimestepChanges.between",
+            "(change,) = self._reader.read(relative_change(table[1:], table[:-1]))",
+            "(change,) = self._reader.read(relative_change(table[1:], table[:+1]))",
+        ),
+    ],
+    "Both are of one length by construction; `strict` only guards it.": [
+        (
+            INDICATORS,
+            "TimestepChanges.__init__",
+            "self._changes = dict(zip(pairwise(levels), changes, strict=True))",
+            f"self._changes = dict(zip(pairwise(levels), changes, {strict}))",
+        )
+        for strict in ("strict=None", "", "strict=False")
+    ],
+    "Read only after it was set: by `measure`, or by `begin_evaluation`.": [
+        (INDICATORS, "ErrorRate.__init__", "self._span = 1.0", "self._span = None"),
+        (INDICATORS, "ErrorRate.__init__", "self._span = 1.0", "self._span = 2.0"),
+        (
+            RUN,
+            "Run.__init__",
+            "self._decisions: list[tuple[Hashable, Hashable | None, Decision]] = []",
+            "self._decisions: list[tuple[Hashable, Hashable | None, Decision]] = None",
+        ),
+        (
+            RUN,
+            "Run.__init__",
+            "self._required: Reason | None = None",
+            'self._required: Reason | None = ""',
+        ),
+    ],
+    "A number on the host can be added to a tensor on any device.": [
+        (
+            INDICATORS,
+            "spectral_view",
+            "squares = torch.zeros((), device=latent.device)",
+            f"squares = torch.zeros((), {device})",
+        )
+        for device in ("device=None", "")
     ],
     "What is bound to `self` is taken out again.": [
         (
