@@ -630,8 +630,8 @@ def test_of_packed_latents_the_one_that_changes_most_decides() -> None:
         return torch.cat([latent(one), latent(other)]).reshape(1, 1, 64)
 
     looked_at(run, 0.8, packed(9.0, 1.0))
-    (decision,) = looked_at(run, 0.6, packed(9.0, 3.0))
-    assert decision.distance == pytest.approx(seen_change(latent(1.0), 0.8, latent(3.0), 0.6))
+    (decision,) = looked_at(run, 0.6, packed(9.0, 5.0))
+    assert decision.distance == pytest.approx(seen_change(latent(1.0), 0.8, latent(5.0), 0.6))
 
 
 def test_a_latent_of_another_size_is_computed() -> None:
