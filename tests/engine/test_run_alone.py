@@ -114,6 +114,11 @@ def test_the_policy_has_the_users_range_and_limits() -> None:
     )
 
 
+def test_the_first_step_after_each_turn_is_the_policys() -> None:
+    turning = [0.2, 1.0, 0.6, 0.2, 0.0]
+    assert policy_of(run_of(turning)).first_steps == {0, 1}
+
+
 def test_only_the_spectral_indicator_has_a_limit_of_its_own() -> None:
     assert policy_of(run_of(indicator="spectral")).max_skip == 2
     assert policy_of(run_of(indicator="spectral", max_skip=5)).max_skip == 5
@@ -167,6 +172,7 @@ def test_a_run_tells_its_listener_when_it_starts_steps_and_ends() -> None:
     assert [event for event, _ in events] == ["start", "step", "step", "end"]
     assert events[0][1]["report"]["outcome"] == "running"
     assert [data["record"]["sigma"] for _, data in events[1:3]] == SIGMAS[:2]
+    assert all(data["record"]["seconds"] is not None for _, data in events[1:3])
     assert events[3][1]["report"] == run.report.to_json() and run.report.outcome == "done"
 
 

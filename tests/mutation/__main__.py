@@ -54,6 +54,7 @@ QUICK_TESTS = (
     "tests/test_schedule.py",
     "tests/engine/test_blocks.py",
     "tests/engine/test_decision.py",
+    "tests/engine/test_device.py",
     "tests/engine/test_forward.py",
     "tests/engine/test_indicators.py",
     "tests/engine/test_policy.py",

@@ -24,6 +24,9 @@ _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
         ),
         (RUN, "Run.__init__", "self.gave_up = False", "self.gave_up = None"),
     ],
+    "Any value that is no `TimestepChanges` lets the model go; nothing reads it afterwards.": [
+        (RUN, "Run.finish", "self._timestep_changes = None", 'self._timestep_changes = ""'),
+    ],
     "`strict` is asked for its truth, and is false by default.": [
         (
             PREDICTORS,

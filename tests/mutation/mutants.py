@@ -18,6 +18,7 @@ import libcst.matchers as m
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators, operator_string
 
+LOG = m.Attribute(value=m.Name("log"))
 NO_BEHAVIOUR = (
     m.Annotation()
     | m.Decorator()
@@ -26,10 +27,11 @@ NO_BEHAVIOUR = (
     | m.If(test=m.Name("TYPE_CHECKING"))
     | m.Assign(value=m.Subscript())
     | m.Assign(value=m.Call(func=m.Name("TypeVar")))
-    | m.Call(func=m.Attribute(value=m.Name("log")))
+    | m.Call(func=LOG)
+    | m.Expr(value=m.Call(func=LOG))
 )
 KINDS_WITHOUT = (
-    cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom, cst.If, cst.Assign, cst.Call
+    cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom, cst.If, cst.Assign, cst.Call, cst.Expr
 )  # fmt: skip
 OPPOSITES = {"max": "min", "min": "max", "any": "all", "all": "any"}
 STRING = m.SimpleString() | m.FormattedString() | m.ConcatenatedString()
