@@ -31,8 +31,9 @@ NO_BEHAVIOUR = (
     | m.Expr(value=m.Call(func=LOG))
 )
 KINDS_WITHOUT = (
-    cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom, cst.If, cst.Assign, cst.Call, cst.Expr
-)  # fmt: skip
+    *(cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom),
+    *(cst.If, cst.Assign, cst.Call, cst.Expr),
+)
 OPPOSITES = {"max": "min", "min": "max", "any": "all", "all": "any"}
 STRING = m.SimpleString() | m.FormattedString() | m.ConcatenatedString()
 
