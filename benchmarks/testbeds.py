@@ -1,9 +1,9 @@
-"""The two trained models of the comparison, each on both hosts with the same weights.
+"""The trained models of the comparison, each on both hosts with the same weights.
 
 `demo` is the shipped SD3-type model (128 x 128 pictures), `digits` the small Wan video model of
-`training.digits` (six frames of 32 x 32). Both hosts sample from the same noise at
-the same noise levels (ComfyUI's `simple` schedule, shift 3), with guidance against the empty
-caption.
+`training.digits` (six frames of 32 x 32), `photos` the FLUX-type model of `training.photos`
+(64 x 64 pictures). Both hosts sample from the same noise at the same noise levels (ComfyUI's
+`simple` schedule), with guidance against the empty caption.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline,
 from torch import Tensor, nn
 
 from teacache.demo.model import MODELS, TRANSFORMER_FILE, negative
+from teacache.errors import UserError
 from teacache.hosts.diffusers.demo_pipeline import load_demo
 from training import digits
 from training.data import ROOT
@@ -47,6 +48,10 @@ class Pair:
     seed: int
 
 
+def _unchanged(latents: Tensor) -> Tensor:
+    return latents
+
+
 @dataclass
 class Testbed:
     """One model on both hosts.
@@ -65,6 +70,9 @@ class Testbed:
             counted.
         is_video: whether latents have a time dimension.
         steps, guidance: of the uncached run.
+        shift: of the noise levels.
+        guidance_argument: what the pipeline calls the guidance scale.
+        to_pipeline, from_pipeline: latents [n, *latent_shape] as the pipeline takes and gives them.
     """
 
     name: str
@@ -81,6 +89,10 @@ class Testbed:
     is_video: bool
     steps: int = STEPS
     guidance: float = GUIDANCE
+    shift: float = SHIFT
+    guidance_argument: str = "guidance_scale"
+    to_pipeline: Callable[[Tensor], Tensor] = _unchanged
+    from_pipeline: Callable[[Tensor], Tensor] = _unchanged
 
     def noise(self, pair: Pair) -> Tensor:
         """The initial noise [1, *latent_shape] of a sample."""
@@ -94,18 +106,18 @@ class Testbed:
         tokens, pooled = text.pop("prompt_embeds"), text.get("pooled_prompt_embeds")
         return [[tokens, {} if pooled is None else {"pooled_output": pooled}]]
 
-    def sigmas(self, steps: int) -> Tensor:
-        """The noise levels [steps + 1] of ComfyUI's `simple` schedule, from its table of 1000."""
+    def sigmas(self, steps: int, scheduler: str = "simple") -> Tensor:
+        """The noise levels [steps + 1] of one of ComfyUI's schedules, from its table of 1000."""
         import comfy.samplers
 
         sampling = self.patcher.get_model_object("model_sampling")
-        sigmas: Tensor = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
+        sigmas: Tensor = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
         return sigmas
 
     def exact_sigmas(self, steps: int) -> Tensor:
-        """The same schedule without the table, whose rounding matters at many steps."""
+        """The `simple` schedule without the table, whose rounding matters at many steps."""
         time = torch.linspace(1, 0, steps + 1)
-        return SHIFT * time / (1 + (SHIFT - 1) * time)
+        return self.shift * time / (1 + (self.shift - 1) * time)
 
     def digest(self) -> str:
         """Identifies the weights: 12 hexadecimal digits."""
@@ -121,12 +133,20 @@ class FixedSigmasScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mis
 
     fixed_sigmas: Tensor
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None, **_: Any) -> None:
-        if num_inference_steps != len(self.fixed_sigmas) - 1:
-            raise ValueError(
-                f"{len(self.fixed_sigmas)} noise levels are not {num_inference_steps} steps"
-            )
-        self.num_inference_steps = num_inference_steps
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Any = None,
+        mu: Any = None,
+        **_: Any,
+    ) -> None:
+        """Set `fixed_sigmas`, whichever levels the pipeline asks for."""
+        steps = len(self.fixed_sigmas) - 1
+        asked = len(sigmas) if num_inference_steps is None else num_inference_steps
+        if asked != steps:
+            raise ValueError(f"{steps + 1} noise levels are not {asked} steps")
+        self.num_inference_steps = steps
         self.sigmas = self.fixed_sigmas.clone()
         self.timesteps = self.fixed_sigmas[:-1] * self.config.num_train_timesteps
         self._step_index = self._begin_index = None
@@ -144,18 +164,40 @@ def load(name: str, weights: Path | None = None) -> Testbed:
     """Load a testbed. ComfyUI must be booted.
 
     Args:
-        name: `demo` or `digits`.
-        weights: file of the digits model; None for the one that `training` writes.
+        name: `demo`, `digits` or `photos`.
+        weights: file of the digits or photos model; None for the usual one.
+
+    Raises:
+        UserError: the weights are not there.
     """
+    from benchmarks.photos_testbed import PHOTOS_WEIGHTS, load_photos_testbed
+
     with torch.no_grad():
         if name == "demo":
             testbed = load_demo_testbed()
+        elif name == "photos":
+            testbed = load_photos_testbed(_existing(weights or PHOTOS_WEIGHTS, "train_photos"))
         else:
-            testbed = load_digits_testbed(weights or DIGITS_WEIGHTS)
+            testbed = load_digits_testbed(_existing(weights or DIGITS_WEIGHTS, "train_digits"))
     testbed.pipe.set_progress_bar_config(disable=True)
     for module in (testbed.pipe.transformer, testbed.patcher.model.diffusion_model):
         module.requires_grad_(False)
     return testbed
+
+
+def _existing(weights: Path, training: str) -> Path:
+    """`weights`, if they are there.
+
+    Args:
+        training: the module that makes them.
+
+    Raises:
+        UserError: they are not.
+    """
+    if not weights.is_file():
+        shown = weights.relative_to(ROOT.parent) if weights.is_relative_to(ROOT.parent) else weights
+        raise UserError(f"there is no {shown}: make it with python -m training.{training}")
+    return weights
 
 
 def choose_test_captions(captions: Sequence[str], excluded: Sequence[str] = ()) -> tuple[str, ...]:

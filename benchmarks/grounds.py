@@ -1,0 +1,49 @@
+"""The grounds that caches are compared on: a model, its number of steps, guidance and sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SMOOTH, ROUGH = "smooth", "rough"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """How one model is sampled.
+
+    Args:
+        model: a testbed's name.
+        steps, guidance: of the uncached run.
+        sampler, scheduler: ComfyUI's names.
+        kind: `SMOOTH`, the best case, or `ROUGH`, as people sample large models.
+    """
+
+    model: str
+    steps: int
+    guidance: float
+    sampler: str = "euler"
+    scheduler: str = "simple"
+    kind: str = ROUGH
+
+    @property
+    def name(self) -> str:
+        """For tables, such as `demo, 20 steps, guidance 7`; what is usual is left out."""
+        unusual = [self.sampler] * (self.sampler != "euler")
+        unusual += [self.scheduler] * (self.scheduler != "simple")
+        usual = [self.model, f"{self.steps} steps", f"guidance {self.guidance:g}"]
+        return ", ".join([*usual, *unusual])
+
+
+GROUNDS = (
+    Ground("demo", 50, 3.0, kind=SMOOTH),
+    Ground("demo", 20, 7.0),
+    Ground("demo", 20, 4.0),
+    Ground("demo", 12, 4.0),
+    Ground("demo", 20, 4.0, "dpmpp_2m"),
+    Ground("demo", 20, 4.0, "res_multistep"),
+    Ground("demo", 20, 4.0, scheduler="beta"),
+    Ground("digits", 50, 3.0, kind=SMOOTH),
+    Ground("digits", 20, 5.0),
+    Ground("photos", 20, 4.0),
+    Ground("photos", 28, 4.0),
+)

@@ -1,0 +1,139 @@
+"""The photos model as a testbed: a small FLUX transformer, as rough as few others of its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline
+from torch import Tensor
+
+from benchmarks.testbeds import COMFYUI, DIFFUSERS, FixedSigmasScheduler, Testbed
+from training import photos
+from training.data import ROOT
+
+PHOTOS_WEIGHTS = ROOT.parent / "models" / "photos" / "photos.safetensors"
+PIXELS_PER_POSITION = 8
+"""What diffusers' `FluxPipeline` takes a position of a latent for; here it is 4 pixels."""
+
+
+class FluxTestbedPipeline(FluxPipeline):  # type: ignore[misc]
+    """A subclass that cache-dit may patch; it recognises pipelines by how the name begins."""
+
+
+def load_photos_testbed(weights: Path) -> Testbed:
+    """The testbed; its captions are ten classes, so that pairs differ by their seeds.
+
+    Args:
+        weights: of `training.photos`.
+    """
+    transformer, text = photos.load_model(weights)
+    pipe = FluxTestbedPipeline(
+        scheduler=FixedSigmasScheduler(shift=1.0), vae=None, text_encoder=None, tokenizer=None,
+        text_encoder_2=None, tokenizer_2=None, transformer=transformer,
+    )  # fmt: skip
+    patcher = flux_in_comfyui(transformer)
+    side = photos.LATENT[-1] * PIXELS_PER_POSITION
+    middle = len(transformer.single_transformer_blocks) // 2
+
+    def decode(latents: Tensor) -> Tensor:
+        return (photos.to_picture(latents) / 2 + 0.5).clamp(0, 1).movedim(1, -1).contiguous()
+
+    return Testbed(
+        "photos",
+        "FLUX type, "
+        f"{len(transformer.transformer_blocks)} double and "
+        f"{len(transformer.single_transformer_blocks)} single blocks, 64 x 64 photographs",
+        photos.CLASSES,
+        (),
+        patcher,
+        pipe,
+        lambda captions: photos.embed(text, captions),
+        {"height": side, "width": side},
+        photos.LATENT,
+        decode,
+        {
+            COMFYUI: patcher.model.diffusion_model.single_blocks[middle].linear2,
+            DIFFUSERS: transformer.single_transformer_blocks[middle].proj_out,
+        },
+        is_video=False,
+        guidance=photos.GUIDANCE,
+        shift=photos.SHIFT,
+        guidance_argument="true_cfg_scale",
+        to_pipeline=photos.pack,
+        from_pipeline=photos.unpack,
+    )
+
+
+def flux_in_comfyui(transformer: Any) -> Any:
+    """A `ModelPatcher` of ComfyUI's FLUX model with the weights of diffusers' `transformer`."""
+    import comfy.latent_formats
+    import comfy.model_patcher
+    import comfy.supported_models
+    import comfy.utils
+
+    class Plain(comfy.latent_formats.LatentFormat):  # type: ignore[misc]
+        """Latents that the model takes as they are."""
+
+        latent_channels = photos.LATENT[0]
+
+    ours = photos.TRANSFORMER
+    shape = {
+        "depth": ours["num_layers"],
+        "depth_single_blocks": ours["num_single_layers"],
+        "hidden_size": ours["num_attention_heads"] * ours["attention_head_dim"],
+    }
+    config = comfy.supported_models.FluxSchnell(
+        {
+            **shape,
+            "image_model": "flux",
+            "in_channels": photos.LATENT[0],
+            "out_channels": photos.LATENT[0],
+            "patch_size": 2,
+            "vec_in_dim": photos.TEXT_WIDTH,
+            "context_in_dim": photos.TEXT_WIDTH,
+            "mlp_ratio": 4.0,
+            "num_heads": ours["num_attention_heads"],
+            "axes_dim": list(ours["axes_dims_rope"]),
+            "theta": 10000,
+            "qkv_bias": True,
+            "guidance_embed": False,
+        }
+    )
+    config.latent_format = Plain()
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "").eval()
+    names = comfy.utils.flux_to_diffusers(shape, output_prefix="")
+    model.diffusion_model.load_state_dict(
+        renamed(transformer.state_dict(), names, model.diffusion_model.state_dict())
+    )
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
+def renamed(
+    weights: dict[str, Tensor], names: dict[str, Any], like: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """diffusers' FLUX weights under ComfyUI's names.
+
+    Args:
+        weights: by diffusers' names.
+        names: of `comfy.utils.flux_to_diffusers`: diffusers' name -> ComfyUI's, or (ComfyUI's,
+            (dimension, start, length) of the part of it or None, function of the weight or none).
+        like: ComfyUI's weights, for their shapes.
+    """
+    found: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        place = names[name]
+        if isinstance(place, str):
+            found[place] = weight
+            continue
+        target, part, *change = place
+        value = change[0](weight) if change and change[0] is not None else weight
+        if part is None:
+            found[target] = value
+        else:
+            whole = found.setdefault(target, torch.zeros_like(like[target]))
+            whole.narrow(*part).copy_(value)
+    return found

@@ -1,0 +1,195 @@
+"""How much the output of a model's block stack changes from step to step, beside large models.
+
+    python -m benchmarks.roughness --pairs 6 --write
+
+A step whose change is small can be predicted from the steps before. Of each ground (`grounds`) the
+relative L1 change sum|now - before| / sum|before| of what the block stack gives for the image is
+taken, of the branch of guidance that changes more, on captions that settings were tuned on; a step
+of the table is the mean over the pairs. Two curves of large models stand beside them, so that it
+can be seen how near a ground is to what people sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.grounds import GROUNDS, Ground
+from benchmarks.sampling import sample
+from benchmarks.testbeds import COMFYUI, Pair, Testbed, load
+from teacache.engine.regions import relative_change
+from teacache.errors import UserError
+from teacache.families.registry import find_family
+from teacache.families.streams import BlockArguments, BlockList, Role, image_part
+from teacache.files import write_atomically
+from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
+
+RESULTS = Path(__file__).parent / "results" / "roughness.md"
+SOURCE = "calibration records of mlx-teacache"
+PUBLISHED = {
+    "Qwen-Image, 20 steps, guidance 4": (
+        "2.1 .60 .57 .27 .25 .18",
+        ".06 to .14",
+        ".22 .29 .32 .56",
+    ),
+    "FLUX.1 Krea, 28 steps, guidance 4.5": (".95 .85 .49 .33 .27 .19", "near .17", ".41"),
+}
+"""First steps, middle, last steps, as they were published."""
+FIRST, LAST = 6, 4
+"""How many steps are shown one by one."""
+MODELS = tuple(dict.fromkeys(ground.model for ground in GROUNDS))
+SEED = 71
+"""Of the first pair: no seed of the comparisons."""
+
+
+class StackOutputs:
+    """The image that the block stack of a ComfyUI model gives at each call, [rows, tokens, width].
+
+    Args:
+        transformer: the model, of a known family.
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        family = find_family(transformer)
+        assert family is not None
+        self._lists = family.block_lists
+        self._ends = [
+            list(transformer.get_submodule(blocks.path).children()) for blocks in self._lists
+        ]
+        self._tokens = 0
+        self.taken: list[Tensor] = []
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Tensor]]:
+        """The outputs of the calls within."""
+        self.taken = []
+        first, last = self._ends[0][0], self._ends[-1][-1]
+        hooks = [
+            first.register_forward_pre_hook(self._begin, with_kwargs=True),
+            last.register_forward_hook(self._end),
+        ]
+        try:
+            yield self.taken
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _begin(self, block: Any, args: Any, kwargs: Any) -> None:
+        stream = self._lists[0].image_stream()
+        self._tokens = stream.pack(BlockArguments(args, kwargs).stream(stream)).shape[1]
+
+    def _end(self, block: Any, args: Any, out: Any) -> None:
+        self.taken.append(_image_of(self._lists[-1], out, self._tokens).clone())
+
+
+def _image_of(blocks: BlockList, out: Any, tokens: int) -> Tensor:
+    stream = blocks.image_stream()
+    value = out[blocks.outputs.index(stream.role)] if len(blocks.outputs) > 1 else out
+    packed = stream.pack(value)
+    return packed if stream.role is Role.IMAGE else image_part(packed, stream.role, tokens)
+
+
+def changes(outputs: Sequence[Tensor]) -> list[float]:
+    """The change of each output against the one before, of the branch that changes more."""
+    return [float(relative_change(now, before).max()) for before, now in pairwise(outputs)]
+
+
+def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> list[float]:
+    """The mean change at each step after the first one."""
+    testbed.guidance = ground.guidance
+    sigmas = testbed.sigmas(ground.steps, ground.scheduler)
+    recorder = StackOutputs(testbed.patcher.model.diffusion_model)
+    curves = []
+    for pair in pairs:
+        with recorder.recorded() as outputs:
+            sample(testbed, COMFYUI, testbed.patcher, [pair], sigmas, sampler=(ground.sampler, {}))
+        curves.append(changes(outputs))
+    return [statistics.mean(step) for step in zip(*curves, strict=True)]
+
+
+def row(name: str, curve: Sequence[float]) -> list[str]:
+    """A curve as the published ones are told: its first steps, its middle, its last ones."""
+    middle = curve[FIRST:-LAST]
+    shown = f"{short(min(middle))} to {short(max(middle))}" if middle else "-"
+    ends = (curve[:FIRST], curve[-LAST:])
+    first, last = (" ".join(map(short, end)) for end in ends)
+    return [name, first, shown, last]
+
+
+def short(value: float) -> str:
+    """Two significant digits, without a zero before the point."""
+    return f"{value:.2f}".removeprefix("0") if value < 1 else f"{value:.1f}"
+
+
+def pairs_of(testbed: Testbed, count: int) -> list[Pair]:
+    """Pairs that no comparison is judged on."""
+    captions = testbed.tuning_captions or testbed.test_captions
+    return [Pair(captions[i % len(captions)], SEED + i) for i in range(count)]
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = ["| | first steps | middle | last steps |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def rows_of(grounds: Sequence[Ground], count: int) -> Iterator[list[str]]:
+    """The row of each ground, as soon as it is measured.
+
+    Args:
+        count: pairs of each ground.
+    """
+    testbeds: dict[str, Testbed] = {}
+    for ground in grounds:
+        try:
+            testbed = testbeds.get(ground.model) or load(ground.model)
+        except UserError as missing:
+            yield [f"{ground.name} ({ground.kind})", f"not measured: {missing}", "", ""]
+            continue
+        testbeds[ground.model] = testbed
+        curve = measure(testbed, ground, pairs_of(testbed, count))
+        yield row(f"{ground.name} ({ground.kind})", curve)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=6, help="captions and seeds of each ground")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--comfyui", type=Path)
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    args = parser.parse_args()
+    if args.pairs < 1:
+        parser.error(f"--pairs must be at least 1, not {args.pairs}")
+    torch.set_num_threads(1)
+    rows = [[f"**{name}**", *shown] for name, shown in PUBLISHED.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        boot(find_comfyui(args.comfyui), Path(folder))
+        grounds = [ground for ground in GROUNDS if ground.model in args.models]
+        for measured in rows_of(grounds, args.pairs):
+            rows.append(measured)
+            print("  ".join(measured), flush=True)
+    page = (
+        "# How rough the grounds are\n\n"
+        f"`python -m benchmarks.roughness --pairs {args.pairs} --write`: relative L1 change of the "
+        "block stack's output\nfrom step to step, of the branch of guidance that changes more, "
+        f"mean of {args.pairs} pairs; the first\nfigure is the second step's. "
+        f"In bold: {SOURCE}.\n\n"
+        f"{table(rows)}\n"
+    )
+    if args.write:
+        write_atomically(RESULTS, lambda path: path.write_text(page, encoding="utf-8"))
+    else:
+        print(f"\n{page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""How rough the grounds are, and the photos model on both hosts."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-studio[diffusers]'")
+
+from benchmarks import roughness, testbeds
+from benchmarks.grounds import GROUNDS, ROUGH, SMOOTH, Ground
+from benchmarks.sampling import sample
+from benchmarks.testbeds import COMFYUI, DIFFUSERS, Pair, Testbed
+from teacache.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def photos(comfy: Any) -> Testbed:
+    return testbeds.load("photos")
+
+
+def test_both_hosts_draw_the_same_photograph(photos: Testbed) -> None:
+    pair, sigmas = Pair("hat", 3), photos.sigmas(4)
+    torch.testing.assert_close(sigmas, photos.exact_sigmas(4), rtol=0, atol=1e-3)
+    one = sample(photos, COMFYUI, photos.patcher, [pair], sigmas)
+    other = sample(photos, DIFFUSERS, photos.pipe, [pair], sigmas)
+    torch.testing.assert_close(one.latents, other.latents, rtol=0, atol=1e-4)
+    assert one.computed == other.computed == 4
+    frames = photos.decode(one.latents)
+    assert frames.shape == (1, 64, 64, 3) and 0 <= frames.min() < frames.max() <= 1
+
+
+@pytest.mark.parametrize("model", ["demo", "photos"])
+def test_the_stacks_output_is_followed_by_branch(comfy: Any, model: str, photos: Testbed) -> None:
+    """Of the image alone, in both branches of guidance, at every step."""
+    testbed = photos if model == "photos" else testbeds.load(model)
+    recorder = roughness.StackOutputs(testbed.patcher.model.diffusion_model)
+    pair = Pair(testbed.test_captions[0], 1)
+    with recorder.recorded() as outputs:
+        sample(testbed, COMFYUI, testbed.patcher, [pair], testbed.sigmas(3))
+    assert [each.shape[:2] for each in outputs] == [(2, 64)] * 3
+    by_hand = [
+        max(float((a - b).abs().sum() / b.abs().sum()) for a, b in zip(now, before, strict=True))
+        for before, now in pairwise(outputs)
+    ]
+    assert roughness.changes(outputs) == pytest.approx(by_hand, rel=1e-5)
+    sample(testbed, COMFYUI, testbed.patcher, [pair], testbed.sigmas(1))
+    assert len(outputs) == 3, "nothing is recorded outside"
+
+
+def test_a_row_shows_a_curve_as_the_published_ones_are() -> None:
+    curve = [2.14, 0.6, 0.57, 0.27, 0.25, 0.18, 0.06, 0.14, 0.1, 0.22, 0.29, 0.32, 0.56]
+    published = roughness.PUBLISHED["Qwen-Image, 20 steps, guidance 4"]
+    assert roughness.row("x", curve) == ["x", *published]
+    assert roughness.row("short", [0.5] * 8)[2] == "-"
+
+
+def test_the_grounds_are_told_apart_by_their_names() -> None:
+    assert len({ground.name for ground in GROUNDS}) == len(GROUNDS)
+    assert {ground.kind for ground in GROUNDS} == {SMOOTH, ROUGH}
+    unusual = Ground("demo", 20, 4.0, "dpmpp_2m", "beta")
+    assert unusual.name == "demo, 20 steps, guidance 4, dpmpp_2m, beta"
+
+
+def test_a_ground_without_its_weights_says_which_command_makes_them(
+    comfy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"no .*none.*python -m training\.train_photos"):
+        testbeds.load("photos", tmp_path / "none.safetensors")
+    monkeypatch.setattr(testbeds, "DIGITS_WEIGHTS", tmp_path / "digits.safetensors")
+    (row,) = roughness.rows_of([Ground("digits", 20, 5.0)], 1)
+    assert row[0] == "digits, 20 steps, guidance 5 (rough)"
+    assert row[1].startswith("not measured: ") and "python -m training.train_digits" in row[1]
+
+
+def test_pairs_are_none_that_are_judged_on(photos: Testbed) -> None:
+    pairs = roughness.pairs_of(photos, 12)
+    assert len(set(pairs)) == 12 and all(pair.seed >= roughness.SEED for pair in pairs)
