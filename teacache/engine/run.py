@@ -338,7 +338,9 @@ class Run:
 
     def give_up(self, reason: FamilyMismatch | str) -> None:
         """The rest of the run is computed without the cache, because of `reason`."""
-        if not self.gave_up:
+        if isinstance(reason, FamilyMismatch) and isinstance(reason.__cause__, OUT_OF_MEMORY):
+            self.release()
+        elif not self.gave_up:
             self.gave_up = True
             self.report.warn(f"{self.family.name}: runs without the cache: {reason}")
             log.warning("TeaCache: %s", self.report.warnings[-1])

@@ -118,7 +118,7 @@ def test_no_memory_for_the_indicator_costs_speed_and_not_the_run(change: Change)
     clone, handle = cached(tiny_models.build("flux1"), SKIP_ALL)
     assert torch.equal(sample(clone, "flux1"), native)
     report = report_of(handle)
-    assert report.skipped == 0 and "OutOfMemoryError: out of memory" in report.warnings[0]
+    assert report.skipped == 0 and "no memory left for what it caches" in report.warnings[0]
 
 
 def other_streams(image: Stream, text: Stream, returns: tuple[Role, ...]) -> Any:
