@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lone_runs import CPU, EULER, SIGMAS, profile, run_of, timestep_settings
+from lone_calls import Observer, call_of, first_block_run, full, image, stack_input_run
+from lone_runs import CPU, EULER, SIGMAS, run_of, timestep_settings
 from torch import nn
 
-from teacache.config import FORCE_COMPUTE, TeaCacheConfig
+from teacache.config import FORCE_COMPUTE
 from teacache.engine.decision import BranchState, Decision, RecomputePass
 from teacache.engine.device import DeferredScalar
 from teacache.engine.forward import (
@@ -24,7 +25,7 @@ from teacache.engine.forward import (
 )
 from teacache.engine.regions import WHOLE, Regions
 from teacache.engine.run import Run
-from teacache.engine.strategy import SamplerTraits, settings_from_config
+from teacache.engine.strategy import SamplerTraits
 from teacache.families.streams import BlockArguments, FamilyMismatch
 from teacache.report import Reason
 
@@ -34,10 +35,6 @@ HEUN = SamplerTraits("heun", deterministic=True)
 def evaluating(step: int, run: Run) -> tuple[Run, Decision]:
     run.begin_evaluation(SIGMAS[step], CPU)
     return run, run.decide("pass")
-
-
-def full(*_: Any, **__: Any) -> Any:
-    raise torch.OutOfMemoryError
 
 
 # --- the state of a branch -----------------------------------------------------------------------
@@ -338,62 +335,6 @@ def test_without_memory_for_a_value_the_run_goes_on_uncached(
 # --- the block stack -----------------------------------------------------------------------------
 
 
-class Observer:
-    """Notes what a run computes."""
-
-    def __init__(self) -> None:
-        self.changes: list[tuple[int, Any, float]] = []
-        self.residuals: list[tuple[int, Any, torch.Tensor]] = []
-
-    def on_prediction(self, step: int, derivative: torch.Tensor) -> None: ...
-
-    def on_indicator_change(self, step: int, branch: Any, change: float) -> None:
-        self.changes.append((step, branch, change))
-
-    def on_residual(self, step: int, branch: Any, residual: torch.Tensor) -> None:
-        self.residuals.append((step, branch, residual.clone()))
-
-
-def stack_input_run(threshold: float = 0.5, **more: Any) -> Run:
-    """A run whose indicator is the input of the stack, its change being the distance."""
-    config = {key: more.pop(key) for key in ("token_stride", "cache_device") if key in more}
-    settings = settings_from_config(
-        TeaCacheConfig(rel_l1_thresh=threshold, mode="faithful", **config),
-        profile(indicator="stack_input", coefficients=()),
-        EULER,
-    )
-    return run_of(settings=settings, **more)
-
-
-def image(*rows: float, tokens: int = 4) -> torch.Tensor:
-    return torch.stack([torch.full((tokens, 2), value) for value in rows])
-
-
-def call_of(
-    run: Run,
-    sigma: float,
-    given: torch.Tensor,
-    keys: Sequence[str] = ("cond",),
-    layout: str = "layout",
-    add: float = 10.0,
-    first_block: torch.Tensor | None = None,
-    measure_only: bool = False,
-) -> tuple[StackForward, torch.Tensor]:
-    """One evaluation with one call whose blocks add `add`: the forward, and the stack's output."""
-    run.begin_evaluation(sigma, CPU)
-    forward = StackForward(run, run.decide("pass"), keys, layout, measure_only)
-    if first_block is not None:
-        forward.on_first_block(first_block)
-    forward.on_stack_input(nn.Identity(), BlockArguments((), {}), given)
-    if forward.skipping:
-        out = forward.predicted_output()
-    else:
-        out = given + add
-        forward.on_stack_output(out)
-    run.end_evaluation()
-    return forward, out
-
-
 def test_a_skipped_stack_adds_what_it_added_before() -> None:
     run = stack_input_run()
     first, _ = call_of(run, 1.0, image(1.0))
@@ -529,10 +470,6 @@ def test_while_measuring_blocks_pass_their_inputs_through() -> None:
 
 
 # --- the first block -----------------------------------------------------------------------------
-
-
-def first_block_run(threshold: float = 0.5, **config: Any) -> Run:
-    return run_of(rel_l1_thresh=threshold, mode="faithful", indicator="first_block", **config)
 
 
 def test_the_first_blocks_own_residual_decides() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from lone_runs import CPU, EULER, SIGMAS, profile, run_of, timestep_settings
+from lone_runs import CPU, EULER, SIGMAS, OtherRank, profile, run_of, timestep_settings
 
 from teacache.config import FORCE_COMPUTE, TeaCacheConfig
 from teacache.engine.decision import MIXED, Decision, RecomputePass
@@ -321,28 +321,6 @@ def test_without_memory_what_is_held_and_pending_is_dropped() -> None:
 
 
 # --- several processes ---------------------------------------------------------------------------
-
-
-class OtherRank:
-    """Another process that computes a part of the model.
-
-    Args:
-        distance: what it read; -1 for nothing.
-        computing, failing: whether it must compute; whether what is asked of any holds for it.
-    """
-
-    def __init__(self, distance: float = -1.0, computing: bool = False, failing: bool = False):
-        self.distance, self.computing, self.failing = distance, computing, failing
-        self.asked: list[list[float]] = []
-        self.conditions: list[bool] = []
-
-    def largest(self, values: Sequence[float]) -> list[float]:
-        self.asked.append(list(values))
-        return [max(*pair) for pair in zip(values, (self.distance, self.computing), strict=True)]
-
-    def any(self, condition: bool) -> bool:
-        self.conditions.append(condition)
-        return condition or self.failing
 
 
 def agreed(rank: OtherRank, distance: float | None = None, failed: bool = False) -> Decision:

@@ -56,6 +56,8 @@ QUICK_TESTS = (
     "tests/engine/test_decision.py",
     "tests/engine/test_device.py",
     "tests/engine/test_forward.py",
+    "tests/engine/test_forward_ranks.py",
+    "tests/engine/test_forward_values.py",
     "tests/engine/test_indicators.py",
     "tests/engine/test_policy.py",
     "tests/engine/test_predictors.py",

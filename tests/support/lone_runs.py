@@ -39,3 +39,25 @@ def timestep_settings(**changes: Any) -> RunSettings:
     """The faithful mode with a profile that reads the timestep alone."""
     read = profile(indicator="timestep", coefficients=(2.0, 0.0), **changes)
     return settings_from_config(TeaCacheConfig(rel_l1_thresh=0.5, mode="faithful"), read, EULER)
+
+
+class OtherRank:
+    """Another process that computes a part of the model.
+
+    Args:
+        distance: what it read; -1 for nothing.
+        computing, failing: whether it must compute; whether what is asked of any holds for it.
+    """
+
+    def __init__(self, distance: float = -1.0, computing: bool = False, failing: bool = False):
+        self.distance, self.computing, self.failing = distance, computing, failing
+        self.asked: list[list[float]] = []
+        self.conditions: list[bool] = []
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        self.asked.append(list(values))
+        return [max(*pair) for pair in zip(values, (self.distance, self.computing), strict=True)]
+
+    def any(self, condition: bool) -> bool:
+        self.conditions.append(condition)
+        return condition or self.failing
