@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from teacache.engine.blocks import BlockStack
+from teacache.engine.blocks import BlockStack, never_compiled, outside_compiled_regions
 from teacache.families.streams import (
     BlockArguments,
     BlockList,
@@ -177,6 +177,47 @@ def test_a_single_block_is_both_ends_of_the_stack() -> None:
     assert [event for event, _ in callbacks.events] == ["input", "output"]
 
 
+def test_a_stack_that_begins_with_a_joined_stream_shows_all_of_it() -> None:
+    class JoinedAtOnce(Transformer):
+        def forward(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+            joined = torch.cat([image, text], dim=1)
+            for block in self.single:
+                joined = block(joined)
+            return joined
+
+    for role in (Role.IMAGE_TEXT, Role.TEXT_IMAGE):
+        callbacks = Callbacks()
+        lists = (BlockList("single", (Stream(role, 0, "x"),), (role,)),)
+        called(callbacks, JoinedAtOnce(), lists)
+        assert torch.equal(callbacks.events[0][1], torch.cat(inputs(), dim=1))
+
+
+def test_a_stream_of_several_tensors_is_predicted_in_their_shapes() -> None:
+    class Films(nn.Module):
+        """A film and its sound in one tuple."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.films = nn.ModuleList([Joined(1.0), Joined(2.0)])
+
+        def forward(self, image: torch.Tensor, text: torch.Tensor) -> Any:
+            film = (image, text)
+            for block in self.films:
+                film = block(film)
+            return film
+
+    class Flat(Callbacks):
+        def predicted_output(self) -> torch.Tensor:
+            return torch.arange(10.0).reshape(1, 10)
+
+    stream = Stream(Role.IMAGE, 0, "x", is_tuple=True)
+    callbacks = Flat(skip=True)
+    out, _ = called(callbacks, Films(), (BlockList("films", (stream,), (Role.IMAGE,)),))
+    assert callbacks.events[0][1].shape == (1, 10) and callbacks.mismatches == []
+    assert [part.shape for part in out] == [(1, 3, 2), (1, 2, 2)]
+    assert torch.equal(torch.cat([part.flatten() for part in out]), torch.arange(10.0))
+
+
 # --- the first block -----------------------------------------------------------------------------
 
 
@@ -210,6 +251,20 @@ def test_a_first_block_that_cannot_be_read_is_a_mismatch() -> None:
     callbacks = Callbacks()
     out, _ = called(callbacks, lists=(other, SINGLE), first_block_runs=True)
     assert callbacks.mismatches and torch.equal(out, Transformer()(*inputs()))
+
+
+def test_a_first_block_that_alone_cannot_be_read_is_a_mismatch() -> None:
+    class Late(Transformer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([Block(1.0)])
+
+    other = BlockList("blocks", (Stream(Role.IMAGE, 5, "missing"), TEXT), (Role.TEXT, Role.IMAGE))
+    callbacks = Callbacks()
+    out, _ = called(callbacks, Late(), (other, SINGLE), first_block_runs=True)
+    (mismatch,) = callbacks.mismatches
+    assert isinstance(mismatch.__cause__, IndexError)
+    assert torch.equal(out, Late()(*inputs()))
 
 
 # --- what does not match -------------------------------------------------------------------------
@@ -317,6 +372,28 @@ def test_side_blocks_are_skipped_with_the_stack() -> None:
             assert returned.shape == (1, 3, 2) and returned.any() != skip
 
 
+def test_side_blocks_may_be_called_by_keyword() -> None:
+    class ByKeyword(WithSide):
+        def forward(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+            text, image = self.blocks[0](image, text)
+            self.returned.append(self.side[0](stream=image))
+            return image
+
+    for skip in (True, False):
+        _, transformer = called(
+            Callbacks(skip), ByKeyword(), (PAIR,), side_block_lists=(side_list(),)
+        )
+        assert transformer.returned[0].any() != skip
+
+
+def test_which_side_blocks_run_is_asked_of_the_transformer() -> None:
+    transformer = WithSide()
+    transformer.kept = {"1"}
+    asked = SideBlockList("side", lambda model: model.kept, "stream", SkippedOutput.ZERO)
+    called(Callbacks(skip=True), transformer, (PAIR,), side_block_lists=(asked,))
+    assert [side.calls for side in transformer.side] == [0, 1]
+
+
 def test_a_side_block_may_return_its_stream_too() -> None:
     both = side_list(output=SkippedOutput.ZERO_AND_STREAM)
     _, transformer = called(Callbacks(skip=True), WithSide(), (PAIR,), side_block_lists=(both,))
@@ -347,6 +424,8 @@ def test_one_list_of_running_side_blocks_is_enough_and_lists_may_be_missing() ->
     lists = (side_list({"0"}), side_list(path="elsewhere.side"), side_list(path="side.0.none"))
     stack = BlockStack(WithSide(), (PAIR,), lists)
     assert stack.side_blocks_run
+    late = BlockStack(WithSide(), (PAIR,), (side_list(path="elsewhere"), side_list({"0"})))
+    assert late.side_blocks_run
     doubled = BlockStack(WithSide(), (PAIR,), (side_list({"0"}), side_list(())))
     assert doubled.side_blocks_run
 
@@ -430,9 +509,11 @@ def test_memory_within_blocks_is_allocated_in_the_hosts_context() -> None:
 def test_a_proxy_before_its_first_call_is_an_empty_module() -> None:
     transformer = Transformer()
     stack = BlockStack(transformer, (PAIR,))
+    assert stack.callbacks is None and stack.callbacks_here is None
+    assert stack.side_blocks_run is False
     proxies = [proxy for _, _, proxy in stack._slots]
     for proxy in proxies:
-        assert not isinstance(proxy, Block)
+        assert not isinstance(proxy, Block) and proxy.__class__ is type(proxy)
         assert list(proxy.named_children()) == [] and len(list(proxy.named_modules())) == 1
         proxy.note = 3  # kept by the proxy itself
         assert proxy.__dict__["note"] == 3
@@ -500,6 +581,29 @@ def test_another_threads_call_of_the_same_transformer_waits() -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "other"]
+
+
+# --- torch.compile -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("decorator", "expected"),
+    [(lambda function: function, 11.0), (outside_compiled_regions, 1.0), (never_compiled, 0.0)],
+)
+def test_of_what_runs_in_a_compiled_model_some_is_left_out(decorator: Any, expected: float) -> None:
+    """A proxy's forward is not compiled, though its block is; what asks for state is not at all."""
+
+    def block(x: torch.Tensor) -> torch.Tensor:
+        return x + 1.0 if torch.compiler.is_compiling() else x + 0.0
+
+    @decorator
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        x = block(x)
+        return x + 10.0 if torch.compiler.is_compiling() else x
+
+    torch.compiler.reset()
+    model = torch.compile(lambda x: forward(x + 0.0), backend="eager")
+    assert model(torch.zeros(2)).tolist() == [expected] * 2
 
 
 # --- what a stack is made of ---------------------------------------------------------------------
