@@ -11,7 +11,7 @@ from lone_calls import Observer, call_of, first_block_run, full, image, stack_in
 from lone_runs import CPU, run_of
 from torch import nn
 
-from teacache.engine.decision import BranchState, Decision
+from teacache.engine.decision import BranchState, Decision, RecomputePass
 from teacache.engine.forward import PredictionForward, StackForward
 from teacache.engine.regions import LatentLayout
 from teacache.engine.run import Run
@@ -209,6 +209,41 @@ def test_a_mismatch_forgets_what_was_copied() -> None:
     forward.give_up("no such block")  # type: ignore[arg-type]
     assert forward._stack_input is None and forward._first_block_input is None
     assert forward.image_tokens == 0 and forward.skipping is False
+
+
+def test_a_branch_whose_input_was_not_read_is_computed() -> None:
+    run = stack_input_run()
+    call_of(run, 1.0, image(1.0))
+    branch_of(run).indicator_input = None
+    forward, _ = call_of(run, 0.8, image(1.0))
+    assert not forward.skipping and run.report.records[-1].distance is None
+
+
+def test_a_call_after_the_cache_was_let_go_repeats_a_pass_that_was_skipped() -> None:
+    run = stack_input_run()
+    call_of(run, 1.0, image(1.0, 2.0), ("cond", "uncond"))
+    run.begin_evaluation(0.8, CPU)
+    decision = run.decide("pass")
+    first, second = (StackForward(run, decision, (key,), "layout") for key in ("cond", "uncond"))
+    give(first, image(1.1))
+    assert first.skipping
+    run.give_up("another pass does not match")
+    with pytest.raises(RecomputePass):
+        give(second, image(2.0))
+    assert decision.reason is Reason.UNCACHED
+
+
+@pytest.mark.parametrize("indicator", ["rate", "stack_input"])
+def test_a_batch_with_fewer_rows_than_branches_is_refused(indicator: str) -> None:
+    run = stack_input_run()
+    if indicator == "rate":
+        run = run_of(rel_l1_thresh=0.5, predictor="reuse", indicator="rate", cached="residual")
+    run.begin_evaluation(1.0, CPU)
+    decision = run.decide("pass")
+    forward = StackForward(run, decision, ("cond", "uncond"), "layout", indicator != "rate")
+    with pytest.raises(ValueError, match="zip"):
+        give(forward, image(1.0))
+        forward.on_stack_output(image(2.0))
 
 
 # --- no memory -----------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ DECISION = "teacache/engine/decision.py"
 INDICATORS = "teacache/engine/indicators.py"
 RUN = "teacache/engine/run.py"
 PREDICTORS = "teacache/engine/predictors.py"
+FORWARD = "teacache/engine/forward.py"
+BLOCKS = "teacache/engine/blocks.py"
 BRANCHES = "teacache/hosts/diffusers/branches.py"
 
 _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
@@ -80,7 +82,73 @@ _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
         )
         for strict in ("strict=None", "", "strict=False")
     ],
-    "Read only after it was set: by `measure`, or by `begin_evaluation`.": [
+    "`recursive` is asked for its truth.": [
+        (
+            BLOCKS,
+            "outside_compiled_regions",
+            "wrapped: _Forward = torch.compiler.disable(forward, recursive=False)"
+            "  # type: ignore[no-untyped-call]",
+            "wrapped: _Forward = torch.compiler.disable(forward, recursive=None)"
+            "  # type: ignore[no-untyped-call]",
+        ),
+    ],
+    "Only compared with a thread's number, which is neither.": [
+        (
+            BLOCKS,
+            "BlockStack.__init__",
+            "self._thread: int | None = None",
+            'self._thread: int | None = ""',
+        ),
+    ],
+    "`combine` takes the newest value's weight to be what the others leave of one.": [
+        (FORWARD, "PredictionForward._corrected", "weights[-1] += 1.0", f"weights[-1] {other}")
+        for other in ("= 1.0", "-= 1.0", "+= 2.0")
+    ],
+    "Each branch has the same whole number of rows, and equal numbers are equal in any type.": [
+        (
+            FORWARD,
+            "StackForward._measure",
+            "layout = (self._layout, image.shape[1:], image.shape[0] // len(self._keys), "
+            "image.dtype)",
+            "layout = (self._layout, image.shape[1:], image.shape[0] / len(self._keys), "
+            "image.dtype)",
+        ),
+    ],
+    "`out` has the input's type, and so has what was cached for that layout.": [
+        (
+            FORWARD,
+            "StackForward._predict",
+            "torch.add(given, residual.to(given.dtype), out=rows)",
+            "torch.add(given, residual.to(None), out=rows)",
+        ),
+    ],
+    "The loop before it, over the same branches, refuses other lengths.": [
+        (
+            FORWARD,
+            "StackForward._decide_by_input",
+            "for state, part in zip(states, parts, strict=True):",
+            f"for state, part in zip(states, parts, {strict}):",
+        )
+        for strict in ("strict=None", "", "strict=False")
+    ],
+    "A layout without a row for each branch is never skipped.": [
+        (
+            FORWARD,
+            "StackForward._predict",
+            "for key, given, rows in "
+            "zip(self._keys, self._split(image), self._split(out), strict=True):",
+            "for key, given, rows in "
+            f"zip(self._keys, self._split(image), self._split(out), {strict}):",
+        )
+        for strict in ("strict=None", "", "strict=False")
+    ],
+    "Read only after it was set: by `measure`, `begin_evaluation`, or `on_stack_input`.": [
+        (
+            FORWARD,
+            "StackForward.__init__",
+            "self._parts: tuple[int, ...] = ()",
+            "self._parts: tuple[int, ...] = None",
+        ),
         (INDICATORS, "ErrorRate.__init__", "self._span = 1.0", "self._span = None"),
         (INDICATORS, "ErrorRate.__init__", "self._span = 1.0", "self._span = 2.0"),
         (
