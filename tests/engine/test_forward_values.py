@@ -46,7 +46,7 @@ def test_of_packed_parts_the_one_that_changes_most_decides() -> None:
     assert run.report.records[-1].distance == pytest.approx(0.5)
 
 
-def test_packed_parts_are_told_apart_among_some_of_the_tokens() -> None:
+def test_packed_parts_are_compared_apart_among_some_of_the_tokens() -> None:
     run = stack_input_run(9.0, token_stride=2)
     given = image(9.0, tokens=5)
     given[:, 4] = 1.0
