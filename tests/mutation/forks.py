@@ -26,6 +26,8 @@ PATIENCE = 10
 """How many times its usual duration a test may take."""
 GRACE = 5
 """Seconds that a test may take in addition."""
+IMPORTING = 60
+"""The same where a test may be the first one to import what it needs."""
 MUST_BE_IMPORTED = 71
 
 
@@ -50,10 +52,10 @@ def show_in(file: Path | str) -> None:
         os.dup2(target, stream)
 
 
-def allow(seconds: float) -> None:
+def allow(seconds: float, grace: float = GRACE) -> None:
     """End this process unless the next call comes within that time."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds + GRACE)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds + grace)
 
 
 class Functions:
@@ -205,7 +207,7 @@ class _Failures:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         os.write(self._writer, f"{nodeid}\n".encode())
-        allow(self._reached.seconds[nodeid])
+        allow(self._reached.seconds[nodeid], IMPORTING)
 
 
 def imported_verdict(
