@@ -8,6 +8,7 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
+from ..teacache.hosts.comfyui.log_level import log_level
 from . import (
     apply,
     apply_pipeline,
@@ -56,7 +57,7 @@ def comfy_entrypoint() -> TeaCacheExtension:
     """
     log = logging.getLogger("teacache")
     if log.level == logging.NOTSET:
-        log.setLevel(comfy.cli_args.args.verbose)
+        log.setLevel(log_level(comfy.cli_args.args.verbose))
     for folder in ("diffusion_models", "text_encoders", "vae"):
         folder_paths.add_model_folder_path(folder, str(MODELS / folder))
     add_route(PromptServer.instance)

@@ -264,16 +264,42 @@ def test_many_runs_of_one_step_are_logged_once(
     assert len([line for line in said if "little to skip" in line]) in (0, 2)
 
 
+@pytest.mark.parametrize(
+    ("verbose", "expected"),
+    [
+        ("INFO", "INFO"),
+        ("ERROR", "ERROR"),
+        ([], "INFO"),
+        ([("WARNING", None)], "WARNING"),
+        ([("ERROR", None), ("DEBUG", None)], "DEBUG"),
+        ([("DEBUG", "comfyui.log")], "DEBUG"),
+        ([("ERROR", "comfyui.log")], "INFO"),
+        (None, "INFO"),
+        ([("LOUD", None)], "INFO"),
+        (["DEBUG"], "INFO"),
+    ],
+    ids=repr,
+)
+def test_the_lowest_level_that_comfyui_logs(comfy: Any, verbose: Any, expected: str) -> None:
+    """A name; in ComfyUI 0.33 pairs of a name and a file. Nothing else stops the nodes."""
+    from teacache.hosts.comfyui.log_level import log_level
+
+    assert log_level(verbose) == getattr(logging, expected)
+
+
 SCRIPT = """
 import asyncio, logging, sys
 sys.path.insert(0, {comfy!r})
 sys.argv = ["main.py", "--cpu", *{arguments!r}]
 import comfy.options
 comfy.options.enable_args_parsing()
-from comfy.cli_args import args
+from comfy import cli_args
+level = cli_args.args.verbose
+if not isinstance(level, str):  # 0.33
+    level = cli_args.get_console_log_level(level)
 import comfy.model_management, utils.extra_config, nodes, server
 from app.logger import setup_logger
-setup_logger(log_level=args.verbose)
+setup_logger(log_level=level)
 server.PromptServer.instance = type("Server", (), {{"client_id": None}})()
 {before}
 assert asyncio.run(nodes.load_custom_node({root!r}, module_parent="custom_nodes"))
