@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -288,7 +290,7 @@ def test_the_lowest_level_that_comfyui_logs(comfy: Any, verbose: Any, expected: 
 
 
 SCRIPT = """
-import asyncio, logging, sys
+import asyncio, logging, sys, unittest.mock
 sys.path.insert(0, {comfy!r})
 sys.argv = ["main.py", "--cpu", *{arguments!r}]
 import comfy.options
@@ -300,7 +302,8 @@ if not isinstance(level, str):  # 0.33
 import comfy.model_management, utils.extra_config, nodes, server
 from app.logger import setup_logger
 setup_logger(log_level=level)
-server.PromptServer.instance = type("Server", (), {{"client_id": None}})()
+attributes = {{"client_id": None, "node_replace_manager": unittest.mock.Mock()}}
+server.PromptServer.instance = type("Server", (), attributes)()
 {before}
 assert asyncio.run(nodes.load_custom_node({root!r}, module_parent="custom_nodes"))
 {after}
@@ -324,16 +327,22 @@ log.warning("a warning line")
     ids=repr,
 )
 def test_the_level_is_the_one_that_comfyui_was_started_with(
-    comfy_dir: Any, arguments: list[str], before: str, after: str, expected: int
+    comfy_dir: Any, arguments: list[str], before: str, after: str, expected: int, tmp_path: Path
 ) -> None:
     """Another pack that silences the root logger does not silence this one; the user does."""
     script = SCRIPT.format(
         comfy=str(comfy_dir), root=str(ROOT), arguments=arguments, before=before, after=after
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=tmp_path,  # ComfyUI writes a log of details there
     )
     said = (done.stdout + done.stderr).splitlines()
-    assert [line for line in said if line in ("an info line", "a warning line")] == (
-        ["an info line", "a warning line"][2 - expected :]
-    )
+    plain = [re.sub(r"\x1b\[\d+m", "", line) for line in said]
+    shown = [re.fullmatch(r"(?:\[\w+\] )?(an info line|a warning line)", line) for line in plain]
+    found = [match[1] for match in shown if match]
+    assert found == ["an info line", "a warning line"][2 - expected :]
