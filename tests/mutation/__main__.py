@@ -52,10 +52,13 @@ MODULES = (
 )
 QUICK_TESTS = (
     "tests/test_schedule.py",
+    "tests/engine/test_block_slots.py",
     "tests/engine/test_blocks.py",
     "tests/engine/test_decision.py",
     "tests/engine/test_device.py",
+    "tests/engine/test_error_rate.py",
     "tests/engine/test_forward.py",
+    "tests/engine/test_forward_predictions.py",
     "tests/engine/test_forward_ranks.py",
     "tests/engine/test_forward_values.py",
     "tests/engine/test_indicators.py",
@@ -63,6 +66,7 @@ QUICK_TESTS = (
     "tests/engine/test_predictors.py",
     "tests/engine/test_regions.py",
     "tests/engine/test_run_alone.py",
+    "tests/engine/test_run_records.py",
     "tests/engine/test_transfer.py",
     "tests/hosts/comfyui/test_samplers.py",
     "tests/hosts/diffusers/test_branch_keys.py",

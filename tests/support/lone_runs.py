@@ -61,3 +61,14 @@ class OtherRank:
     def any(self, condition: bool) -> bool:
         self.conditions.append(condition)
         return condition or self.failing
+
+
+def evaluating(step: int = 2, **config: Any) -> Run:
+    """A run within the evaluation of `step`, of which nothing fixes the decision."""
+    run = run_of(rel_l1_thresh=0.5, **config)
+    run.begin_evaluation(SIGMAS[step], CPU)
+    return run
+
+
+def rate_run() -> Run:
+    return run_of(rel_l1_thresh=0.5, predictor="reuse", indicator="rate", cached="residual")
