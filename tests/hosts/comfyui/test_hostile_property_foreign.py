@@ -78,9 +78,10 @@ class Case:
     @property
     def complete(self) -> bool:
         """Whether the sampler goes through the schedule that the cache is shown."""
-        if self.sampler == "until the levels stop":
-            return self.schedule not in ("equal in front", "equal inside")
-        return self.sampler != "stops early" and "shortened" not in self.nodes
+        if self.sampler == "stops early" or "shortened" in self.nodes:
+            return False
+        stops_at_equal = self.sampler == "until the levels stop"
+        return not (stops_at_equal and self.schedule in ("equal in front", "equal inside"))
 
     @property
     def samplings(self) -> int:
