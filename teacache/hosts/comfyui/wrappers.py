@@ -19,7 +19,7 @@ from ...families.spec import unwrap_compiled
 from ...families.streams import FamilyMismatch, reading_model
 from ...report import Reason
 from ..common import embed_timesteps, prepare_stack
-from .memory import outside_allocation_graph
+from .memory import allocation_context
 from .samplers import conditioning_boundaries, conditioning_phase, control_strengths
 
 KEY = "teacache"
@@ -40,6 +40,7 @@ class RunWrappers:
     def __init__(self, run: Run, guider: Any) -> None:
         self._run = run
         self._guider = guider
+        self._allocating = allocation_context()
         self._boundaries: list[float] | None = None
         self._stacks: dict[nn.Module, BlockStack | None] = {}
         """By transformer: where branches run on several devices, each has its own copy."""
@@ -203,7 +204,7 @@ class RunWrappers:
                 self._stacks.get(transformer),
                 embed,
                 ahead=True,
-                allocating=outside_allocation_graph,
+                allocating=self._allocating,
             )
             self._stacks[transformer] = stack
         return stack

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .branches import latent_name, tensors_in, timestep_name
-from .reads import TensorReads
+from .reads import TensorReads, same_memory
 
 STRIKES = 2
 """An input that changes so often in a row is one that changes with the steps."""
@@ -127,7 +127,7 @@ class EqualCalls:
             return type(now) is type(before) and bool(now == before)
         if _layout(now) != _layout(before):
             return False
-        if now is before or now.data_ptr() == before.data_ptr():
+        if same_memory(now, before):
             return one.version == other.version
         return self._reads.equal(now, before)
 
