@@ -186,7 +186,9 @@ def build(name: str, seed: int = 0) -> Any:
         pytest.skip(f"this ComfyUI has no {tiny.config}")
     config_class = getattr(comfy.supported_models, tiny.config)
     newer = tiny.newer if hasattr(comfy.supported_models, "Kandinsky5") else {}
-    config = config_class({**config_class.unet_config, **tiny.kwargs, **newer})
+    sizes = {**tiny.kwargs, **newer}
+    config = config_class({**config_class.unet_config, **sizes})
+    config.unet_config.update(sizes)  # its `unet_extra_config` has put full sizes in
     config.set_inference_dtype(torch.float32, None)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

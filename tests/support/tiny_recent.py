@@ -115,9 +115,10 @@ RECENT: dict[str, TinyModel] = {
             attention_head_dim=128,
             intermediate_size=WIDTH,
             adaln_dim=64,
+            llm_features_dim=TEXT,
         ),
         latent=(128, 4, 4),
-        text=53248,
+        text=TEXT,
         patches_replace=False,
     ),
     "ernie_image": TinyModel(

@@ -74,17 +74,21 @@ class CachedModel(CacheHandle):
             return self._reported(sample, partial(self.off_report, levels))
         guider = executor.class_obj
         layout = _latent_layout(latent_image, guider.model_patcher.load_device, *args, **kwargs)
-        run = self._run_for(guider, sampler, latent_image, levels, layout)
-        stacked = stacked_caches_warning(guider.model_patcher, sampler)
-        if stacked:
-            run.report.warn(stacked)
-            self.log_once(logging.WARNING, stacked)
+        new_run = partial(self._run_for, guider, sampler, latent_image, layout)
+
+        def restart(run: Run, other_levels: list[float]) -> Run:
+            if run.position.evaluations:
+                self._digests.append("")
+                self.keep(run.finish("done"))
+            return new_run(other_levels)
+
+        wrappers = RunWrappers(new_run(levels), guider, restart)
 
         def sample_cached() -> Any:
-            with RunWrappers(run, guider).attached():
+            with wrappers.attached():
                 return sample()
 
-        return self._reported(sample_cached, run.finish)
+        return self._reported(sample_cached, lambda outcome: wrappers.run.finish(outcome))
 
     def _reported(self, sample: Callable[[], Any], report: Callable[[str], RunReport]) -> Any:
         """The result of `sample`, whose report is kept however it ends."""
@@ -105,8 +109,8 @@ class CachedModel(CacheHandle):
         guider: Any,
         sampler: Any,
         latent: torch.Tensor,
-        sigmas: list[float],
         layout: LatentLayout,
+        sigmas: list[float],
     ) -> Run:
         model: ModelPatcher = guider.model_patcher
         traits = sampler_traits(sampler)
@@ -118,7 +122,7 @@ class CachedModel(CacheHandle):
             full_range = sigmas[-1] == 0.0 and sigmas[0] >= PURE_NOISE * highest
             return RunScope(tuple(latent.shape), full_range)
 
-        return self.new_run(
+        run = self.new_run(
             _in_available_memory(self.config),
             profile_store(),
             model.get_model_object("diffusion_model"),
@@ -129,6 +133,11 @@ class CachedModel(CacheHandle):
             ),
             layout=layout,
         )
+        stacked = stacked_caches_warning(model, sampler)
+        if stacked:
+            run.report.warn(stacked)
+            self.log_once(logging.WARNING, stacked)
+        return run
 
     def report_for(self, samples: torch.Tensor | None = None) -> RunReport | None:
         """The report of the run that gave `samples`; of the newest run where none is known."""

@@ -33,13 +33,15 @@ class RunWrappers:
     """The wrappers that need the state of one sampling run.
 
     Args:
-        run: the run.
+        run: the run, made for the noise levels that the guider is given.
         guider: ComfyUI's guider, which holds the conds while it samples.
+        restart: (run, noise levels) -> a run for these levels in place of that one.
     """
 
-    def __init__(self, run: Run, guider: Any) -> None:
+    def __init__(self, run: Run, guider: Any, restart: Callable[[Run, list[float]], Run]) -> None:
         self._run = run
         self._guider = guider
+        self._restart = restart
         self._allocating = allocation_context()
         self._boundaries: list[float] | None = None
         self._stacks: dict[nn.Module, BlockStack | None] = {}
@@ -53,17 +55,30 @@ class RunWrappers:
         `predict_noise` is set on the guider itself: some guiders call it directly, past the
         wrappers of `PREDICT_NOISE`.
         """
-        wrappers: dict[str, Callable[..., Any]] = {}
-        if not self._run.strategy.caches_prediction:
-            wrappers = {
-                WrappersMP.CALC_COND_BATCH: self.calc_cond_batch,
-                WrappersMP.APPLY_MODEL: self.apply_model,
-            }
+        wrappers: dict[str, Callable[..., Any]] = {
+            WrappersMP.SAMPLER_SAMPLE: self.sampler_sample,
+            WrappersMP.CALC_COND_BATCH: self.calc_cond_batch,
+            WrappersMP.APPLY_MODEL: self.apply_model,
+        }
         with ExitStack() as stack:
             stack.enter_context(_replaced(self._guider, "predict_noise", self.predict_noise))
             for kind, wrapper in wrappers.items():
                 stack.enter_context(_wrapped(self._guider.model_options, kind, wrapper))
             yield
+
+    @property
+    def run(self) -> Run:
+        """The run that goes on."""
+        return self._run
+
+    def sampler_sample(self, executor: Any, guider: Any, sigmas: Any, *args: Any, **kw: Any) -> Any:
+        """`SAMPLER_SAMPLE`: the sampler begins, with the levels that other wrappers leave it."""
+        levels = sigmas.tolist() if isinstance(sigmas, torch.Tensor) and sigmas.ndim == 1 else None
+        if levels is not None and levels != self._run.position.schedule.sigmas:
+            self._run = self._restart(self._run, levels)
+            self._boundaries = None
+            self._stacks.clear()
+        return executor(guider, sigmas, *args, **kw)
 
     def predict_noise(
         self,
@@ -144,6 +159,8 @@ class RunWrappers:
         model_options: dict[str, Any],
     ) -> Any:
         """`CALC_COND_BATCH`: one pass of one context window, whose branches share a decision."""
+        if self._run.strategy.caches_prediction:
+            return executor(model, conds, x, timestep, model_options)
         key = _pass_key(model_options.get("transformer_options", {}))
         decision = self._run.decide(key, window=("frames", key[0]))
         self._run.decide_by_latent(decision, x)

@@ -291,6 +291,50 @@ def test_the_last_step_of_a_sampler_that_raises_the_level_is_computed(
         assert shown[0] == shown[-1] == "c" and "s" in shown, shown
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("change", [foreign.shortened, foreign.denser])
+def test_a_wrapper_inside_the_cache_that_changes_the_schedule(
+    model: Any, mode: str, change: Any
+) -> None:
+    """The run is that of the levels which the sampler gets: its last step is computed."""
+    from comfy.patcher_extension import WrappersMP
+
+    clone, handle = cached(model, SKIP_ALL, mode=mode)
+    levels: list[torch.Tensor] = []
+    change(lambda _, sigmas: levels.append(sigmas), None, torch.tensor(SIGMAS))
+    expected = sample_custom(clone, levels[0].tolist())
+    decided = skip_pattern(report_of(handle))
+    inside = clone.clone()
+    inside.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "foreign", change)
+    assert torch.equal(sample_custom(inside, SIGMAS), expected)
+    report = report_of(handle)
+    assert skip_pattern(report) == decided and len(handle.reports) == 2
+    assert decided[0] == decided[-1] == "c" and "s" in decided, decided
+    assert report.sigmas == levels[0].tolist() and not report.warnings
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wrapper_inside_the_cache_that_samples_two_schedules(model: Any, mode: str) -> None:
+    """One after the other, within one sampling: each has a run and a report of its own."""
+    from comfy.patcher_extension import WrappersMP
+
+    def both(executor: Any, guider: Any, sigmas: torch.Tensor, *args: Any) -> torch.Tensor:
+        executor(guider, sigmas[:6], *args)
+        result: torch.Tensor = executor(guider, sigmas, *args)
+        return result
+
+    clone, handle = cached(model, SKIP_ALL, mode=mode)
+    expected = sample_custom(clone, SIGMAS)
+    decided = skip_pattern(report_of(handle))
+    clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "foreign", both)
+    result = sample_custom(clone, SIGMAS)
+    assert torch.equal(result, expected)
+    _, first, second = handle.reports
+    assert first.sigmas == second.sigmas[:6] and first.outcome == "done"
+    assert skip_pattern(first)[0] == skip_pattern(first)[-1] == "c"
+    assert skip_pattern(second) == decided and handle.report_for(result) is second
+
+
 def test_a_class_that_another_pack_swapped_in_is_known_by_its_base(model: Any) -> None:
     from teacache.families.registry import find_family, find_uncacheable
 

@@ -78,7 +78,7 @@ class Case:
     @property
     def complete(self) -> bool:
         """Whether the sampler goes through the schedule that the cache is shown."""
-        if self.sampler == "stops early" or "shortened" in self.nodes:
+        if self.sampler == "stops early":
             return False
         stops_at_equal = self.sampler == "until the levels stop"
         return not (stops_at_equal and self.schedule in ("equal in front", "equal inside"))
