@@ -50,6 +50,7 @@ class BranchState:
         error_rate: expected error of the predictor.
         indicator_input: what the indicator read at the last evaluation, [rows, ...].
         skipped: (sigma, step size) of the evaluations skipped since the last computed one.
+        followed: sum of step size * value over those evaluations; None without one.
     """
 
     layout: Hashable
@@ -57,6 +58,11 @@ class BranchState:
     error_rate: ErrorRate
     indicator_input: torch.Tensor | None = None
     skipped: list[tuple[float, float]] = field(default_factory=list)
+    followed: torch.Tensor | None = None
+
+    def forget_skipped(self) -> None:
+        """What was skipped has been corrected, or cannot be."""
+        self.skipped, self.followed = [], None
 
 
 @dataclass
@@ -88,6 +94,8 @@ class Decision:
         can_repeat: whether the host can evaluate the pass again (`RecomputePass`).
         earlier: decisions of the other passes of this evaluation; where one of them is computed,
             so is this one.
+        lead: the decision of the whole evaluation, where it was taken before its passes; this one
+            is the same, unless a branch must be computed.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class Decision:
         step: int,
         can_repeat: bool = True,
         earlier: Sequence[Decision] = (),
+        lead: Decision | None = None,
     ) -> None:
         self.state = state
         self.distance: float | None = None
@@ -110,6 +119,9 @@ class Decision:
         self._policy = policy
         self._can_repeat = can_repeat
         self._skipped_a_call = False
+        if lead is not None:
+            earlier = [*earlier, lead]
+            self.reason = self.reason or lead.reason
         self._skipped_earlier = any(decision.skipping for decision in earlier)
         for decision in earlier:
             if self.needs_distance and not decision.needs_distance:
@@ -237,5 +249,7 @@ class RunState:
                 yield state.latent_view
             for branch in state.branches.values():
                 yield from branch.predictor.values
+                if branch.followed is not None:
+                    yield branch.followed
                 if branch.indicator_input is not None:
                     yield branch.indicator_input

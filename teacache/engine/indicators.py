@@ -158,20 +158,24 @@ class ErrorRate:
 
     def measure(
         self, predictor: Predictor, sigma: float, value: torch.Tensor, regions: Regions = WHOLE
-    ) -> None:
+    ) -> torch.Tensor | None:
         """Compare `value` [rows, ...], computed at `sigma`, before the predictor observes it.
 
         Args:
             regions: of the value; the one that is missed most counts.
+
+        Returns:
+            The relative error, still on the device; None where nothing could be predicted.
         """
         known = predictor.sigmas
         if len(known) < predictor.order or any(same_sigma(sigma, level) for level in known):
-            return
+            return None
         self._error = None
         self._span = _span(sigma, predictor.nodes)
         expected = predictor.predict(sigma, value)
         error = relative_change(value, expected, regions).max()
         self._reader.defer(DeferredScalar(error, self._receive))
+        return error
 
     def _receive(self, error: float) -> None:
         self._error = error

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from math import nan
 from typing import Any, Protocol
 
@@ -121,6 +122,8 @@ class Run:
         self._timestep_changes: TimestepChanges | None = None
         self._decisions: list[tuple[Hashable, Hashable | None, Decision]] = []
         self._required: Reason | None = None
+        self._lead: Decision | None = None
+        """The decision of the whole evaluation, while its passes are decided."""
         self._timer: RunTimer | None = None
         self._listener = listener
         self.report = RunReport(
@@ -191,12 +194,23 @@ class Run:
         earlier = [
             made for _, other, made in self._decisions if window is not None and other == window
         ]
-        decision = Decision(state, self._policy, self.position.step, can_repeat, earlier)
+        decision = Decision(
+            state, self._policy, self.position.step, can_repeat, earlier, self._lead
+        )
         required = Reason.UNCACHED if self.gave_up else self._required
         if required is not None and decision.needs_distance:
             decision.reason = required
         self._decisions.append((key, window, decision))
         return decision
+
+    @contextmanager
+    def led_by(self, decision: Decision) -> Iterator[None]:
+        """Passes that are decided meanwhile follow `decision`, unless a branch must be computed."""
+        self._lead = decision
+        try:
+            yield
+        finally:
+            self._lead = None
 
     def decide_by_latent(self, decision: Decision, latent: torch.Tensor) -> None:
         """Let the visible change of the latent decide (indicator `spectral`)."""

@@ -73,6 +73,11 @@ class CacheStrategy:
         return self.cached == "prediction"
 
     @property
+    def follows_prediction(self) -> bool:
+        """Whether the evaluation as a whole is decided, by the prediction after guidance."""
+        return self.caches_prediction or self.indicator == "rate"
+
+    @property
     def name(self) -> str:
         """The mode's name, or the parts of a strategy that is no mode."""
         names = [name for name, known in (MODES | {"planned": PLANNED}).items() if known == self]

@@ -166,7 +166,7 @@ def test_a_forecast_skip_is_a_handful_of_operators_and_no_copy() -> None:
     assert len(skips) >= 6
     for ops in skips:
         assert ops["aten.lerp"] == 1 and sum(ops[name] for name in COPIES) <= 1
-        assert sum(ops.values()) <= 18, ops
+        assert sum(ops.values()) <= 20, ops
     assert min(sum(ops.values()) for ops in computed) > 20 * max(sum(o.values()) for o in skips)
 
 

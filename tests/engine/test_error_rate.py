@@ -97,24 +97,29 @@ def integrate(run: Run, sigmas: list[float], derivative: Any) -> tuple[torch.Ten
     return x, run
 
 
-@pytest.mark.parametrize("predictor", ["linear", "blend"])
+@pytest.mark.parametrize("predictor", ["reuse", "damped"])
 @pytest.mark.parametrize("rising", [False, True])
-def test_a_parabola_is_integrated_as_if_nothing_had_been_skipped(
-    predictor: str, rising: bool
+def test_most_of_what_was_missed_of_a_line_is_made_good(
+    predictor: str, rising: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What lines miss of a parabola is made good in full; up to the last step."""
     steps = 24
     sigmas = [(i / steps) ** 1.3 for i in range(steps + 1)]
     sigmas = sigmas if rising else sigmas[::-1]
-    bend = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    slope = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
 
     def derivative(sigma: float) -> torch.Tensor:
-        return 3.0 + 2.0 * sigma + bend * sigma * sigma
+        return 3.0 + slope * sigma
 
-    got, run = integrate(run_of(sigmas, rel_l1_thresh=0.5, predictor=predictor), sigmas, derivative)
+    def missed() -> float:
+        run = run_of(sigmas, rel_l1_thresh=0.5, predictor=predictor)
+        got, run = integrate(run, sigmas, derivative)
+        assert run.report.skipped >= 8
+        return float((got - exact).abs().max())
+
     exact = sum((b - a) * derivative(a) for a, b in pairwise(sigmas))
-    assert run.report.skipped >= 8
-    torch.testing.assert_close(got, exact, rtol=0, atol=1e-10)
+    corrected = missed()
+    monkeypatch.setattr("teacache.engine.forward.correction_gain", torch.zeros_like)
+    assert corrected < 0.15 * missed()
 
 
 def rate_of(name: str, series: list[tuple[float, float]]) -> tuple[ErrorRate, Predictor]:

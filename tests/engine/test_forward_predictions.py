@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from lone_calls import full
@@ -14,12 +13,14 @@ from lone_runs import CPU, EULER, SIGMAS, rate_run, run_of
 from teacache.engine.decision import BranchState, Decision, RecomputePass
 from teacache.engine.device import DeferredScalar
 from teacache.engine.forward import (
+    RELIABLE_ERROR,
     PredictionForward,
     branch_state,
     cache_value,
+    correction_gain,
     decide_by_error_rate,
 )
-from teacache.engine.regions import WHOLE, Regions
+from teacache.engine.regions import LatentLayout
 from teacache.engine.run import Run
 from teacache.engine.strategy import SamplerTraits
 from teacache.report import Reason
@@ -83,27 +84,24 @@ def known(run: Run, error: float | None, sigmas: Sequence[float] = (0.9, 0.8)) -
     return state
 
 
-def by_rate(run: Run, *states: BranchState) -> Decision:
+def by_rate(run: Run, state: BranchState) -> Decision:
     run.begin_evaluation(0.6, CPU)
     decision = run.decide("pass")
-    decide_by_error_rate(run, decision, states)
+    decide_by_error_rate(run, decision, state)
     return decision
 
 
-def test_the_largest_expected_error_decides() -> None:
+def test_the_expected_error_decides() -> None:
     run = rate_run()
-    small, large = known(run, 0.02), known(run, 0.1)
     size = run.position.schedule.relative_step_size(0.6, 0.4)
-    for states in ((small, large), (large, small)):
-        decision = by_rate(run, *states)
-        assert decision.distance == pytest.approx(0.1 * 2 * size)
-        assert decision.reason is Reason.UNDER_THRESHOLD
+    decision = by_rate(run, known(run, 0.1))
+    assert decision.distance == pytest.approx(0.1 * 2 * size)
+    assert decision.reason is Reason.UNDER_THRESHOLD
 
 
 def test_an_error_that_is_not_known_is_computed() -> None:
     run = rate_run()
     assert by_rate(run, known(run, None)).reason is Reason.ERROR_UNKNOWN
-    assert by_rate(run, known(run, 0.01), known(run, None)).reason is Reason.ERROR_UNKNOWN
 
 
 def test_what_is_too_far_is_computed() -> None:
@@ -115,48 +113,71 @@ def test_what_is_too_far_is_computed() -> None:
 
 def test_nothing_is_read_once_the_step_is_computed() -> None:
     run = rate_run()
-    unknown, pending = known(run, None), known(run, None)
+    unknown = known(run, None)
     run.begin_evaluation(0.6, CPU)
     decision = run.decide("pass")
     decision.require_compute(Reason.MISMATCH)
     run.reader.defer(DeferredScalar(torch.ones(()), lambda value: None))
-    decide_by_error_rate(run, decision, [unknown, pending])
+    decide_by_error_rate(run, decision, unknown)
     assert decision.reason is Reason.MISMATCH and run.reader.count == 0
 
 
 # --- caching a value -----------------------------------------------------------------------------
 
 
-def test_a_value_is_cached_after_its_prediction_was_compared() -> None:
+def test_a_value_is_cached_after_the_predictor_has_learned_from_it() -> None:
     run = run_of(rel_l1_thresh=0.5, predictor="damped", indicator="rate")
     state = known(run, None, (1.0, 0.8))
     run.begin_evaluation(0.6, CPU)
-    cache_value(run, state, torch.full((1, 1), 1.5), WHOLE)
+    cache_value(run, state, torch.full((1, 1), 1.5))
     run.reader.read()
     assert state.predictor.sigmas == [0.8, 0.6]
-    assert state.error_rate._error == pytest.approx(0.5)
     assert state.predictor.fraction == 0.25, "the line went nowhere"
+
+
+def observed(run: Run, sigma: float, value: list[list[float]]) -> PredictionForward:
+    call = prediction(run, sigma)
+    call.observe(torch.tensor(value))
+    run.end_evaluation()
+    return call
+
+
+def test_a_prediction_is_compared_before_it_is_cached() -> None:
+    run = run_of(rel_l1_thresh=0.5, predictor="reuse", indicator="rate")
+    observed(run, 0.8, [[1.0, 1.0]])
+    call = observed(run, 0.6, [[1.5, 1.5]])
+    run.reader.read()
+    assert call._state.error_rate._error == pytest.approx(0.5)
 
 
 def test_regions_are_compared_apart() -> None:
     run = run_of(rel_l1_thresh=0.5, predictor="reuse", indicator="rate")
-    state = run.new_branch("layout")
-    state.predictor.observe(0.8, torch.tensor([[9.0, 1.0]]))
-    run.begin_evaluation(0.6, CPU)
-    cache_value(run, state, torch.tensor([[9.0, 1.5]]), Regions((1, 1)))
+    run.latent = LatentLayout((1, 2), ((1, 1), (1, 1)))
+    observed(run, 0.8, [[9.0, 1.0]])
+    call = observed(run, 0.6, [[9.0, 1.5]])
     run.reader.read()
-    assert state.error_rate._error == pytest.approx(0.5)
+    assert call._state.error_rate._error == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("indicator", "learns"), [("spectral", True), ("plan", False)])
-def test_only_where_it_decides_an_error_is_measured(indicator: str, learns: bool) -> None:
-    run = run_of(rel_l1_thresh=0.5, predictor="damped")
+@pytest.mark.parametrize("indicator", ["spectral", "plan"])
+def test_only_where_it_decides_or_corrects_an_error_is_measured(indicator: str) -> None:
+    run = run_of(rel_l1_thresh=0.5, predictor="reuse", indicator="rate")
     run.strategy = replace(run.strategy, indicator=indicator)
-    state = known(run, None, (1.0, 0.8))
-    run.begin_evaluation(0.6, CPU)
-    cache_value(run, state, torch.full((1, 1), 1.5), WHOLE)
-    assert len(run.reader._pending) == learns, "a plan needs no read from the device at all"
-    assert state.error_rate._error is None and state.predictor.sigmas == [0.8, 0.6]
+    observed(run, 0.8, [[1.0, 1.0]])
+    call = observed(run, 0.6, [[1.5, 1.5]])
+    run.reader.read()
+    assert call._state.error_rate._error is None and call._state.predictor.sigmas == [0.6]
+
+
+def test_a_plan_skips_with_what_the_predictor_has_learned() -> None:
+    run = run_of(rel_l1_thresh=0.5, predictor="damped", indicator="rate")
+    run.strategy = replace(run.strategy, indicator="plan")
+    for sigma, value in ((1.0, 1.0), (0.8, 2.0), (0.6, 2.0)):
+        call = observed(run, sigma, [[value, value]])
+    call = prediction(run, 0.4)
+    call._decision.reason = Reason.PLANNED_SKIP
+    assert call.predict(torch.zeros(1, 2)) is not None
+    assert call._state.predictor.fraction == 0.25, "the line had gone too far"
 
 
 # --- a whole prediction --------------------------------------------------------------------------
@@ -220,32 +241,47 @@ def test_a_skip_cannot_be_followed_by_computing_in_the_same_pass() -> None:
         call._decision.require_compute(Reason.MISMATCH)
 
 
-def parabola(points: dict[float, float], sigma: float) -> float:
-    """The value at `sigma` of the parabola through three points."""
-    return float(np.polyval(np.polyfit(list(points), list(points.values()), 2), sigma))
+def gained(predicted: float, value: float) -> float:
+    """The gain of a correction where `value` was to be `predicted`."""
+    return 1 / (1 + (abs(value / predicted - 1) / RELIABLE_ERROR) ** 2)
 
 
 def test_what_skips_missed_is_made_good_in_the_next_computed_step() -> None:
-    """A line through 1 and 2 gives 3 at 0.6; a parabola through 6 at 0.4 shows what it was."""
+    """A line through 1 and 2 gives 3 at 0.6 and 4 at 0.4; one from 2 to 5 gives 3.5 at 0.6."""
     run = run_of([1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.0], rel_l1_thresh=9.0, predictor="linear")
     skipping(run, 0.6)
     call = prediction(run, 0.4)
-    exact = torch.full((1, 2), 6.0, dtype=torch.float64)
-    true = parabola({1.0: 1.0, 0.8: 2.0, 0.4: 6.0}, 0.6)
+    exact = torch.full((1, 2), 5.0, dtype=torch.float64)
     got = call.observe(exact)
-    torch.testing.assert_close(got, torch.full_like(exact, 6.0 + (true - 3.0)))
+    torch.testing.assert_close(got, torch.full_like(exact, 5.0 + gained(4.0, 5.0) * 0.5))
     assert torch.equal(call._state.predictor.values[-1], exact), "cached as it was computed"
-    assert call._state.skipped == []
+    assert call._state.skipped == [] and call._state.followed is None
 
 
 def test_steps_of_other_sizes_are_made_good_in_proportion() -> None:
     run = run_of([1.0, 0.8, 0.6, 0.5, 0.2, 0.0], rel_l1_thresh=9.0, predictor="linear")
     skipping(run, 0.6)
     call = prediction(run, 0.5)
-    true = parabola({1.0: 1.0, 0.8: 2.0, 0.5: 6.0}, 0.6)
-    got = call.observe(torch.full((1, 2), 6.0, dtype=torch.float64))
-    expected = 6.0 + (true - 3.0) * (0.5 - 0.6) / (0.2 - 0.5)
-    torch.testing.assert_close(got, torch.full_like(got, expected))
+    got = call.observe(torch.full((1, 2), 5.0, dtype=torch.float64))
+    missed = (4.0 - 3.0) * (0.5 - 0.6) / (0.2 - 0.5)
+    torch.testing.assert_close(got, torch.full_like(got, 5.0 + gained(3.5, 5.0) * missed))
+
+
+@pytest.mark.parametrize("missed", [float("nan"), float("inf")])
+def test_what_cannot_be_compared_is_not_corrected(missed: float) -> None:
+    assert correction_gain(torch.tensor(missed)) == 0.0
+    assert correction_gain(torch.tensor(0.0)) == 1.0
+    assert correction_gain(torch.tensor(RELIABLE_ERROR)) == pytest.approx(0.5)
+
+
+def test_what_is_made_of_skipped_and_computed_branches_is_neither_cached_nor_corrected() -> None:
+    run = line()
+    skipping(run, 0.6)
+    call = prediction(run, 0.4)
+    call._decision.mixed = True
+    exact = torch.full((1, 2), 6.0)
+    assert call.observe(exact) is exact
+    assert call._state.predictor.sigmas == [1.0, 0.8] and call._state.skipped == []
 
 
 def test_only_eulers_method_takes_a_correction() -> None:
@@ -317,7 +353,7 @@ def test_without_memory_for_a_value_the_run_goes_on_uncached(
     run = line()
     skipping(run, 0.6)
     call = prediction(run, 0.4)
-    monkeypatch.setattr("teacache.engine.forward.combine", full)
+    monkeypatch.setattr("teacache.engine.forward.correction_gain", full)
     exact = torch.ones(1, 2)
     assert call.observe(exact) is exact
     assert run.gave_up and call._state.skipped == []

@@ -98,38 +98,47 @@ class RunWrappers:
         run.begin_evaluation(timestep, x.device)
 
         def evaluate() -> Any:
-            try:
-                return predict(x, timestep, *args, **kwargs)
-            except RecomputeEvaluation as required:
-                run.recompute(required.reason)
-                return predict(x, timestep, *args, **kwargs)
+            return predict(x, timestep, *args, **kwargs)
 
         step, sigma = run.position.step, run.position.sigma
-        caches = run.strategy.caches_prediction and sigma > 0 and not run.gave_up
-        result = self._cached_prediction(x, evaluate) if caches else evaluate()
+        follows = run.strategy.follows_prediction and sigma > 0 and not run.gave_up
+        try:
+            result = self._followed(x, evaluate) if follows else evaluate()
+        except RecomputeEvaluation as required:
+            run.recompute(required.reason)
+            follows = follows and not run.gave_up
+            result = self._followed(x, evaluate) if follows else evaluate()
         if run.observer is not None and sigma > 0 and _is_prediction(result, x):
             run.observer.on_prediction(step, (x - result) / sigma)
         run.end_evaluation()
         return result
 
-    def _cached_prediction(self, x: torch.Tensor, evaluate: Callable[[], Any]) -> Any:
-        """The denoised latent after guidance, evaluated or predicted.
+    def _followed(self, x: torch.Tensor, evaluate: Callable[[], Any]) -> Any:
+        """The denoised latent after guidance: evaluated, predicted, or evaluated with residuals
+        in place of the block stack.
 
-        What is predicted is the derivative (x - denoised) / sigma, which samplers follow.
+        What is followed is the derivative (x - denoised) / sigma, as samplers do.
         """
         run, sigma = self._run, self._run.position.sigma
         layout = (tuple(x.shape), x.dtype, str(x.device), self._phase())
         decision = run.decide("prediction")
         run.decide_by_latent(decision, x)
         forward = PredictionForward(run, decision, "prediction", layout)
-        predicted = forward.predict(x) if forward.skipping else None
-        if predicted is not None:
-            return x - sigma * predicted
-        denoised = evaluate()
+        if run.strategy.caches_prediction:
+            predicted = forward.predict(x) if forward.skipping else None
+            if predicted is not None:
+                return x - sigma * predicted
+            denoised = evaluate()
+        else:
+            with run.led_by(decision):
+                denoised = evaluate()
         if not _is_prediction(denoised, x):
             run.give_up(f"the guider returns {_form(denoised)}, not one latent")
             return denoised
         derivative = (x - denoised) / sigma
+        if forward.skipping:
+            forward.skipped(derivative)
+            return denoised
         corrected = forward.observe(derivative)
         return denoised if corrected is derivative else x - sigma * corrected
 
@@ -163,7 +172,8 @@ class RunWrappers:
             return executor(model, conds, x, timestep, model_options)
         key = _pass_key(model_options.get("transformer_options", {}))
         decision = self._run.decide(key, window=("frames", key[0]))
-        self._run.decide_by_latent(decision, x)
+        if not self._run.strategy.follows_prediction:
+            self._run.decide_by_latent(decision, x)
         outer, self._decision = self._decision, decision
         try:
             try:

@@ -229,10 +229,10 @@ class DenoisingLoop:
         latent = given[latent_name(given)]
         if first and not run.gave_up and isinstance(latent, torch.Tensor):
             run.decide_by_latent(decision, latent)
+        if run.strategy.follows_prediction and first and not run.gave_up:
+            layout = (component, layout_of(latent))
+            self._prediction = PredictionForward(run, decision, PREDICTION, layout)
         if run.strategy.caches_prediction and not run.gave_up:
-            if first:
-                layout = (component, layout_of(latent))
-                self._prediction = PredictionForward(run, decision, PREDICTION, layout)
             out = self._computed_or_zeros(run, decision, branch, call)
         else:
             out = self._through_stack(run, decision, branch, call, first)
@@ -317,6 +317,10 @@ class DenoisingLoop:
         made_of = (frozenset(self._calls.made), self._other_calls)
         changed = self._predicted_from not in (None, made_of) or self._recompute
         self._predicted_from, self._other_calls = made_of, Counter()
+        if forward.skipping and not run.strategy.caches_prediction:
+            forward.skipped(prediction)
+            self._recompute = changed
+            return prediction
         if forward.skipping:
             predicted = forward.predict(prediction)
             if predicted is None:  # the transformer was not run: its output is not to be had
