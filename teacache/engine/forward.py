@@ -115,8 +115,9 @@ class PredictionForward:
             return
         size = run.position.step_size
         share = _precise(value) * size
-        followed = state.followed
-        state.followed = share if followed is None else followed.add_(share)
+        if state.followed is not None:
+            share.add_(beside(state.followed, share))
+        state.followed = run.to_cache_device(share)
         state.skipped.append((run.position.sigma, size))
 
     def observe(self, value: torch.Tensor) -> torch.Tensor:
@@ -158,7 +159,7 @@ class PredictionForward:
         start = state.predictor.sigmas[-1]
         after = _precise(value)
         before = beside(state.predictor.values[-1], value).to(after.dtype)
-        missed = -state.followed.to(after.dtype)
+        missed = -beside(state.followed, value).to(after.dtype)
         for sigma, size in state.skipped:
             missed.add_(torch.lerp(after, before, (sigma - end) / (start - end)), alpha=size)
         return (after + missed * (correction_gain(error) / step_size)).to(value.dtype)

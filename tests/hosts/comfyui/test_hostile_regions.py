@@ -108,11 +108,11 @@ def test_a_masked_part_decides_by_itself(model: Any, inside: Denoised) -> None:
 
     patterns = []
     for outside in (smooth, rough):
-        clone, handle = cached(model, 0.3, mode="forecast")
+        clone, handle = cached(model, 0.25, mode="forecast")
         sampled(clone, latent, denoise(outside), mask)
         patterns.append([record.skipped for record in report_of(handle).records])
     assert patterns[0] == patterns[1]
-    clone, handle = cached(model, 0.3, mode="forecast")
+    clone, handle = cached(model, 0.25, mode="forecast")
     sampled(clone, latent, lambda x, sigma: inside(sigma).expand_as(x))
     assert patterns[0] == [record.skipped for record in report_of(handle).records]
 
