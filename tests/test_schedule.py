@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacache.config import FORCE_COMPUTE
-from teacache.schedule import Schedule, StepTracker, same_sigma
+from teacache.schedule import MAX_RAISE, Schedule, StepTracker, same_sigma
 
 SIGMAS = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
 
@@ -233,3 +233,25 @@ def test_the_segment_is_that_of_the_position() -> None:
         tracker.advance(sigma)
         segments.append(tracker.segment)
     assert segments == [0, 1, 1]
+
+
+def test_a_raised_level_belongs_to_the_last_step_up_to_the_root_of_two() -> None:
+    schedule, end = Schedule(SIGMAS), SIGMAS[4]
+    assert schedule.step_at(MAX_RAISE * end, 3, raised=True) == 4
+    assert schedule.step_at(1.45 * end, 3, raised=True) == 3, "between the levels of step 3"
+    assert schedule.step_at(1.2 * end, 3) == 3
+
+
+def test_a_sampler_is_not_taken_to_raise_levels() -> None:
+    tracker = StepTracker(Schedule(SIGMAS), one_eval_per_step=False)
+    tracker.advance(0.25)
+    assert tracker.step == 3
+
+
+def test_each_time_that_the_schedule_begins_again_its_segments_count_on() -> None:
+    tracker = StepTracker(Schedule(SIGMAS), one_eval_per_step=False)
+    seen = []
+    for sigma in (1.0, 0.2, 1.0, 0.2, 1.0):
+        tracker.advance(sigma)
+        seen.append(tracker.segment)
+    assert seen == [0, 0, 5, 5, 10]

@@ -208,3 +208,10 @@ def test_the_horizon_is_four_gaps_in_either_direction() -> None:
     single, one = rate_after("linear", [(0.9, 1.0)])
     assert single.beyond_horizon(one, 0.1) is False
     assert single.beyond_horizon(make_predictor("reuse"), 0.1) is False
+
+
+def test_the_horizon_is_measured_by_the_two_newest_values() -> None:
+    series = [(0.9, 1.0), (0.8, 2.0), (0.7, 3.0), (0.65, 4.0)]
+    rate, predictor = rate_of("blend", series)
+    assert not rate.beyond_horizon(predictor, 0.46)
+    assert rate.beyond_horizon(predictor, 0.44)

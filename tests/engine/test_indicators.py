@@ -387,3 +387,15 @@ def test_tokens_with_modulations_of_their_own_are_all_read(comfy: Any) -> None:
             found = reader(block, arguments, image)
             assert found is not None
             torch.testing.assert_close(found, expected)
+
+
+def test_two_levels_are_embedded_ahead() -> None:
+    asked: list[list[float]] = []
+
+    def embed(levels: list[float]) -> torch.Tensor:
+        asked.append(levels)
+        return torch.tensor(levels)[:, None]
+
+    changes = TimestepChanges(embed, [1.0, 0.5], DeviceReader())
+    assert asked == [[1.0, 0.5]]
+    assert changes.between(1.0, 0.5) == pytest.approx(0.5) and len(asked) == 1

@@ -23,6 +23,7 @@ from teacache.engine.strategy import (
     settings_from_config,
 )
 from teacache.families.comfyui.image import SD3
+from teacache.families.streams import FamilyMismatch
 from teacache.report import Reason
 
 
@@ -307,3 +308,27 @@ def test_without_memory_what_is_held_and_pending_is_dropped() -> None:
     run.reader.read()
     assert run.state.bytes_held == 0 and read == [] and run.gave_up
     assert "no memory left" in run.report.warnings[0]
+
+
+def test_memory_that_ends_while_the_model_is_read_is_told_as_such() -> None:
+    run = run_of(rel_l1_thresh=0.5)
+    run.begin_evaluation(0.8, CPU)
+    PredictionForward(run, run.decide("pass"), "key", "layout").observe(torch.ones(1, 2))
+    mismatch = FamilyMismatch("a block")
+    mismatch.__cause__ = torch.OutOfMemoryError("full")
+    run.give_up(mismatch)
+    assert "no memory left" in run.report.warnings[-1] and run.state.bytes_held == 0
+    other = run_of(rel_l1_thresh=0.5)
+    other.give_up(FamilyMismatch("a block"))
+    assert other.gave_up and "memory" not in other.report.warnings[-1]
+
+
+def test_times_that_are_known_at_the_end_are_in_the_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = run_of(rel_l1_thresh=0.5)
+    run.begin_evaluation(0.8, CPU)
+    run.end_evaluation()
+    monkeypatch.setattr(run._timer, "resolve", lambda: ([7.0], 9.0))
+    report = run.finish("done")
+    assert report.records[0].seconds == 7.0 and report.seconds == 9.0

@@ -8,6 +8,8 @@ RUN = "teacache/engine/run.py"
 PREDICTORS = "teacache/engine/predictors.py"
 FORWARD = "teacache/engine/forward.py"
 BLOCKS = "teacache/engine/blocks.py"
+POLICY = "teacache/engine/policy.py"
+SCHEDULE = "teacache/schedule.py"
 BRANCHES = "teacache/hosts/diffusers/branches.py"
 
 _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
@@ -100,9 +102,18 @@ _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
             'self._thread: int | None = ""',
         ),
     ],
-    "`combine` takes the newest value's weight to be what the others leave of one.": [
-        (FORWARD, "PredictionForward._corrected", "weights[-1] += 1.0", f"weights[-1] {other}")
-        for other in ("= 1.0", "-= 1.0", "+= 2.0")
+    "The first step is always computed, steps are fewer than all, and no limit is none.": [
+        (POLICY, "module", "end: float = 1.0", "end: float = 2.0"),
+        (POLICY, "module", "max_skip: int = 0", "max_skip: int = None"),
+        (POLICY, "module", "warmup: int = 0", "warmup: int = 1"),
+    ],
+    "A level that equals the last one was found before.": [
+        (
+            SCHEDULE,
+            "Schedule.step_at",
+            "if raised and end < sigma <= MAX_RAISE * end:",
+            "if raised and end <= sigma <= MAX_RAISE * end:",
+        ),
     ],
     "Each branch has the same whole number of rows, and equal numbers are equal in any type.": [
         (

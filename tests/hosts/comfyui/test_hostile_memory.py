@@ -37,8 +37,8 @@ METHODS: dict[str, tuple[dict[str, Any], int]] = {
         2 * (RESIDUAL + RESIDUAL),
     ),
 }
-"""Settings, and the most bytes: predictions with the sum of what was skipped, two branches' residuals,
-and what is compared."""
+"""Settings, and the most bytes: predictions with the sum of what was skipped, residuals of two
+branches, and what is compared."""
 every_method = pytest.mark.parametrize("method", METHODS)
 
 

@@ -78,7 +78,8 @@ def test_an_option_that_adds_noise_counts_unless_it_is_zero(option: str) -> None
     for value in (0.5, "0", torch.zeros(1)):
         found = traits(of(euler(), {option: value}))
         assert not found.deterministic and not found.foreign and found.name == "euler"
-    assert not traits(of(euler(), {"s_churn": 0.0, "eta": 0.0, option: 1})).deterministic
+    noisy = traits(of(euler(), {"s_churn": 0.0, "eta": 0.0, option: 1}))
+    assert noisy.deterministic is False and noisy.raises_levels
     assert traits(of(euler(), {"s_noise": 1.0})).deterministic
     assert traits(of(euler(), "no options")).deterministic
 

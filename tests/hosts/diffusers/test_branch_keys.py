@@ -167,3 +167,13 @@ def test_a_key_for_every_call_is_refused_in_the_end() -> None:
     branches.key(None, {"number": 0})
     with pytest.raises(ValueError, match="more than 16 different texts or settings in one run"):
         branches.key(None, {"number": MAX_BRANCHES})
+
+
+def test_the_same_texts_in_the_same_memory_are_not_read() -> None:
+    reads = TensorReads()
+    branches = Branches(reads)
+    one, other, third = text(1.0), text(2.0), text(3.0)
+    key = branches.key(None, {"prompt_embeds": one, "prompt_mask": other})
+    assert branches.key(None, {"prompt_embeds": one, "prompt_mask": other}) == key
+    assert reads.take() == 0
+    assert branches.key(None, {"prompt_embeds": one, "prompt_mask": third}) != key
