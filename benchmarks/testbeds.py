@@ -28,7 +28,7 @@ from training.data import ROOT
 STEPS, SHIFT, GUIDANCE = 50, 3.0, 3.0
 TEST_PROMPTS = 48
 CONCEPTS = ROOT / "concepts.txt"
-DIGITS_WEIGHTS = ROOT / "checkpoints" / "digits.safetensors"
+DIGITS_WEIGHTS = ROOT.parent / "models" / "digits" / "digits.safetensors"
 DEMO_TUNING = (
     "red apple", "fox", "cactus", "owl", "cow", "pizza", "rocket", "sailboat", "guitar", "castle",
     "sunflower", "teapot", "umbrella", "penguin", "strawberry", "locomotive", "crab", "camera",

@@ -19,7 +19,7 @@ from training.digits import TEXT_WIDTH, WORDS, Films, new_transformer, save_mode
 from training.flow import FlowTrainer, add_options, stratified_times, train
 
 CHECKPOINT = ROOT / "checkpoints" / "digits.pt"
-MODEL = ROOT / "checkpoints" / "digits.safetensors"
+MODEL = ROOT.parent / "models" / "digits" / "digits.safetensors"
 
 
 class DigitsTrainer(FlowTrainer):
