@@ -54,11 +54,12 @@ def decide_by_error_rate(run: Run, decision: Decision, state: BranchState) -> No
 
 
 def cache_value(run: Run, state: BranchState, value: torch.Tensor) -> None:
-    """Cache the computed `value`, after the predictor has learned from it."""
+    """Cache the computed `value`; where no plan decides, the predictor learns from it first."""
     sigma = run.position.sigma
-    update = state.predictor.deferred_update(sigma, value)
-    if update is not None:
-        run.reader.defer(update)
+    if run.strategy.indicator != "plan":
+        update = state.predictor.deferred_update(sigma, value)
+        if update is not None:
+            run.reader.defer(update)
     state.predictor.observe(sigma, run.to_cache_device(value))
 
 
@@ -97,8 +98,6 @@ class PredictionForward:
         """
         run = self._run
         try:
-            if run.strategy.indicator == "plan":
-                run.reader.read()  # what the predictor has learned; other indicators have read it
             value = self._state.predictor.predict(run.position.sigma, like).to(like.dtype)
             self.skipped(value)
         except OUT_OF_MEMORY:
@@ -159,7 +158,7 @@ class PredictionForward:
         start = state.predictor.sigmas[-1]
         after = _precise(value)
         before = beside(state.predictor.values[-1], value).to(after.dtype)
-        missed = -beside(state.followed, value).to(after.dtype)
+        missed = -beside(state.followed, value)
         for sigma, size in state.skipped:
             missed.add_(torch.lerp(after, before, (sigma - end) / (start - end)), alpha=size)
         return (after + missed * (correction_gain(error) / step_size)).to(value.dtype)
@@ -178,7 +177,7 @@ def correction_gain(error: torch.Tensor) -> torch.Tensor:
     themselves would mend it twice: without the gain, the demo model at 20 steps and guidance 7
     loses up to 3 dB; with it, it loses nothing, and the others keep their gain.
     """
-    return torch.nan_to_num(1 / (1 + (error / RELIABLE_ERROR).square()), nan=0.0)
+    return torch.nan_to_num(1 / (1 + (error / RELIABLE_ERROR).square()))
 
 
 class StackForward:

@@ -176,4 +176,7 @@ def test_the_same_texts_in_the_same_memory_are_not_read() -> None:
     key = branches.key(None, {"prompt_embeds": one, "prompt_mask": other})
     assert branches.key(None, {"prompt_embeds": one, "prompt_mask": other}) == key
     assert reads.take() == 0
-    assert branches.key(None, {"prompt_embeds": one, "prompt_mask": third}) != key
+    second = branches.key(None, {"prompt_embeds": one, "prompt_mask": third})
+    assert second != key and reads.take() == 1
+    assert branches.key(None, {"prompt_embeds": one, "prompt_mask": third}) == second
+    assert reads.take() == 0, "not even compared with the first"
