@@ -1,0 +1,178 @@
+"""Our modes, faithful TeaCache and fewer steps at equal numbers of computed steps, on every ground.
+
+    python -m benchmarks.equal_steps --pairs 8 --write
+
+A residual's skip runs the embedders and the final layer. In these small models that is a tenth of a
+step and more, in large ones about a hundredth, so that times here would tell little: what is
+equal is the number of computed steps. Each way is run at several thresholds; between their means
+the figures at `SPEEDUPS` are interpolated. No setting was chosen on these captions and seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import peers
+from benchmarks.grounds import GROUNDS, Ground
+from benchmarks.quality import MAX_PSNR, decoded
+from benchmarks.sampling import Sampler, sample
+from benchmarks.testbeds import COMFYUI, Pair, Testbed, load
+from teacache.comparison.metrics import psnr
+from teacache.files import write_atomically
+from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
+
+RESULTS = Path(__file__).parent / "results" / "equal_steps.md"
+SPEEDUPS = (1.25, 1.5, 1.8, 2.0)
+"""Steps of the run over computed steps."""
+THRESHOLDS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+FAITHFUL_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2)
+"""In steps of a run of 50; they grow with the length of a step."""
+FEWER_STEPS = "fewer steps"
+
+Point = tuple[float, float, float]
+"""Computed steps, and the mean and the least PSNR in dB, of the pairs."""
+
+
+def ways(steps: int) -> dict[str, list[peers.Enable]]:
+    """By name: a way to cache, at several thresholds."""
+    return {
+        "forecast": [
+            peers.teacache_comfyui(mode="forecast", rel_l1_thresh=value) for value in THRESHOLDS
+        ],
+        "forecast, residuals": [
+            peers.teacache_comfyui(mode="forecast", cached="residual", rel_l1_thresh=value)
+            for value in THRESHOLDS
+        ],
+        "faithful TeaCache": [
+            peers.teacache_comfyui(mode="faithful", rel_l1_thresh=value * (50 / steps) ** 0.5)
+            for value in FAITHFUL_THRESHOLDS
+        ],
+    }
+
+
+def pairs_of(testbed: Testbed, count: int) -> list[Pair]:
+    """Captions that nothing was chosen on; where there are few, seeds tell pairs apart."""
+    captions = testbed.test_captions
+    return [Pair(captions[i % len(captions)], i // len(captions)) for i in range(count)]
+
+
+def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> dict[str, list[Point]]:
+    """The points of each way on a ground, against the uncached pictures."""
+    testbed = replace(testbed, steps=ground.steps, guidance=ground.guidance)
+    sigmas = testbed.sigmas(ground.steps, ground.scheduler)
+    sampler: Sampler = (ground.sampler, {})
+
+    def run(enable: peers.Enable, levels: torch.Tensor, pair: Pair) -> tuple[float, torch.Tensor]:
+        with enable(testbed) as model:
+            made = sample(testbed, COMFYUI, model, [pair], levels, sampler=sampler)
+        return made.computed, decoded(testbed, made.latents)
+
+    fewer = [testbed.sigmas(round(ground.steps / s), ground.scheduler) for s in SPEEDUPS]
+    runs = {
+        name: [(enable, sigmas) for enable in enables]
+        for name, enables in ways(ground.steps).items()
+    }
+    runs[FEWER_STEPS] = [(peers.uncached_comfyui, levels) for levels in fewer]
+    found: dict[str, list[list[tuple[float, float]]]] = {
+        name: [[] for _ in points] for name, points in runs.items()
+    }
+    for pair in tqdm(pairs, desc=ground.name, unit="pair"):
+        _, reference = run(peers.uncached_comfyui, sigmas, pair)
+        for name, points in runs.items():
+            for place, (enable, levels) in zip(found[name], points, strict=True):
+                computed, picture = run(enable, levels, pair)
+                place.append((computed, min(psnr(picture, reference), MAX_PSNR)))
+    return {
+        name: [
+            (
+                statistics.fmean(computed for computed, _ in place),
+                statistics.fmean(quality for _, quality in place),
+                min(quality for _, quality in place),
+            )
+            for place in places
+        ]
+        for name, places in found.items()
+    }
+
+
+def at(points: Sequence[Point], computed: float) -> tuple[float, float] | None:
+    """Mean and least PSNR at a number of computed steps, between the two nearest points.
+
+    Returns:
+        None where all points have more of them, or all have fewer.
+    """
+    ordered = sorted(points)
+    for low, high in pairwise(ordered):
+        if low[0] <= computed <= high[0]:
+            share = (computed - low[0]) / (high[0] - low[0]) if high[0] > low[0] else 0.0
+            mean, least = (a + share * (b - a) for a, b in zip(low[1:], high[1:], strict=True))
+            return mean, least
+    return None
+
+
+def rows_of(ground: Ground, measured: Mapping[str, Sequence[Point]]) -> list[list[str]]:
+    """The rows of a table: ground, way, and the figures at `SPEEDUPS`."""
+    rows = []
+    for name, points in measured.items():
+        shown = [at(points, ground.steps / speedup) for speedup in SPEEDUPS]
+        if name == FEWER_STEPS:
+            shown = [(mean, least) for _, mean, least in points]
+        cells = ["–" if value is None else f"{value[0]:.1f} / {value[1]:.1f}" for value in shown]
+        rows.append([f"{ground.name} ({ground.kind})", name, *cells])
+    return rows
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Markdown, with a heading for each speed-up."""
+    head = ["ground", "", *(f"{speedup:g}x" for speedup in SPEEDUPS)]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    models = tuple(dict.fromkeys(ground.model for ground in GROUNDS))
+    parser.add_argument("--pairs", type=int, default=8, help="captions and seeds of each ground")
+    parser.add_argument("--models", nargs="+", choices=models, default=models)
+    parser.add_argument("--comfyui", type=Path)
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    args = parser.parse_args()
+    if args.pairs < 1:
+        parser.error(f"--pairs must be at least 1, not {args.pairs}")
+    torch.set_num_threads(1)
+    rows: list[list[str]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        boot(find_comfyui(args.comfyui), Path(folder))
+        testbeds = {name: load(name) for name in args.models}
+        for ground in GROUNDS:
+            if ground.model not in args.models or ground.sampler != "euler":
+                continue
+            testbed = testbeds[ground.model]
+            measured = measure(testbed, ground, pairs_of(testbed, args.pairs))
+            made = rows_of(ground, measured)
+            rows += made
+            print("\n".join("  ".join(row) for row in made), flush=True)
+    page = (
+        "# At equal numbers of computed steps\n\n"
+        f"`python -m benchmarks.equal_steps --pairs {args.pairs} --write`: PSNR in dB against the "
+        f"uncached picture, mean and worst\nof {args.pairs} pairs, Euler steps. The speed-up is "
+        "that of a model in which a skip costs nothing: steps over computed\nsteps. –: not reached "
+        f"at any threshold.\n\n{table(rows)}\n"
+    )
+    if args.write:
+        write_atomically(RESULTS, lambda path: path.write_text(page, encoding="utf-8"))
+    else:
+        print(f"\n{page}")
+
+
+if __name__ == "__main__":
+    main()

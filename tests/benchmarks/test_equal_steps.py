@@ -1,0 +1,39 @@
+"""The comparison at equal numbers of computed steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-studio[diffusers]'")
+
+from benchmarks import equal_steps, testbeds
+from benchmarks.equal_steps import SPEEDUPS, at, rows_of
+from benchmarks.grounds import Ground
+
+
+def test_figures_lie_between_the_two_nearest_points() -> None:
+    points = [(10.0, 40.0, 30.0), (5.0, 20.0, 10.0), (5.0, 20.0, 10.0)]
+    assert at(points, 7.5) == (30.0, 20.0) and at(points, 10.0) == (40.0, 30.0)
+    assert at(points, 5.0) == (20.0, 10.0)
+    assert at(points, 4.9) is None and at(points, 10.1) is None and at([], 5.0) is None
+
+
+@pytest.mark.slow
+def test_a_ground_is_measured_and_shown(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equal_steps, "THRESHOLDS", (1e-9, 30.0))
+    monkeypatch.setattr(equal_steps, "FAITHFUL_THRESHOLDS", (1e-9, 30.0))
+    ground, testbed = Ground("photos", 8, 4.0), testbeds.load("photos")
+    (pair,) = equal_steps.pairs_of(testbed, 1)
+    assert pair.prompt in testbed.test_captions and pair.seed == 0
+    measured = equal_steps.measure(testbed, ground, [pair])
+    for name in ("forecast", "forecast, residuals", "faithful TeaCache"):
+        least, most = measured[name]
+        assert least[0] == 8 and least[1:] == (100.0, 100.0), "nothing skipped, nothing changed"
+        assert most[0] < 6 and 10 < most[1] < 60
+    assert [point[0] for point in measured[equal_steps.FEWER_STEPS]] == [6, 5, 4, 4]
+    rows = rows_of(ground, measured)
+    assert [row[1] for row in rows] == list(measured) and all(len(row) == 6 for row in rows)
+    assert len(SPEEDUPS) == 4 and "–" not in rows[0][2]
+    assert "| 1.25x | 1.5x |" in equal_steps.table(rows)
