@@ -71,8 +71,8 @@ def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: 
 
     The skipped steps are predicted half-way along the line through `before` and `start`, as in a
     plan (`Damped`, never updated). With Euler's method the step at `end` then corrects the sample
-    by the line between `start` and `end`, with a gain (`PredictionForward`). Until then the model's
-    input is off, which changes its value at `end` by about the error over the noise level.
+    by the parabola through all three steps, with a gain (`PredictionForward`). Until then the
+    model's input is off, which changes its value at `end` by about the error over the noise level.
 
     Args:
         before: the computed step before `start`, None for none.
@@ -89,8 +89,9 @@ def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: 
     expected = dict(zip(past, predictor.weights(run.sigmas[end]), strict=True))
     error = run.norm({**expected, end: -1.0}) / max(run.norm({end: 1.0}), 1e-30)
     gain = float(correction_gain(torch.tensor(error)))
-    levels = [run.sigmas[start], run.sigmas[end]]
-    missed: dict[int, float] = dict.fromkeys([*past, end], 0.0)
+    nodes = [*past, end]
+    levels = [run.sigmas[node] for node in nodes]
+    missed: dict[int, float] = dict.fromkeys(nodes, 0.0)
     corrected = dict(missed)
     for step in range(start + 1, end):
         span, level = run.spans[step], run.sigmas[step]
@@ -98,7 +99,7 @@ def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: 
         for node, weight in zip(past, predictor.weights(level), strict=True):
             missed[node] += span * weight
             corrected[node] += span * weight * (1 - gain)
-        for node, weight in zip((start, end), interpolation_weights(levels, level), strict=True):
+        for node, weight in zip(nodes, interpolation_weights(levels, level), strict=True):
             corrected[node] += span * weight * gain
     input_error = run.norm(missed)
     if not euler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from lone_calls import full
@@ -239,19 +240,25 @@ def test_a_skip_cannot_be_followed_by_computing_in_the_same_pass() -> None:
         call._decision.require_compute(Reason.MISMATCH)
 
 
+def parabola(points: dict[float, float], sigma: float) -> float:
+    """The value at `sigma` of the parabola through three points."""
+    return float(np.polyval(np.polyfit(list(points), list(points.values()), 2), sigma))
+
+
 def gained(predicted: float, value: float) -> float:
     """The gain of a correction where `value` was to be `predicted`."""
     return 1 / (1 + (abs(value / predicted - 1) / RELIABLE_ERROR) ** 2)
 
 
 def test_what_skips_missed_is_made_good_in_the_next_computed_step() -> None:
-    """A line through 1 and 2 gives 3 at 0.6 and 4 at 0.4; one from 2 to 5 gives 3.5 at 0.6."""
+    """A line through 1 and 2 gives 3 at 0.6 and 4 at 0.4; a parabola shows what it was at 0.6."""
     run = run_of([1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.0], rel_l1_thresh=9.0, predictor="linear")
     skipping(run, 0.6)
     call = prediction(run, 0.4)
     exact = torch.full((1, 2), 5.0, dtype=torch.float64)
+    true = parabola({1.0: 1.0, 0.8: 2.0, 0.4: 5.0}, 0.6)
     got = call.observe(exact)
-    torch.testing.assert_close(got, torch.full_like(exact, 5.0 + gained(4.0, 5.0) * 0.5))
+    torch.testing.assert_close(got, torch.full_like(exact, 5.0 + gained(4.0, 5.0) * (true - 3.0)))
     assert torch.equal(call._state.predictor.values[-1], exact), "cached as it was computed"
     assert call._state.skipped == [] and call._state.followed is None
 
@@ -261,7 +268,8 @@ def test_steps_of_other_sizes_are_made_good_in_proportion() -> None:
     skipping(run, 0.6)
     call = prediction(run, 0.5)
     got = call.observe(torch.full((1, 2), 5.0, dtype=torch.float64))
-    missed = (4.0 - 3.0) * (0.5 - 0.6) / (0.2 - 0.5)
+    true = parabola({1.0: 1.0, 0.8: 2.0, 0.5: 5.0}, 0.6)
+    missed = (true - 3.0) * (0.5 - 0.6) / (0.2 - 0.5)
     torch.testing.assert_close(got, torch.full_like(got, 5.0 + gained(3.5, 5.0) * missed))
 
 

@@ -8,6 +8,7 @@ import weakref
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -63,8 +64,8 @@ def by_hand(
 
     computed: the denoised latent by step; the result is the latent that enters those steps, and
     the last one. Lines are followed as far as they were right before. What they missed is made
-    good at the next computed step, as far as that one was predicted well: by integrating the line
-    between the values before and after.
+    good at the next computed step, as far as that one was predicted well: by integrating the
+    parabola through the values before and after.
     """
     x = noise.double() * sigmas[0]
     path: dict[int, torch.Tensor] = {}
@@ -86,9 +87,14 @@ def by_hand(
             (s0, v0), (s1, v1) = known[-2:]
             expected = v1 + part * (sigma - s1) * (v1 - v0) / (s1 - s0)
             error = (value - expected).abs().mean() / expected.abs().mean()
+            nodes = [*known[-2:], (sigma, value)]
+            levels = np.array([level for level, _ in nodes])
+            values = torch.stack([v.flatten() for _, v in nodes]).numpy()
+            parabola = np.polynomial.polynomial.polyfit(levels - sigma, values, len(nodes) - 1)
             for level, width, used in missed:
-                between = value + (level - sigma) / (s1 - sigma) * (v1 - value)
-                x = x + width * (between - used) / (1 + (error / RELIABLE_ERROR) ** 2)
+                after = np.polynomial.polynomial.polyval(level - sigma, parabola)
+                after = torch.from_numpy(after).view_as(x)
+                x = x + width * (after - used) / (1 + (error / RELIABLE_ERROR) ** 2)
         if len(known) > 1:
             (s0, v0), (s1, v1) = known[-2:]
             way = (sigma - s1) * (v1 - v0) / (s1 - s0)
