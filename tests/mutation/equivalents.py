@@ -103,9 +103,9 @@ _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
         ),
     ],
     "The first step is always computed, steps are fewer than all, and no limit is none.": [
-        (POLICY, "module", "end: float = 1.0", "end: float = 2.0"),
-        (POLICY, "module", "max_skip: int = 0", "max_skip: int = None"),
-        (POLICY, "module", "warmup: int = 0", "warmup: int = 1"),
+        (POLICY, "", "end: float = 1.0", "end: float = 2.0"),
+        (POLICY, "", "max_skip: int = 0", "max_skip: int = None"),
+        (POLICY, "", "warmup: int = 0", "warmup: int = 1"),
     ],
     "A level that equals the last one was found before.": [
         (
