@@ -50,9 +50,29 @@ def test_a_skip_runs_nothing_of_the_model(name: str) -> None:
     assert spy.skipped_calls == 0, "what is called is computed"
 
 
+@pytest.mark.parametrize("name", ["sd3", "flux1", "wan21"])
+def test_with_residuals_a_skip_runs_all_but_the_blocks(name: str) -> None:
+    """Decided as without them: by the error of the derivative after guidance, for all branches."""
+    model = tiny_models.build(name)
+    plain, plain_handle = forecast(model, threshold=30.0)
+    sample(plain, name, steps=16)
+    clone, handle = forecast(model, threshold=30.0, cached="residual")
+    with spying(model) as spy:
+        sample(clone, name, steps=16)
+    report = report_of(handle)
+    assert report.cached == "residual" and report.skipped >= 4
+    assert len(spy.per_call) == 16 and spy.skipped_calls == report.skipped
+    first = next(record.step for record in report.records if record.skipped)
+    for mine, theirs in zip(report.records[:first], report_of(plain_handle).records, strict=False):
+        assert (mine.reason, mine.distance) == (theirs.reason, theirs.distance)
+    mine, theirs = report.records[first], report_of(plain_handle).records[first]
+    assert mine.distance == pytest.approx(theirs.distance), "of the same computed values"
+
+
 @pytest.mark.parametrize("threshold", [0.0, SKIP_NONE])
-def test_nothing_skipped_is_bit_identical(sd3: Any, threshold: float) -> None:
-    clone, handle = forecast(sd3, threshold)
+@pytest.mark.parametrize("cached_value", ["prediction", "residual"])
+def test_nothing_skipped_is_bit_identical(sd3: Any, threshold: float, cached_value: str) -> None:
+    clone, handle = forecast(sd3, threshold, cached=cached_value)
     assert torch.equal(sample(clone, "sd3", steps=8), sample(sd3, "sd3", steps=8))
     assert report_of(handle).skipped == 0
 

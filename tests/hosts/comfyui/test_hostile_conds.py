@@ -113,6 +113,18 @@ def test_a_cond_that_appears_within_the_run(model: Any, mode: str) -> None:
     assert skip_pattern(report).count("s") >= 8 and torch.isfinite(got).all()
 
 
+def test_a_cond_that_appears_is_computed_with_residuals_in_the_forecast_too(model: Any) -> None:
+    positive = cond(1, end_percent=0.6) + cond(3, start_percent=0.3)
+    native = run(model, steps=24, positive=positive)
+    never, _ = cached(model, SKIP_NONE, mode="forecast", cached="residual")
+    assert torch.equal(run(never, steps=24, positive=positive), native)
+    clone, handle = cached(model, SKIP_ALL, mode="forecast", cached="residual")
+    got, report = run(clone, steps=24, positive=positive), report_of(handle)
+    for place in crossings(model, [sigma_at(model, 0.3), sigma_at(model, 0.6)], report):
+        assert not report.records[place].skipped
+    assert skip_pattern(report).count("s") >= 8 and torch.isfinite(got).all()
+
+
 @both_modes
 def test_a_controlnet_that_begins_and_ends_within_the_run(model: Any, mode: str) -> None:
     import nodes

@@ -57,6 +57,27 @@ def test_a_skip_runs_nothing_and_leaves_nothing(name: str, built: dict[str, Any]
     assert len(ran) == calls * report.computed
 
 
+@pytest.mark.parametrize("name", ["sd3", "flux1", "wan21", "chroma"])
+def test_with_residuals_a_skip_runs_all_but_the_blocks(name: str, built: dict[str, Any]) -> None:
+    pipe = pipe_of(built, name)
+    native = generate(pipe, name, steps=STEPS)
+    with teacache(pipe, SKIP_NONE, cached="residual"):
+        assert torch.equal(generate(pipe, name, steps=STEPS), native)
+    with teacache(pipe, FAR) as plain:
+        generate(pipe, name, steps=STEPS)
+    with teacache(pipe, FAR, cached="residual") as handle:
+        with spying(pipe) as spy:
+            first = generate(pipe, name, steps=STEPS)
+        assert torch.equal(generate(pipe, name, steps=STEPS), first), "the second run differs"
+    report = report_of(handle)
+    assert report.cached == "residual" and report.skipped >= 2 and not report.warnings
+    calls = 2 if TINY[name].guidance == "two calls" else 1
+    assert len(spy.per_call) == calls * STEPS
+    assert sum(blocks == 0 for blocks in spy.per_call) == calls * report.skipped
+    decided = [record.reason for record in report_of(plain).records]
+    assert [record.reason for record in report.records][:4] == decided[:4]
+
+
 @pytest.mark.parametrize("name", ["sd3", "flux1", "wan21", "qwen_image"])
 def test_nothing_skipped_is_bit_identical(name: str, built: dict[str, Any]) -> None:
     pipe = pipe_of(built, name)
