@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lone_calls import Observer, call_of, first_block_run, full, image, stack_input_run
@@ -321,14 +322,22 @@ def test_two_skipped_steps_are_made_good_together() -> None:
     torch.testing.assert_close(got, exact + gain * (0.2 * 0.2 + 0.4 * 0.1) / 0.2)
 
 
-def test_of_many_cached_values_the_newest_shows_what_was_missed() -> None:
+def test_of_many_cached_values_the_two_newest_show_what_was_missed() -> None:
     sigmas = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.0]
-    run = run_of(sigmas, rel_l1_thresh=9.0, predictor="linear")
+    run = run_of(sigmas, rel_l1_thresh=9.0, predictor="blend")
     computed(run, {1.0: 1.0, 0.9: 5.0, 0.8: 2.0, 0.7: 3.0})
-    skip(run, 0.6)
-    exact = torch.full((1, 2), 5.0, dtype=torch.float64)
-    got = prediction(run, 0.5).observe(exact)
-    torch.testing.assert_close(got, exact)  # 4 was used, and the line from 3 to 5 gives 4
+    call = prediction(run, 0.6)
+    call._decision.reason = Reason.UNDER_THRESHOLD
+    used = call.predict(torch.zeros(1, 2, dtype=torch.float64))
+    assert used is not None
+    run.end_evaluation()
+    exact = torch.full((1, 2), 7.0, dtype=torch.float64)
+    error = exact / call._state.predictor.predict(0.5) - 1
+    parabola = float(np.polyval(np.polyfit([0.8, 0.7, 0.5], [2.0, 3.0, 7.0], 2), 0.6))
+    gain = 1 / (1 + (error / RELIABLE_ERROR) ** 2)
+    torch.testing.assert_close(
+        prediction(run, 0.5).observe(exact), exact + gain * (parabola - used)
+    )
 
 
 def test_a_corrected_value_has_the_type_of_the_computed_one() -> None:
