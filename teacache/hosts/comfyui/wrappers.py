@@ -172,8 +172,7 @@ class RunWrappers:
             return executor(model, conds, x, timestep, model_options)
         key = _pass_key(model_options.get("transformer_options", {}))
         decision = self._run.decide(key, window=("frames", key[0]))
-        if not self._run.strategy.follows_prediction:
-            self._run.decide_by_latent(decision, x)
+        self._run.decide_by_latent(decision, x)
         outer, self._decision = self._decision, decision
         try:
             try:
