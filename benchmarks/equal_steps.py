@@ -24,10 +24,10 @@ from tqdm import tqdm
 from benchmarks import peers
 from benchmarks.grounds import GROUNDS, Ground
 from benchmarks.quality import MAX_PSNR, decoded
+from benchmarks.roughness import MODELS, publish
 from benchmarks.sampling import Sampler, sample
 from benchmarks.testbeds import COMFYUI, Pair, Testbed, load
 from teacache.comparison.metrics import psnr
-from teacache.files import write_atomically
 from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
 
 RESULTS = Path(__file__).parent / "results" / "equal_steps.md"
@@ -140,9 +140,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    models = tuple(dict.fromkeys(ground.model for ground in GROUNDS))
     parser.add_argument("--pairs", type=int, default=8, help="captions and seeds of each ground")
-    parser.add_argument("--models", nargs="+", choices=models, default=models)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--comfyui", type=Path)
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     args = parser.parse_args()
@@ -168,10 +167,7 @@ def main() -> None:
         "that of a model in which a skip costs nothing: steps over computed\nsteps. –: not reached "
         f"at any threshold.\n\n{table(rows)}\n"
     )
-    if args.write:
-        write_atomically(RESULTS, lambda path: path.write_text(page, encoding="utf-8"))
-    else:
-        print(f"\n{page}")
+    publish(page, RESULTS if args.write else None)
 
 
 if __name__ == "__main__":

@@ -160,6 +160,14 @@ def rows_of(grounds: Sequence[Ground], count: int) -> Iterator[list[str]]:
         yield row(f"{ground.name} ({ground.kind})", curve)
 
 
+def publish(page: str, file: Path | None) -> None:
+    """Write `page` to `file`, or print it where there is none."""
+    if file is None:
+        print(f"\n{page}")
+    else:
+        write_atomically(file, lambda path: path.write_text(page, encoding="utf-8"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=6, help="captions and seeds of each ground")
@@ -185,10 +193,7 @@ def main() -> None:
         f"In bold: {SOURCE}.\n\n"
         f"{table(rows)}\n"
     )
-    if args.write:
-        write_atomically(RESULTS, lambda path: path.write_text(page, encoding="utf-8"))
-    else:
-        print(f"\n{page}")
+    publish(page, RESULTS if args.write else None)
 
 
 if __name__ == "__main__":
