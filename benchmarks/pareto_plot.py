@@ -33,7 +33,7 @@ COLOURS = (
 )  # fmt: skip
 MARKERS = "osD^vP*Xph<>d"
 LINES = ("-", "--", ":")
-PREDICTOR_LINES = {"reuse": "-", "linear": "--", "damped": "-.", "blend": ":"}
+PREDICTOR_LINES = {"reuse": "-", "linear": "--", "damped": "-."}
 MAIN = f"{OURS}: forecast"
 MAX_SPEEDUP = 6.0
 MIN_DISTANCE = 1e-6

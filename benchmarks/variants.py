@@ -179,21 +179,11 @@ def our_modes(scale: float) -> list[Variant]:
         ),
         *points("forecast, reuse", (0.025, 0.1, 0.2), predictor="reuse", **forecast),
         *points("forecast, linear", (0.025, 0.1, 0.2), predictor="linear", **forecast),
-        *points("forecast, blend", (0.05, 0.2, 0.5), predictor="blend", **forecast),
         *residual("rate", "reuse", 0.05, 0.2, 0.5),
         *residual("rate", "linear", 0.02, 0.05, 0.2),
         *residual("rate", "damped", 0.02, 0.05, 0.2),
-        *residual("rate", "blend", 0.05, 0.2, 0.5),
         *residual("profile", "linear", 0.12, 0.2, 0.4),
         *residual("profile", "damped", 0.12, 0.2, 0.4),
-        *residual("profile", "blend", 0.12, 0.2, 0.4),
-        *residual("spectral", "reuse", 0.1, 0.25, 1.0),
-        *residual("spectral", "linear", 0.1, 0.25, 1.0),
-        *residual("first_block", "reuse", 0.03, 0.1, 0.2),
-        *residual("first_block", "linear", 0.03, 0.1, 0.2),
-        *points(
-            "faithful, every 8th token", (0.12, 0.2, 0.4), mode="faithful", token_stride=8
-        ),
         *(
             Variant(
                 OURS, f"{OURS}: forecast, diffusers", f"{threshold * scale:g}", DIFFUSERS,
