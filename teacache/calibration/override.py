@@ -38,4 +38,4 @@ class RunOverride:
             return planned_settings(config, context.profile, self.plan)
         if self.observer is not None:
             return recording_settings(config, context.profile)
-        return settings_from_config(config, context.profile, context.sampler, context.packed)
+        return settings_from_config(config, context.profile, context.sampler)

@@ -29,7 +29,7 @@ def fit_line(calibration: Calibration) -> str:
     if calibration.fit_rejection:
         return (
             f"No coefficients: {calibration.fit_rejection} ({points} points). The faithful mode "
-            "keeps the family's; plans need none, nor do indicator=rate and first_block."
+            "keeps the family's; plans need none, nor does indicator=rate."
         )
     assert profile.r2 is not None and profile.x_range is not None
     low, high = profile.x_range

@@ -18,6 +18,7 @@ from ..profiles.conditions import Conditions, differences, incompatibility
 from ..profiles.plans import Plan, adapt_plan, apply_limits, generic_plan, steps_for
 from ..profiles.profile import Profile
 from .strategy import (
+    FAITHFUL,
     RunSettings,
     SamplerTraits,
     planned_settings,
@@ -33,7 +34,8 @@ LEVEL_THRESHOLDS = {"quality": 0.05, "balanced": 0.2, "fast": 0.5}
 LEVEL_SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
 """Speed-ups that the levels stand for where only published thresholds are known."""
 KNOWN_SAMPLER = SamplerTraits("", deterministic=True)
-UNKNOWN_SAMPLER = SamplerTraits("", deterministic=False)
+OTHERWISE = f"{FAITHFUL.name} with samplers that add noise or are not known"
+"""What runs with a sampler that cannot be extrapolated."""
 _EFFECT = re.compile(r"(\d+(?:\.\d+)?)x")
 
 
@@ -47,7 +49,6 @@ class RunContext:
         sampler: its traits.
         calibration: the user's own, if one was named or found.
         named: whether the user named that calibration.
-        packed: the latent is a list of tokens, without height and width.
     """
 
     profile: Profile
@@ -55,7 +56,6 @@ class RunContext:
     sampler: SamplerTraits
     calibration: Calibration | None = None
     named: bool = False
-    packed: bool = False
 
 
 def resolve_settings(config: TeaCacheConfig, context: RunContext) -> RunSettings:
@@ -100,7 +100,7 @@ def _by_config(config: TeaCacheConfig, context: RunContext) -> RunSettings:
             notes = (
                 f"Profile {calibration.name} holds no coefficients: {calibration.fit_rejection}.",
             )
-    settings = settings_from_config(config, profile, context.sampler, context.packed)
+    settings = settings_from_config(config, profile, context.sampler)
     return replace(settings, notes=(*settings.notes, *notes))
 
 
@@ -109,7 +109,7 @@ def _calibrated_default(config: TeaCacheConfig, context: RunContext) -> RunSetti
     default mode itself where it was better than that plan."""
     calibration = context.calibration
     assert calibration is not None
-    default = settings_from_config(config, context.profile, context.sampler, context.packed)
+    default = settings_from_config(config, context.profile, context.sampler)
     refused = incompatibility(calibration.conditions, context.conditions)
     if refused:
         note = f"Profile {calibration.name} is not used: {refused}."
@@ -140,9 +140,7 @@ def _by_plan_or_forecast(config: TeaCacheConfig, context: RunContext) -> tuple[R
     if speedup is None:
         threshold = LEVEL_THRESHOLDS[config.preset]
         with_threshold = replace(config, rel_l1_thresh=threshold)
-        settings = settings_from_config(
-            with_threshold, context.profile, context.sampler, context.packed
-        )
+        settings = settings_from_config(with_threshold, context.profile, context.sampler)
         evidence = f"no calibration of this model{aside}; forecast, threshold {threshold:g}"
         return settings, f"{evidence}, which measures its own error"
     steps = context.conditions.steps
@@ -220,7 +218,7 @@ def describe_settings(
         parts = [family.name, f"preset {config.preset}, resolved when a run starts"]
         return " · ".join([*parts, *own])
     if calibration is not None and config.untouched:
-        return " · ".join([family.name, "planned", *own, _otherwise(config)])
+        return " · ".join([family.name, "planned", *own, OTHERWISE])
     if config.coefficients is not None:
         profile, calibration = profile.with_coefficients(config.coefficients), None
     strategy, _ = resolve_strategy(config, KNOWN_SAMPLER)
@@ -237,12 +235,6 @@ def describe_settings(
         parts.append(f"profile {profile.name}{label}")
     elif config.profile != "auto":
         parts.append(f"profile {config.profile} is for the faithful mode: not used")
-    if threshold and resolve_strategy(config, UNKNOWN_SAMPLER)[0] != strategy:
-        parts.append(_otherwise(config))
+    if threshold and strategy != FAITHFUL:
+        parts.append(OTHERWISE)
     return " · ".join(parts)
-
-
-def _otherwise(config: TeaCacheConfig) -> str:
-    """What runs with a sampler that cannot be extrapolated; the sampler is not known yet."""
-    strategy, _ = resolve_strategy(config, UNKNOWN_SAMPLER)
-    return f"{strategy.name} with samplers that add noise or are not known"

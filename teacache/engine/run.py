@@ -28,28 +28,21 @@ from ..families.spec import TIMESTEP_INDICATORS, Family
 from ..families.streams import FamilyMismatch, reading_model
 from ..report import Reason, RunReport, StepRecord
 from ..schedule import Schedule, StepTracker
-from .decision import MIXED, BranchState, Decision, RunState, largest
+from .decision import MIXED, BranchState, Decision, RunState
 from .device import OUT_OF_MEMORY, DeviceReader, Mark, RunTimer, SigmaReader
-from .indicators import (
-    ErrorRate,
-    StackInputReader,
-    TimestepChanges,
-    spectral_view,
-)
+from .indicators import ErrorRate, StackInputReader, TimestepChanges
 from .parallel import Ranks
 from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy
 from .predictors import make_predictor
-from .regions import LatentLayout, relative_change
+from .regions import LatentLayout
 from .strategy import RunSettings, SamplerTraits
-from .transfer import beside, to_main_memory
+from .transfer import to_main_memory
 
 log = logging.getLogger("teacache")
 
 RunListener = Callable[[str, dict[str, Any]], None]
 """Receives a run's events: ("start" | "step" | "end", JSON-like data)."""
 
-SPECTRAL_MAX_SKIP = 2
-"""SeaCache's own limit of skips in a row, where the user sets none."""
 SCHEDULE_LEFT = "The sampler evaluated the model at other noise levels than its schedule names."
 
 
@@ -113,9 +106,7 @@ class Run:
             settings.profile.indicator if self.strategy.indicator == "profile" else ""
         )
         """What the family's profile reads; empty where another indicator decides."""
-        self.read_stack_input = StackInputReader(
-            self.profile_indicator, family, self.config.token_stride, self.reader
-        )
+        self.read_stack_input = StackInputReader(self.profile_indicator, family)
         self._profile = settings.profile
         self._policy = _policy(settings, sampler, schedule)
         self._read_sigma = SigmaReader(self.reader)
@@ -211,28 +202,6 @@ class Run:
             yield
         finally:
             self._lead = None
-
-    def decide_by_latent(self, decision: Decision, latent: torch.Tensor) -> None:
-        """Let the visible change of the latent decide (indicator `spectral`)."""
-        if self.strategy.indicator != "spectral":
-            return
-        asked = decision.needs_distance
-        try:
-            self._decide_by_view(decision, latent)
-        except OUT_OF_MEMORY:
-            self.release()
-            decision.require_compute(Reason.UNCACHED)
-        self.agree(decision, asked)
-
-    def _decide_by_view(self, decision: Decision, latent: torch.Tensor) -> None:
-        view = self.latent.map(lambda part: spectral_view(part, self.position.sigma), latent)
-        before = decision.state.latent_view
-        if before is not None and before.shape == view.shape and decision.needs_distance:
-            change = relative_change(view, beside(before, view), self.latent.regions)
-            decision.consider(largest(self.reader.read(change)))
-        elif decision.needs_distance:
-            decision.require_compute(Reason.NEW_BRANCH if before is None else Reason.MISMATCH)
-        self.state.defer_latent_view(decision.state, self.to_cache_device(view))
 
     def agree(self, decision: Decision, asked: bool, failed: bool = False) -> None:
         """Let the largest distance that any process has read decide for all of them.
@@ -343,8 +312,8 @@ class Run:
         return self._profile.distance(nan if before is None else self.timestep_change(before))
 
     def distance(self, change: float) -> float:
-        """The distance that a relative `change` of what the indicator reads stands for."""
-        return self._profile.distance(change) if self.profile_indicator else change
+        """The distance that a relative `change` of what the profile reads stands for."""
+        return self._profile.distance(change)
 
     def to_cache_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` where cached tensors are kept."""
@@ -394,14 +363,14 @@ def _policy(settings: RunSettings, sampler: SamplerTraits, schedule: Schedule) -
     last_step = schedule.steps - 1 if sampler.visits_every_level else schedule.last_step
     if settings.plan is not None:
         return PlannedSteps(frozenset(settings.plan), schedule.first_steps, last_step)
-    config, indicator = settings.config, settings.strategy.indicator
+    config = settings.config
     return AccumulatedDistance(
         threshold=settings.threshold,
         steps=schedule.steps,
         start=config.start_percent,
         end=config.end_percent,
-        max_skip=config.max_skip or (SPECTRAL_MAX_SKIP if indicator == "spectral" else 0),
-        warmup=settings.profile.warmup_steps if indicator == "profile" else 0,
+        max_skip=config.max_skip,
+        warmup=settings.profile.warmup_steps if settings.strategy.indicator == "profile" else 0,
         first_steps=schedule.first_steps,
         last_step=last_step,
     )

@@ -125,7 +125,6 @@ class CacheHandle:
         scope_of: Callable[[], RunScope | None],
         sampler: SamplerTraits,
         conditions_of: Callable[[bool], Conditions],
-        packed: bool = False,
         layout: LatentLayout | None = None,
     ) -> Run:
         """A run with the settings that follow from everything known now.
@@ -139,7 +138,6 @@ class CacheHandle:
             sampler: its traits.
             conditions_of: gives the run's conditions; called with whether the weights must be
                 identified, which takes time.
-            packed: the latent is a list of tokens, without height and width.
             layout: how the latent is compared; None where nothing is known of it.
         """
         profile = self.profile
@@ -153,7 +151,7 @@ class CacheHandle:
         conditions = conditions_of(named or self._override is not None or bool(store.names()))
         if self.config.profile == "auto":
             calibration = store.find(conditions)
-        context = RunContext(profile, conditions, sampler, calibration, named, packed)
+        context = RunContext(profile, conditions, sampler, calibration, named)
         override = self._override
         settings = (
             resolve_settings(config, context)
@@ -241,7 +239,6 @@ def prepare_stack(
                     transformer,
                     run.family.block_lists,
                     run.family.side_block_lists,
-                    first_block_runs=run.strategy.indicator == "first_block",
                     allocating=allocating,
                 )
         run.prepare_timestep_changes(embed, ahead)
