@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from ..engine.regions import relative_change
-from .schedule_search import Trajectory
 from .sketch import Sketcher, gram
+from .trajectory import Trajectory
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,11 @@ def add_parser(subparsers: Any) -> None:
         default=TRIALS,
         help="further plans tried for each speed-up (default: %(default)s)",
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="learn from one uncached run of the first prompt, and try no plans",
+    )
     parser.add_argument("--overwrite", action="store_true", help="a profile of the same name")
     only_model = add_pipeline_options(parser.add_argument_group("diffusers pipelines"))
     add_host_options(parser, out="output/calibration")
@@ -110,6 +115,7 @@ def calibrate_pipeline(args: argparse.Namespace) -> None:
                 backend,
                 args.name,
                 trials=args.trials,
+                quick=args.quick,
                 overwrite=args.overwrite,
                 on_progress=on_progress,
                 on_resume=lambda: say("going on with what was interrupted"),
@@ -169,5 +175,6 @@ def node_settings(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "seeds": args.seeds,
         "trials": args.trials,
+        "quick": args.quick,
         "overwrite": args.overwrite,
     }

@@ -146,6 +146,12 @@ class ErrorRate:
     def _receive(self, error: float) -> None:
         self._error = error
 
+    @property
+    def rate(self) -> float | None:
+        """The last measured error over the product of its distances to the nodes; None if there
+        is none yet."""
+        return None if self._error is None else self._error / max(self._span, 1e-30)
+
     def beyond_horizon(self, predictor: Predictor, sigma: float) -> bool:
         """Whether `sigma` is too far from the cached values to extrapolate."""
         known = predictor.sigmas

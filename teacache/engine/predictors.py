@@ -148,9 +148,10 @@ class Damped(Linear):
         line = combine(values, super().weights(sigma)) - newest
         line, change = line.flatten().float(), (value - newest).flatten().float()
         norm: torch.Tensor = torch.dot(line, line)
-        return DeferredScalar(torch.dot(change, line) / norm.clamp_min(1e-30), self._update)
+        return DeferredScalar(torch.dot(change, line) / norm.clamp_min(1e-30), self.learn)
 
-    def _update(self, best: float) -> None:
+    def learn(self, best: float) -> None:
+        """Take the fraction that would have been best at a computed step into the mean."""
         if math.isfinite(best):
             self.fraction = (self.fraction + min(max(best, 0.0), 1.0)) / 2
 

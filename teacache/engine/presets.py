@@ -1,8 +1,8 @@
 """Resolving a preset, or an untouched configuration, to the settings of one run.
 
-A wanted speed-up is a number of computed steps, which a plan keeps exactly. A quality level is an
-error: a calibration knows the fastest plan that stays below it. Without a calibration the forecast
-measures its own error, or a generic plan keeps the wanted number of steps. A sampler that cannot
+A wanted speed-up is a number of computed steps. A quality level is an
+error: a calibration knows the fastest plan that stays below it. Where no plan was tried, or none was
+better, the forecast measures its own error, and keeps the wanted number of steps by it. A sampler that cannot
 be forecast falls back on the family's published thresholds, in the faithful mode.
 """
 
@@ -15,12 +15,17 @@ from ..config import TeaCacheConfig, wanted_speedup
 from ..families.spec import Family
 from ..profiles.calibrated import Calibration
 from ..profiles.conditions import Conditions, differences, incompatibility
-from ..profiles.plans import Plan, adapt_plan, apply_limits, generic_plan, steps_for
+from ..profiles.plans import adapt_plan, apply_limits, steps_for
 from ..profiles.profile import Profile
+from ..schedule import Schedule
+from .budget import always_computed, rates_at, usual_rates
+from .policy import policy_of
 from .strategy import (
     FAITHFUL,
+    Budget,
     RunSettings,
     SamplerTraits,
+    budgeted_settings,
     planned_settings,
     resolve_strategy,
     settings_from_config,
@@ -115,12 +120,11 @@ def _calibrated_default(config: TeaCacheConfig, context: RunContext) -> RunSetti
         note = f"Profile {calibration.name} is not used: {refused}."
         return replace(default, notes=(*default.notes, note))
     before = calibration.default_result
+    if before is None:
+        evidence = f"profile {calibration.name}: one uncached run, in which no plan was tried"
+        return replace(default, evidence=f"{evidence}.")
     tried = calibration.nearest_result(before.computed_steps)
-    if (
-        tried is None
-        or tried.worst_error > before.worst_error
-        or tried.mean_error > before.mean_error
-    ):
+    if tried is None or tried.forecast or not tried.better_than(before):
         evidence = f"profile {calibration.name}: no plan was better than the forecast when tried"
         return replace(default, evidence=f"{evidence}.")
     speedup = calibration.speedup(before.computed_steps)
@@ -143,10 +147,8 @@ def _by_plan_or_forecast(config: TeaCacheConfig, context: RunContext) -> tuple[R
         settings = settings_from_config(with_threshold, context.profile, context.sampler)
         evidence = f"no calibration of this model{aside}; forecast, threshold {threshold:g}"
         return settings, f"{evidence}, which measures its own error"
-    steps = context.conditions.steps
-    plan = generic_plan(context.conditions.sigmas, steps_for(steps, speedup))
-    evidence = f"no calibration of this model{aside}; a generic plan, {len(plan)} of {steps} steps"
-    return _by_plan(config, context, plan), f"{evidence} computed; its quality is not known"
+    settings, evidence = _by_budget(config, context, speedup, None)
+    return settings, f"no calibration of this model{aside}; {evidence}"
 
 
 def _by_calibration(
@@ -155,21 +157,44 @@ def _by_calibration(
     made, run = calibration.conditions, context.conditions
     count = steps_for(run.steps, speedup)
     own = calibration.nearest_plan(steps_for(made.steps, speedup))
-    plan = adapt_plan(own, made.sigmas, run.sigmas, count)
-    tried = calibration.nearest_result(len(own))
-    evidence = f"profile {calibration.name}: {len(plan)} of {run.steps} steps planned"
+    tried = calibration.nearest_result(steps_for(made.steps, speedup))
+    if own is None or tried is None or tried.forecast:
+        settings, evidence = _by_budget(config, context, speedup, calibration)
+    else:
+        plan = apply_limits(adapt_plan(own, made.sigmas, run.sigmas, count), run.steps, config)
+        settings = planned_settings(config, context.profile, plan)
+        evidence = f"{len(plan)} of {run.steps} steps planned"
+    evidence = f"profile {calibration.name}: {evidence}"
     if tried is not None:
         evidence += f"; error {100 * tried.worst_error:.2g} % at worst with"
         evidence += f" {tried.computed_steps} of {made.steps} when tried"
     changed = differences(made, run)
     if changed:
         evidence += f"; adapted: this run has {', '.join(changed)}"
-    return _by_plan(config, context, plan), evidence
+    return settings, evidence
 
 
-def _by_plan(config: TeaCacheConfig, context: RunContext, plan: Plan) -> RunSettings:
-    limited = apply_limits(plan, context.conditions.steps, config)
-    return planned_settings(config, context.profile, limited)
+def _by_budget(
+    config: TeaCacheConfig, context: RunContext, speedup: float, calibration: Calibration | None
+) -> tuple[RunSettings, str]:
+    """A forecast that keeps the wanted number of computed steps, as far as steps can be skipped.
+
+    Args:
+        calibration: tells the usual errors of this model; None for those of any model.
+    """
+    sigmas, steps = context.conditions.sigmas, context.conditions.steps
+    if calibration is not None and calibration.error_rates:
+        rates = rates_at(calibration.error_rates, calibration.conditions.sigmas, sigmas)
+    else:
+        rates = usual_rates(sigmas)
+    count = steps_for(steps, speedup)
+    settings = budgeted_settings(config, context.profile, Budget(count, tuple(rates)))
+    schedule = Schedule(sigmas)
+    least = sum(always_computed(schedule, policy_of(settings, context.sampler, schedule)))
+    evidence = f"forecast, {max(count, least)} of {steps} steps computed"
+    if count < least:
+        evidence += f" in place of {count}: so many must be, to measure the error and to end"
+    return settings, evidence
 
 
 def _fastest_below(calibration: Calibration, error: float) -> float:

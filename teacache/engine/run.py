@@ -28,11 +28,12 @@ from ..families.spec import TIMESTEP_INDICATORS, Family
 from ..families.streams import FamilyMismatch, reading_model
 from ..report import Reason, RunReport, StepRecord
 from ..schedule import Schedule, StepTracker
+from .budget import budget_of
 from .decision import MIXED, BranchState, Decision, RunState
 from .device import OUT_OF_MEMORY, DeviceReader, Mark, RunTimer, SigmaReader
 from .indicators import ErrorRate, StackInputReader, TimestepChanges
 from .parallel import Ranks
-from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy
+from .policy import policy_of
 from .predictors import make_predictor
 from .regions import LatentLayout
 from .strategy import RunSettings, SamplerTraits
@@ -108,7 +109,8 @@ class Run:
         """What the family's profile reads; empty where another indicator decides."""
         self.read_stack_input = StackInputReader(self.profile_indicator, family)
         self._profile = settings.profile
-        self._policy = _policy(settings, sampler, schedule)
+        self._policy = policy_of(settings, sampler, schedule)
+        self._budget = budget_of(settings, schedule, self._policy)
         self._read_sigma = SigmaReader(self.reader)
         self._timestep_changes: TimestepChanges | None = None
         self._decisions: list[tuple[Hashable, Hashable | None, Decision]] = []
@@ -250,6 +252,8 @@ class Run:
         record = self._record(self._timer.end(end))
         self.report.bytes_held = max(self.report.bytes_held, self.state.bytes_held)
         self.report.records.append(record)
+        if self._budget is not None:
+            self._budget.record(record.step, record.skipped)
         self._emit("step", lambda: {"record": record.to_json()})
         self._decisions = []
 
@@ -315,6 +319,14 @@ class Run:
         """The distance that a relative `change` of what the profile reads stands for."""
         return self._profile.distance(change)
 
+    def distance_in_budget(self, distance: float, state: BranchState) -> float:
+        """`distance` of a forecast's skip, as a part of the threshold that keeps the number of
+        computed steps; itself where none is wanted."""
+        if self._budget is None:
+            return distance
+        nodes, rate = state.predictor.sigmas, state.error_rate.rate
+        return self._budget.relative(distance, self.position.step, nodes, rate)
+
     def to_cache_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` where cached tensors are kept."""
         return to_main_memory(tensor) if self.config.cache_device == "cpu" else tensor
@@ -355,22 +367,3 @@ class Run:
     def _emit(self, event: str, data: Callable[[], dict[str, Any]]) -> None:
         if self._listener is not None:
             self._listener(event, data())
-
-
-def _policy(settings: RunSettings, sampler: SamplerTraits, schedule: Schedule) -> Policy:
-    if sampler.adaptive:
-        return EveryStep()
-    last_step = schedule.steps - 1 if sampler.visits_every_level else schedule.last_step
-    if settings.plan is not None:
-        return PlannedSteps(frozenset(settings.plan), schedule.first_steps, last_step)
-    config = settings.config
-    return AccumulatedDistance(
-        threshold=settings.threshold,
-        steps=schedule.steps,
-        start=config.start_percent,
-        end=config.end_percent,
-        max_skip=config.max_skip,
-        warmup=settings.profile.warmup_steps if settings.strategy.indicator == "profile" else 0,
-        first_steps=schedule.first_steps,
-        last_step=last_step,
-    )

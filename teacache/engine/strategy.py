@@ -88,6 +88,19 @@ MODES = {"forecast": FORECAST, "faithful": FAITHFUL}
 
 
 @dataclass(frozen=True)
+class Budget:
+    """A wanted number of computed steps, which a forecast keeps (`engine/budget.py`).
+
+    Args:
+        count: of computed steps.
+        rates: the usual error of each step (`budget.usual_rates`).
+    """
+
+    count: int
+    rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Everything that is decided before the first step of a run.
 
@@ -95,6 +108,8 @@ class RunSettings:
         config: with the range of steps that applies.
         threshold: in the indicator's distance; 0 turns the cache off.
         plan: indices of the computed steps, where they are known before the run.
+        budget: how many steps are computed, where that is wanted; the threshold is then 1, and
+            distances are parts of the one that keeps the number.
         notes: one sentence for each part that differs from what was asked for.
         evidence: what a preset was resolved to, and why.
     """
@@ -104,6 +119,7 @@ class RunSettings:
     strategy: CacheStrategy
     threshold: float
     plan: tuple[int, ...] | None = None
+    budget: Budget | None = None
     notes: tuple[str, ...] = ()
     evidence: str = ""
 
@@ -182,6 +198,11 @@ def planned_settings(
 ) -> RunSettings:
     """Settings that compute the steps of `plan` and predict all others."""
     return RunSettings(config, profile, PLANNED, 1.0, plan)
+
+
+def budgeted_settings(config: TeaCacheConfig, profile: Profile, budget: Budget) -> RunSettings:
+    """Settings of a forecast that computes as many steps as `budget` says."""
+    return RunSettings(config, profile, FORECAST, 1.0, budget=budget)
 
 
 def recording_settings(config: TeaCacheConfig, profile: Profile) -> RunSettings:

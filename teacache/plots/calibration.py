@@ -80,7 +80,7 @@ def _draw_errors(canvas: Canvas, left: float, data: dict[str, Any]) -> None:
     _draw_panel(canvas, left, "error of the latent in the worst run, %", "speed-up")
     steps = len(data["conditions"]["sigmas"]) - 1
     plans = [outcome for outcome in data["curve"] if outcome["worst"] > 0]
-    default = [data["default"]] if data["default"]["worst"] > 0 else []
+    default = [data["default"]] if data["default"] and data["default"]["worst"] > 0 else []
     if not plans:
         return
     errors = [100 * outcome[key] for outcome in [*plans, *default] for key in ("mean", "worst")]
