@@ -20,7 +20,7 @@ from ..profiles.profile import Profile, Threshold
 from ..profiles.store import PARTIAL_SUFFIX, ProfileStore
 from ..progress import Progress, TimeLeft
 from .fit import Fit, fit_polynomial, thresholds_for
-from .journal import Journal
+from .journal import Journal, Tried
 from .override import RunOverride
 from .recorder import Recorder, Recording
 from .schedule_search import (
@@ -240,10 +240,8 @@ class Calibrator:
     ) -> tuple[list[float], list[int]]:
         """Relative error of the sampled latent and computed steps, in each case."""
         errors, computed = [], []
-        if isinstance(tried, Budget):
-            override, plan = RunOverride(budget=tried), tried.count
-        else:
-            override, plan = RunOverride(tried), tried
+        plan: Tried = tried.count if isinstance(tried, Budget) else tried
+        override = RunOverride(budget=tried) if isinstance(tried, Budget) else RunOverride(tried)
         for case, recording in enumerate(recordings):
             known = self.journal.outcome(case, plan)
             if known is None:

@@ -22,9 +22,9 @@ from ..profiles.plans import Plan
 class RunOverride:
     """One run of a calibration.
 
-    With `plan` it computes the steps of the plan; with `budget` it is a forecast that keeps a number
-    of computed steps; with `observer` it computes every step and shows it to the observer; with
-    none of them it does what the settings say, without any earlier calibration.
+    With `plan` it computes the steps of the plan; with `budget` it is a forecast that keeps a
+    number of computed steps; with `observer` it computes every step and shows it to the observer;
+    with none of them it does what the settings say, without any earlier calibration.
 
     Args:
         context: what the host knew when the run began; set by the run.

@@ -1,9 +1,9 @@
 """Resolving a preset, or an untouched configuration, to the settings of one run.
 
-A wanted speed-up is a number of computed steps. A quality level is an
-error: a calibration knows the fastest plan that stays below it. Where no plan was tried, or none was
-better, the forecast measures its own error, and keeps the wanted number of steps by it. A sampler that cannot
-be forecast falls back on the family's published thresholds, in the faithful mode.
+A wanted speed-up is a number of computed steps. A quality level is an error: a calibration knows
+the fastest plan that stays below it. Where no plan was tried, or none was better, the forecast
+measures its own error, and keeps the wanted number of steps by it. A sampler that cannot be
+forecast falls back on the family's published thresholds, in the faithful mode.
 """
 
 from __future__ import annotations
