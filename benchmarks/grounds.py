@@ -46,4 +46,5 @@ GROUNDS = (
     Ground("digits", 20, 5.0),
     Ground("photos", 20, 4.0),
     Ground("photos", 28, 4.0),
+    Ground("photos-distilled", 28, 4.0),
 )

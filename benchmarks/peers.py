@@ -102,7 +102,7 @@ def load_or_calibrate(testbed: Testbed) -> Calibration:
         Prompt(testbed.conditioning([caption]), testbed.conditioning([""]), seed, caption)
         for seed, caption in enumerate(testbed.tuning_captions[:CALIBRATION_CAPTIONS])
     ]
-    settings = SamplerSettings(testbed.steps, testbed.guidance, "euler", "simple")
+    settings = SamplerSettings(testbed.steps, testbed.cfg, "euler", "simple")
     latent = {"samples": torch.zeros(1, *testbed.latent_shape)}
     backend = ModelCalibrationBackend(testbed.patcher, latent, settings, prompts)
     journal = Journal(PROFILE_FOLDER / f"{name}{PARTIAL_SUFFIX}", backend.key)
