@@ -137,10 +137,10 @@ def _by_plan_or_forecast(config: TeaCacheConfig, context: RunContext) -> tuple[R
     aside = ""
     if calibration is not None:
         refused = incompatibility(calibration.conditions, context.conditions)
-        if not refused:
+        if not refused and (speedup or calibration.plan_results):
             wanted = speedup or _fastest_below(calibration, LEVEL_ERRORS[config.preset])
             return _by_calibration(config, context, calibration, wanted)
-        aside = f" (profile {calibration.name} is not used: {refused})"
+        aside = f" (profile {calibration.name} is not used: {refused})" if refused else ""
     if speedup is None:
         threshold = LEVEL_THRESHOLDS[config.preset]
         with_threshold = replace(config, rel_l1_thresh=threshold)

@@ -182,8 +182,8 @@ def parse_calibration(text: str, source: str) -> Calibration:
 
 def _read_plans(data: JsonObject, steps: int) -> list[Plan]:
     plans = data["plans"]
-    if not isinstance(plans, list):
-        raise data.error("plans must be a list")
+    if not isinstance(plans, list) or (not plans and data["default"] is not None):
+        raise data.error("plans must be a list of one plan or more")
     for plan in plans:
         if (
             not isinstance(plan, list)

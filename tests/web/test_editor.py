@@ -199,10 +199,10 @@ def test_a_preset_tells_its_evidence(editor: Editor) -> None:
     advice = editor.page.locator(".teacache-advice")
     advice.filter(has_text="preset 2.0x: ").wait_for()
     assert advice.inner_text().split("\n")[0] == report["evidence"]
-    assert "a generic plan, 6 of 12 steps computed" in report["evidence"]
+    assert "forecast, 6 of 12 steps computed" in report["evidence"]
     assert (report["computed"], report["skipped"]) == (6, 6)
     head = editor.page.locator(".teacache-head").inner_text().split("\n")
-    assert head == [f"{report['family_name']} · planned", "plan"]
+    assert head == [f"{report['family_name']} · forecast", "threshold 1"]
     assert set(cell_kinds(editor)) == {"forced", "computed", "skipped"}
     editor.screenshot("preset")
 
