@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_journals import pair_of
 
 from benchmarks.fronts import (
     curves,
@@ -64,22 +65,6 @@ HEADER = {
         for name in (REFERENCE, "fast")
     ]
 }
-
-
-def pair_of(
-    caption: str, seconds: dict[str, float], psnr: float = 50.0, lpips: float | None = None
-) -> list[dict]:
-    """The records of one pair: `seconds` by variant."""
-    similarity = {"psnr": psnr, "ssim": 0.9} | ({} if lpips is None else {"lpips": lpips})
-    place = {"prompt": caption, "seed": 0}
-    samples = [
-        {
-            "kind": "sample", "variant": name, **place, "seconds": took, "cpu": took / 2,
-            "computed": 25, "uncached": similarity, "converged": similarity,
-        }
-        for name, took in seconds.items()
-    ]  # fmt: skip
-    return [*samples, {"kind": "pair", **place, "agreement": 90.0, "lpips": lpips is not None}]
 
 
 @pytest.fixture
