@@ -20,7 +20,11 @@ from diffusers.hooks.hooks import HookRegistry
 from torch import Tensor, nn
 
 from benchmarks.grounds import Ground
-from benchmarks.pipeline_gaps import cache_contexts, last_block_returns_text
+from benchmarks.pipeline_gaps import (
+    cache_contexts,
+    last_block_returns_text,
+    restored_on_exit,
+)
 from benchmarks.sampling import sample
 from benchmarks.testbeds import DIFFUSERS, Testbed
 from teacache.config import TeaCacheConfig
@@ -39,8 +43,8 @@ ADJUSTMENTS = (
     "and DBCache do not support: it returns its input text.",
     "SeaCache on SD3 and FLUX takes the latent as its raw vision and exponent 2, that of pictures. "
     "MagCache is calibrated by its own calibration on one tuning caption. TaylorSeer's default "
-    "patterns match no attention layer of Wan: its layers are named explicitly. cache-dit takes the "
-    "calls of FLUX for one branch of guidance: it is told that there are two.",
+    "patterns match no attention layer of Wan: its layers are named explicitly. cache-dit takes "
+    "both calls of FLUX in a step for one branch of guidance: it is told that there are two.",
 )
 Enable = Callable[[Testbed], AbstractContextManager[Any]]
 Apply = Callable[[Testbed, nn.Module], None]
@@ -340,7 +344,8 @@ def dbcache(threshold: float, first: int, warmup: int, taylor: bool) -> Enable:
             enable_separate_cfg=True if isinstance(testbed.pipe, FluxPipeline) else None,
         )
         calibrator = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1) if taylor else None
-        with last_block_returns_text(testbed.pipe.transformer):
+        transformer = testbed.pipe.transformer
+        with last_block_returns_text(transformer), restored_on_exit(transformer):
             cache_dit.enable_cache(testbed.pipe, cache_config=config, calibrator_config=calibrator)
             try:
                 yield testbed.pipe

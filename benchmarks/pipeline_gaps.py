@@ -1,4 +1,4 @@
-"""What diffusers' models and pipelines lack for its caches, added while a cache is enabled."""
+"""What diffusers' models and pipelines lack for the caches, added while a cache is enabled."""
 
 from __future__ import annotations
 
@@ -85,3 +85,21 @@ def cache_contexts(testbed: Testbed) -> Iterator[None]:
             del transformer.cache_context
     else:
         yield
+
+
+@contextmanager
+def restored_on_exit(transformer: nn.Module) -> Iterator[None]:
+    """Undoes what cache-dit leaves on FLUX when it is disabled.
+
+    That is forwards of its own, and the lists of blocks in another order, by which other caches
+    take the wrong block for the first one.
+    """
+    order = list(transformer._modules)
+    try:
+        yield
+    finally:
+        for name in order:
+            transformer._modules[name] = transformer._modules.pop(name)
+        for module in transformer.modules():
+            for name in ("forward", "_is_patched"):
+                vars(module).pop(name, None)

@@ -187,3 +187,27 @@ def test_a_testbed_is_sampled_as_its_ground_says(
     assert head["settings"]["schedule"] == f"beta, shift {testbed.shift:g}"
     assert (head["settings"]["steps"], head["settings"]["sampler"]) == (12, EULER[0])
     assert [variant["steps"] for variant in head["variants"]] == [10, 8, 7, 6, 4]
+
+
+def exchanged(transformer: torch.nn.Module) -> set[str]:
+    """Which of its own methods a model has in place of those of its classes."""
+    methods = {"forward", "cache_context"}
+    return {name for module in transformer.modules() for name in methods & vars(module).keys()}
+
+
+@pytest.mark.parametrize(
+    "method", ["FirstBlockCache", "MagCache", "TaylorSeer, lite", "SeaCache", "DBCache"]
+)
+def test_rivals_skip_steps_of_flux_and_leave_nothing_behind(comfy: Any, method: str) -> None:
+    if method == "DBCache":
+        pytest.importorskip("cache_dit", reason="needs requirements/benchmarks.txt")
+    ground = BY_SLUG["photos-20-g4"]
+    testbed = testbeds.load("photos").on(ground)
+    children = [name for name, _ in testbed.pipe.transformer.named_children()]
+    fastest = [variant for variant in variants(ground) if variant.method == method][-1]
+    pair = testbed.tuning_pairs(1)[0]
+    assert run_variant(testbed, fastest, pair).computed < 15
+    assert exchanged(testbed.pipe.transformer) == set()
+    assert [name for name, _ in testbed.pipe.transformer.named_children()] == children
+    uncached = next(v for v in variants(ground) if v.method == UNCACHED[DIFFUSERS])
+    assert run_variant(testbed, uncached, pair).computed == 20
