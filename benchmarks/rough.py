@@ -36,7 +36,8 @@ processor time of the same host's uncached run over that of the method, of the s
 run, one thread; median over the pairs. Figures at a speed-up lie on each method's Pareto front,
 interpolated between its neighbouring points over the logarithm of the speed-up. –: the front does
 not reach it. ≥ and ≤: the front's slowest point is faster, and its figure is given. In small models
-a skipped step costs a larger share of a computed one than in large ones.
+a skipped step costs a larger share of a computed one than in large ones. Points at which more than
+5 % of the pictures are identical with the reference are left out.
 
 The best other mode, the best rival and the best of fewer steps are those with the highest mean PSNR
 at that speed-up, so that the name can change from cell to cell. Rivals are the caches of ComfyUI,

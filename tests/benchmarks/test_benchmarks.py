@@ -121,6 +121,17 @@ def test_a_file_that_is_no_record(tmp_path):
         Journal.read(file)
 
 
+@pytest.mark.parametrize(("identical", "is_there"), [(1, True), (2, False), (20, False)])
+def test_points_that_mostly_equal_the_reference_have_no_place_on_a_curve(
+    journal, identical, is_there
+):
+    for number in range(20):
+        psnr = 100.0 if number < identical else 50.0
+        journal.append(pair_of(str(number), {REFERENCE: 2.0, "fast": 1.0}, psnr))
+    found = curves(points(journal), "uncached")
+    assert found == ({"fast": [(2.0, 52.5)]} if is_there else {})
+
+
 def test_what_was_not_measured_has_no_curve(journal):
     journal.append(pair_of("a", {REFERENCE: 2.0, "fast": 1.0}))
     assert curves(points(journal), "uncached", "lpips") == {}
