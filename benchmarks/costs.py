@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.sampling import sample
-from benchmarks.testbeds import COMFYUI, STEPS, Pair, Testbed, load
+from benchmarks.testbeds import COMFYUI, STEPS, Testbed, load
 from benchmarks.wide import wide_testbed
 from teacache.config import TeaCacheConfig
 from teacache.engine.forward import PredictionForward, StackForward
@@ -166,8 +166,8 @@ def time_run(testbed: Testbed, config: dict[str, Any] | None, steps: int) -> Tim
             return result
 
         model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "clock", clock)
-        pair = Pair(testbed.tuning_captions[0], 0)
-        times.total = sample(testbed, COMFYUI, model, [pair], testbed.sigmas(steps)).seconds
+        pairs = testbed.tuning_pairs(1)
+        times.total = sample(testbed, COMFYUI, model, pairs, testbed.sigmas(steps)).seconds
     report = None if handle is None else handle.report_for()
     times.skipped = [record.skipped for record in report.records] if report else [False] * steps
     return times

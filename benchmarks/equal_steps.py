@@ -14,7 +14,6 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import peers
-from benchmarks.grounds import GROUNDS, Ground
+from benchmarks.grounds import GROUNDS, SPEEDUPS, Ground
 from benchmarks.quality import MAX_PSNR, decoded
 from benchmarks.roughness import MODELS, publish
 from benchmarks.sampling import Sampler, sample
@@ -31,8 +30,6 @@ from teacache.comparison.metrics import psnr
 from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
 
 RESULTS = Path(__file__).parent / "results" / "equal_steps.md"
-SPEEDUPS = (1.25, 1.5, 1.8, 2.0)
-"""Steps of the run over computed steps."""
 THRESHOLDS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 FAITHFUL_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2)
 """In steps of a run of 50; they grow with the length of a step."""
@@ -59,16 +56,10 @@ def ways(steps: int) -> dict[str, list[peers.Enable]]:
     }
 
 
-def pairs_of(testbed: Testbed, count: int) -> list[Pair]:
-    """Captions that nothing was chosen on; where there are few, seeds tell pairs apart."""
-    captions = testbed.test_captions
-    return [Pair(captions[i % len(captions)], i // len(captions)) for i in range(count)]
-
-
 def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> dict[str, list[Point]]:
     """The points of each way on a ground, against the uncached pictures."""
-    testbed = replace(testbed, steps=ground.steps, guidance=ground.guidance)
-    sigmas = testbed.sigmas(ground.steps, ground.scheduler)
+    testbed = testbed.on(ground)
+    sigmas = testbed.sigmas(ground.steps)
     sampler: Sampler = (ground.sampler, {})
 
     def run(enable: peers.Enable, levels: torch.Tensor, pair: Pair) -> tuple[float, torch.Tensor]:
@@ -76,7 +67,7 @@ def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> dict[str
             made = sample(testbed, COMFYUI, model, [pair], levels, sampler=sampler)
         return made.computed, decoded(testbed, made.latents)
 
-    fewer = [testbed.sigmas(round(ground.steps / s), ground.scheduler) for s in SPEEDUPS]
+    fewer = [testbed.sigmas(round(ground.steps / s)) for s in SPEEDUPS]
     runs = {
         name: [(enable, sigmas) for enable in enables]
         for name, enables in ways(ground.steps).items()
@@ -156,7 +147,7 @@ def main() -> None:
             if ground.model not in args.models or ground.sampler != "euler":
                 continue
             testbed = testbeds[ground.model]
-            measured = measure(testbed, ground, pairs_of(testbed, args.pairs))
+            measured = measure(testbed, ground, testbed.test_pairs(args.pairs))
             made = rows_of(ground, measured)
             rows += made
             print("\n".join("  ".join(row) for row in made), flush=True)

@@ -15,6 +15,9 @@ from benchmarks.testbeds import UNCACHED
 REFERENCES = ("uncached", "converged")
 WORST_FRACTION = 0.05
 """Fraction of pairs that "worst" figures are the mean of."""
+MAX_IDENTICAL = 0.05
+"""Fraction of pictures that may equal the reference: PSNR has no value there, and what stands for
+it must not carry a mean."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def pareto_front(curve: Curve) -> Curve:
 
 
 def curves(points: list[Point], reference: str, measure: str = "mean") -> dict[str, Curve]:
-    """The curve of each cached method, by method.
+    """The curve of each cached method, by method, without points above `MAX_IDENTICAL`.
 
     Args:
         points: of all variants.
@@ -154,8 +157,11 @@ def curves(points: list[Point], reference: str, measure: str = "mean") -> dict[s
     """
     by_method: dict[str, Curve] = {}
     for point in points:
-        value = MEASURES[measure](point.against[reference])
-        if not point.is_uncached and value is not None:
+        against = point.against[reference]
+        value = MEASURES[measure](against)
+        if point.is_uncached or against.identical > MAX_IDENTICAL * point.pairs:
+            continue
+        if value is not None:
             by_method.setdefault(point.method, []).append((point.speedup, value))
     return {method: sorted(curve) for method, curve in by_method.items()}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SMOOTH, ROUGH = "smooth", "rough"
+SPEEDUPS = (1.25, 1.5, 1.8, 2.0)
+"""At which ways to sample are compared."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,18 @@ class Ground:
     @property
     def name(self) -> str:
         """For tables, such as `demo, 20 steps, guidance 7`; what is usual is left out."""
-        unusual = [self.sampler] * (self.sampler != "euler")
-        unusual += [self.scheduler] * (self.scheduler != "simple")
         usual = [self.model, f"{self.steps} steps", f"guidance {self.guidance:g}"]
-        return ", ".join([*usual, *unusual])
+        return ", ".join([*usual, *self._unusual])
+
+    @property
+    def slug(self) -> str:
+        """For commands and files, such as `demo-20-g7`; what is usual is left out."""
+        return "-".join([self.model, str(self.steps), f"g{self.guidance:g}", *self._unusual])
+
+    @property
+    def _unusual(self) -> list[str]:
+        names = {self.sampler: "euler", self.scheduler: "simple"}
+        return [name for name, usual in names.items() if name != usual]
 
 
 GROUNDS = (
@@ -48,3 +58,4 @@ GROUNDS = (
     Ground("photos", 28, 4.0),
     Ground("photos-distilled", 28, 4.0),
 )
+BY_SLUG = {ground.slug: ground for ground in GROUNDS}

@@ -1,24 +1,27 @@
-"""Compare the quality and the time of caching methods: a table and plots for each model.
+"""Compare the quality and the time of caching methods: a table and plots for each ground.
 
-    python -m benchmarks.pareto --model demo [--prompts 48] [--seeds 2] [--minutes M]
-    python -m benchmarks.pareto --model demo --quick
-    python -m benchmarks.pareto --model demo --variants ablation --steps 20 --guidance 7
+    python -m benchmarks.pareto [--pairs 96] [--minutes M]
+    python -m benchmarks.pareto --ground demo-20-g7 photos-20-g4 --variants ablation
+    python -m benchmarks.pareto --ground digits-20-g5 --quick
 
 After a warm-up, each pair of caption and seed is sampled by all variants in random order, so that
-other load on the machine affects all alike. No setting was tuned on the captions. Results are
+other load on the machine affects all alike. No setting was tuned on the pairs. Results are
 appended to a journal in output/benchmarks/ after each pair. The same command resumes an interrupted
-run, and measures pairs without LPIPS again once its packages are installed. Needs
-requirements/benchmarks.txt.
+run, and measures pairs without LPIPS again once its packages are installed. `benchmarks.rough` sums
+up what was measured on the rough grounds. Needs requirements/benchmarks.txt.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import platform
 import random
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -29,6 +32,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.grounds import BY_SLUG, GROUNDS, ROUGH, Ground
 from benchmarks.journal import Journal, Record
 from benchmarks.quality import (
     CONVERGED_STEPS,
@@ -37,17 +41,8 @@ from benchmarks.quality import (
     lpips_network,
     similarity,
 )
-from benchmarks.sampling import Sample, live_tensor_bytes, sample
-from benchmarks.testbeds import (
-    COMFYUI,
-    DIFFUSERS,
-    GUIDANCE,
-    STEPS,
-    UNCACHED,
-    Pair,
-    Testbed,
-    load,
-)
+from benchmarks.sampling import EULER, Sample, live_tensor_bytes, sample
+from benchmarks.testbeds import COMFYUI, DIFFUSERS, UNCACHED, Pair, Testbed, load
 from benchmarks.variants import Variant, variants
 from teacache.comparison.metrics import psnr
 from teacache.errors import ConfigError
@@ -55,8 +50,8 @@ from teacache.hosts.comfyui.headless.boot import PACK, boot, find_comfyui
 
 OUT = PACK / "output" / "benchmarks"
 RESULTS = PACK / "benchmarks" / "results"
-QUICK_PROMPTS = 4
-MIN_STEPS, MAX_GUIDANCE = 10, 100.0
+QUICK_PAIRS, MAX_PAIRS = 4, 1000
+DEFAULT_GROUNDS = [g.slug for g in GROUNDS if g.kind == ROUGH and g.sampler == EULER[0]]
 VERBOSE_LOGGERS = ("cache_dit", "diffusers.hooks.faster_cache")
 """They log a line for every sample."""
 UNSUPPORTED_ERRORS = (ConfigError, TypeError)
@@ -64,7 +59,7 @@ UNSUPPORTED_ERRORS = (ConfigError, TypeError)
 
 
 def run_variant(testbed: Testbed, variant: Variant, pair: Pair, **options: Any) -> Sample:
-    sigmas = testbed.sigmas(variant.steps or testbed.steps)
+    sigmas = testbed.sigmas(variant.steps or testbed.ground.steps)
     with variant.enable(testbed) as target:
         return sample(
             testbed, variant.host, target, [pair], sigmas, sampler=variant.sampler, **options
@@ -72,22 +67,22 @@ def run_variant(testbed: Testbed, variant: Variant, pair: Pair, **options: Any) 
 
 
 def warm_up(testbed: Testbed, selected: list[Variant], journal: Journal) -> list[Variant]:
-    """Run every variant once, on a tuning caption, and measure its memory half-way through the run.
+    """Run every variant once, on a tuning pair, and measure its memory half-way through the run.
 
     Returns:
         The variants that run; the journal records why others do not.
     """
-    pair, usable = Pair(testbed.tuning_captions[0], 0), []
+    (pair,), usable = testbed.tuning_pairs(1), []
     memory: dict[str, int] = {}
     for variant in tqdm(selected, unit="variant", desc="warm-up"):
         measured: list[int] = []
-        middle = (variant.steps or testbed.steps) // 2
+        middle = (variant.steps or testbed.ground.steps) // 2
 
         def measure(step: int, half: int = middle, into: list[int] = measured) -> None:
             if step == half:
                 into.append(live_tensor_bytes())
 
-        why = variant.unsupported.get(testbed.name)
+        why = variant.unsupported
         if why is None:
             try:
                 run_variant(testbed, variant, pair, after_step=measure)
@@ -99,7 +94,7 @@ def warm_up(testbed: Testbed, selected: list[Variant], journal: Journal) -> list
             continue
         memory[variant.name] = measured[0]
         usable.append(variant)
-    base = {host: memory[name] for host, name in UNCACHED.items()}
+    base = {host: memory[name] for host, name in UNCACHED.items() if name in memory}
     journal.append(
         {"kind": "memory", "variant": v.name, "bytes": memory[v.name] - base[v.host]}
         for v in usable
@@ -146,8 +141,10 @@ def run_pair(
                 "converged": similarity(pictures[variant.name], reference, network),
             }
         )
-    agreement = psnr(pictures[UNCACHED[COMFYUI]], pictures[UNCACHED[DIFFUSERS]])
-    summary = {"agreement": round(min(agreement, 200.0), 1), "lpips": network is not None}
+    summary: Record = {"lpips": network is not None}
+    if UNCACHED[DIFFUSERS] in pictures:
+        agreement = psnr(pictures[UNCACHED[COMFYUI]], pictures[UNCACHED[DIFFUSERS]])
+        summary["agreement"] = round(min(agreement, 200.0), 1)
     return [*records, {"kind": "pair", **key, **summary}]
 
 
@@ -155,15 +152,14 @@ def header(testbed: Testbed, selected: list[Variant], args: Any) -> Record:
     from comfyui_version import __version__ as comfyui
 
     packages = ("torch", "diffusers", "cache-dit")
+    ground = testbed.ground
     return {
-        "model": testbed.name,
+        "ground": ground.name,
         "about": testbed.description,
         "weights": testbed.digest(),
-        "command": f"python -m benchmarks.pareto --model {testbed.name}"
-        + (" --quick" if args.quick else f" --prompts {args.prompts} --seeds {args.seeds}")
-        + (f" --variants {args.variants}" if args.variants != "all" else "")
-        + (f" --steps {testbed.steps}" if testbed.steps != STEPS else "")
-        + (f" --guidance {testbed.guidance:g}" if testbed.guidance != GUIDANCE else ""),
+        "command": f"python -m benchmarks.pareto --ground {ground.slug}"
+        + (" --quick" if args.quick else f" --pairs {args.pairs}")
+        + (f" --variants {args.variants}" if args.variants != "main" else ""),
         "versions": {
             "teacache-studio": pack_version(),
             "ComfyUI": comfyui,
@@ -173,13 +169,14 @@ def header(testbed: Testbed, selected: list[Variant], args: Any) -> Record:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}",
         "settings": {
-            "steps": testbed.steps, "guidance": testbed.guidance, "schedule": "simple, shift 3",
-            "dtype": "float32", "converged": CONVERGED_STEPS,
+            "steps": ground.steps, "guidance": ground.guidance, "sampler": ground.sampler,
+            "schedule": f"{ground.scheduler}, shift {testbed.shift:g}", "dtype": "float32",
+            "converged": CONVERGED_STEPS,
         },
         "variants": [
             {
                 "name": v.name, "group": v.group, "method": v.method, "setting": v.setting,
-                "host": v.host, "steps": v.steps or testbed.steps,
+                "host": v.host, "steps": v.steps or ground.steps,
             }
             for v in selected
         ],
@@ -192,16 +189,16 @@ def pack_version() -> str:
     return line.split('"')[1]
 
 
-def select_variants(which: str, quick: bool, steps: int) -> list[Variant]:
+def select_variants(which: str, quick: bool, ground: Ground) -> list[Variant]:
     """The variants of a run.
 
     Args:
-        which: `all`; `main`, without our modes beside the default; or `ablation`, those modes, on
-            every pair, with the default and the faithful mode.
+        which: `all`; `main`, with the rivals and few of our modes; or `ablation`, all our modes, on
+            every pair, and the faithful mode.
         quick: only those with `Variant.quick`, on every pair.
-        steps: of the uncached run.
+        ground: that they run on.
     """
-    selected = variants(steps)
+    selected = variants(ground)
     if quick:
         selected = [replace(variant, pair_interval=1) for variant in selected if variant.quick]
     if which == "all":
@@ -212,75 +209,103 @@ def select_variants(which: str, quick: bool, steps: int) -> list[Variant]:
     return selected
 
 
-def measure(args: argparse.Namespace) -> Path:
-    """Run the comparison until it is complete or `--minutes` are over.
+def journal_path(folder: Path, ground: Ground, which: str = "main", quick: bool = False) -> Path:
+    """The journal of a run, and so the name of its page.
+
+    Args:
+        folder: of all journals.
+        ground, which, quick: as `select_variants` takes them.
+    """
+    parts = ["pareto", ground.slug, which * (which != "main"), "quick" * quick]
+    return folder / f"{'_'.join(part for part in parts if part)}.jsonl"
+
+
+def measure(testbed: Testbed, args: argparse.Namespace, deadline: float) -> tuple[Path, bool]:
+    """Run the comparison on the testbed's ground until it is complete or the time is over.
+
+    Args:
+        testbed: the model, with the ground.
+        args: of the command.
+        deadline: `time.monotonic()` at which no further pair is begun.
 
     Returns:
-        The path of the journal.
+        The path of the journal, and whether all pairs are complete.
     """
-    started = time.monotonic()
+    selected = select_variants(args.variants, args.quick, testbed.ground)
+    pairs = testbed.test_pairs(args.pairs)
+    network, why_not = lpips_network()
+    path = journal_path(args.out, testbed.ground, args.variants, args.quick)
+    journal = Journal.begin(path, header(testbed, selected, args))
+    missing = [
+        number
+        for number, pair in enumerate(pairs)
+        if not journal.has(pair.prompt, pair.seed, with_lpips=network is not None)
+    ]
+    if not missing:
+        return path, True
+    journal.append([{"kind": "lpips", "why_not": why_not}])
+    usable = warm_up(testbed, selected, journal)
+    converged = ConvergedReferences(testbed, args.out, pairs)
+    progress = tqdm(missing, desc=testbed.ground.slug, unit="pair")
+    for number in progress:
+        due = [variant for variant in usable if number % variant.pair_interval == 0]
+        journal.append(run_pair(testbed, due, pairs[number], number, converged, network))
+        if time.monotonic() > deadline:
+            return path, number == missing[-1]
+    return path, True
+
+
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command's options; exits with a message where they make no sense."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--ground", nargs="+", choices=BY_SLUG, default=DEFAULT_GROUNDS, metavar="NAME",
+        help=f"of {', '.join(BY_SLUG)}; by default all rough ones with Euler steps",
+    )  # fmt: skip
+    parser.add_argument("--pairs", type=int, default=96, help="captions and seeds of each ground")
+    parser.add_argument("--quick", action="store_true", help="4 pairs, fewer variants")
+    parser.add_argument("--variants", choices=("main", "ablation", "all"), default="main")
+    parser.add_argument("--minutes", type=float, help="stop after the pair in which they are over")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder for the measurements")
+    parser.add_argument("--results", type=Path, help="folder for the tables and the pictures")
+    parser.add_argument("--weights", type=Path, help="the grounds' model, if not the trained one")
+    parser.add_argument("--comfyui", type=Path)
+    args = parser.parse_args(arguments)
+    args.ground = [BY_SLUG[slug] for slug in dict.fromkeys(args.ground)]
+    if not 1 <= args.pairs <= MAX_PAIRS:
+        parser.error(f"--pairs must be 1 to {MAX_PAIRS}, not {args.pairs}")
+    models = sorted({ground.model for ground in args.ground})
+    if args.weights is not None and models not in (["digits"], ["photos"]):
+        parser.error(
+            "--weights takes grounds of one model, digits or photos, as --ground, "
+            f"not of {', '.join(models)}"
+        )
+    if args.quick:
+        args.pairs = min(args.pairs, QUICK_PAIRS)
+    return args
+
+
+def main() -> None:
+    args = parsed()
+    missing = [name for name in ("cache_dit", "matplotlib") if find_spec(name) is None]
+    if missing:
+        sys.exit(f"not installed: {', '.join(missing)}; see requirements/benchmarks.txt")
+    from benchmarks.pareto_report import report
+
+    deadline = math.inf if args.minutes is None else time.monotonic() + 60 * args.minutes
     torch.set_num_threads(args.threads)
     boot(find_comfyui(args.comfyui), args.out)
     for name in logging.root.manager.loggerDict:
         if name.startswith(VERBOSE_LOGGERS):
             logging.getLogger(name).setLevel(logging.ERROR)
-    testbed = replace(load(args.model, args.weights), steps=args.steps, guidance=args.guidance)
-    selected = select_variants(args.variants, args.quick, args.steps)
-    pairs = [
-        Pair(p, seed) for seed in range(args.seeds) for p in testbed.test_captions[: args.prompts]
-    ]
-    network, why_not = lpips_network()
-    parts = [testbed.name, args.variants if args.variants != "all" else "", "quick" * args.quick]
-    if (testbed.steps, testbed.guidance) != (STEPS, GUIDANCE):
-        parts.append(f"{testbed.steps}-steps-guidance-{testbed.guidance:g}")
-    path: Path = args.out / f"pareto_{'_'.join(part for part in parts if part)}.jsonl"
-    journal = Journal.begin(path, header(testbed, selected, args))
-    journal.append([{"kind": "lpips", "why_not": why_not}])
-    usable = warm_up(testbed, selected, journal)
-    converged = ConvergedReferences(testbed, args.out, pairs)
-    for number, pair in enumerate(tqdm(pairs, unit="pair")):
-        if journal.has(pair.prompt, pair.seed, with_lpips=network is not None):
-            continue
-        due = [variant for variant in usable if number % variant.pair_interval == 0]
-        journal.append(run_pair(testbed, due, pair, number, converged, network))
-        if args.minutes is not None and time.monotonic() - started > 60 * args.minutes:
+    for ground in args.ground:
+        testbed = load(ground.model, args.weights).on(ground)
+        path, finished = measure(testbed, args, deadline)
+        report(path, args.results or (args.out if args.quick else RESULTS))
+        if not finished or (time.monotonic() > deadline and ground != args.ground[-1]):
             print(f"stopped after {args.minutes:g} minutes; the same command resumes from here")
             break
-    return path
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=("demo", "digits"), required=True)
-    parser.add_argument("--prompts", type=int, default=48, help="1 to 48")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="4 prompts, 1 seed, fewer variants")
-    parser.add_argument("--variants", choices=("all", "main", "ablation"), default="all")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the uncached run")
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    parser.add_argument("--minutes", type=float, help="stop after the pair in which they are over")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder for the measurements")
-    parser.add_argument("--results", type=Path, help="folder for the table and the picture")
-    parser.add_argument("--weights", type=Path, help="the digits model, if not the trained one's")
-    parser.add_argument("--comfyui", type=Path)
-    args = parser.parse_args()
-    if args.steps < MIN_STEPS:
-        parser.error(f"--steps must be at least {MIN_STEPS}, not {args.steps}")
-    if not 1 < args.guidance <= MAX_GUIDANCE:
-        parser.error(
-            f"--guidance must be above 1, where both branches run, and at most {MAX_GUIDANCE:g}, "
-            f"not {args.guidance:g}"
-        )
-    missing = [name for name in ("cache_dit", "matplotlib") if find_spec(name) is None]
-    if missing:
-        parser.error(f"not installed: {', '.join(missing)}; see requirements/benchmarks.txt")
-    if args.quick:
-        args.prompts, args.seeds = min(args.prompts, QUICK_PROMPTS), 1
-    path = measure(args)
-    from benchmarks.pareto_report import report
-
-    report(path, args.results or (args.out if args.quick else RESULTS))
 
 
 if __name__ == "__main__":

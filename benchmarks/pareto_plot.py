@@ -13,8 +13,9 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.fronts import MEASURES, REFERENCES, Point, curves
+from benchmarks.grounds import GROUNDS
 from benchmarks.testbeds import UNCACHED
-from benchmarks.variants import OURS, variants
+from benchmarks.variants import FEWER, OURS, OURS_DEFAULT, variants
 
 TITLES = {
     "uncached": "against the uncached picture, same settings",
@@ -26,7 +27,7 @@ LABELS = {
     "lpips": "LPIPS, mean",
 }
 OURS_COLOUR, OURS_OTHER = "#d62728", "#f4a09c"
-GREYS = {"fewer steps": "#111111", "even skipping": "#8c8c8c"}
+GREYS = {FEWER: "#111111", "even skipping": "#8c8c8c"}
 COLOURS = (
     "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f00", "#17becf", "#ff7f0e",
     "#4b5fa5", "#00796b", "#b8860b", "#000080",
@@ -34,7 +35,6 @@ COLOURS = (
 MARKERS = "osD^vP*Xph<>d"
 LINES = ("-", "--", ":")
 PREDICTOR_LINES = {"reuse": "-", "linear": "--", "damped": "-."}
-MAIN = f"{OURS}: forecast"
 MAX_SPEEDUP = 6.0
 MIN_DISTANCE = 1e-6
 """Smaller distances are drawn as this one, since the axis is logarithmic."""
@@ -58,7 +58,7 @@ def styles(methods: list[str]) -> Styles:
             continue
         style: dict[str, Any] = {"linewidth": 1.2, "markersize": 4.5, "zorder": 3}
         part, _, predictor = method.rpartition(", ")
-        if method == MAIN:
+        if method == OURS_DEFAULT:
             style |= {"color": OURS_COLOUR, "linewidth": 2.8, "markersize": 7, "marker": "o"}
             style["zorder"] = 5
         elif method.startswith(OURS) and predictor in PREDICTOR_LINES:
@@ -69,8 +69,8 @@ def styles(methods: list[str]) -> Styles:
         elif method.startswith(OURS):
             style |= {"color": OURS_OTHER, "marker": MARKERS[ours % len(MARKERS)], "zorder": 2}
             ours += 1
-        elif method.startswith("fewer steps"):
-            style |= {"color": GREYS["fewer steps"], "marker": ".", "linestyle": LINES[fewer % 3]}
+        elif method.startswith(FEWER):
+            style |= {"color": GREYS[FEWER], "marker": ".", "linestyle": LINES[fewer % 3]}
             fewer += 1
         elif method in GREYS:
             style |= {"color": GREYS[method], "marker": ".", "linestyle": "-."}
@@ -96,7 +96,7 @@ def plot(points: list[Point], measures: Sequence[str], title: str, file: Path) -
         layout="constrained", squeeze=False,
     )  # fmt: skip
     methods = list(dict.fromkeys(point.method for point in points if not point.is_uncached))
-    known = [variant.method for variant in variants()]  # the same styles in all figures
+    known = [variant.method for variant in variants(GROUNDS[0])]  # the same styles in all figures
     style_of = styles(list(dict.fromkeys([*known, *methods])))
     handles: dict[str, Any] = {}
     for measure, line in zip(measures, panels, strict=True):

@@ -1,6 +1,6 @@
 """The table and the plots of a comparison, from its journal.
 
-python -m benchmarks.pareto_report output/benchmarks/pareto_demo.jsonl [--results DIR]
+python -m benchmarks.pareto_report output/benchmarks/pareto_demo-20-g7.jsonl [--results DIR]
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.fronts import (
     quality_at_speedup,
     wall_to_cpu_ratio,
 )
+from benchmarks.grounds import SPEEDUPS
 from benchmarks.journal import Journal
 from benchmarks.peers import ADJUSTMENTS
 from benchmarks.quality import MAX_PSNR
@@ -30,7 +31,7 @@ from teacache.errors import UserError
 from teacache.files import write_atomically
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SPEEDS, SPEEDS_FEW_STEPS = (1.5, 2.0, 3.0), (1.25, 1.5, 2.0)
+SPEEDS, SPEEDS_FEW_STEPS = (1.5, 2.0, 3.0), SPEEDUPS
 """Speed-ups at which methods are compared: usually, and below `FEW_STEPS` steps."""
 FEW_STEPS = 30
 HOST_NAMES = {COMFYUI: "ComfyUI", DIFFUSERS: "diffusers"}
@@ -76,9 +77,8 @@ def report(path: Path, folder: Path) -> None:
         pictures[f"{path.stem}_perceived.png"] = ("ssim", "lpips")
     text = markdown(journal, results, timing, list(pictures))
     write_atomically(folder / f"{path.stem}.md", lambda file: file.write_text(text, "utf-8"))
-    settings = journal.header["settings"]
     title = (
-        f"{journal.header['about']}, {settings['steps']} steps, guidance {settings['guidance']:g}: "
+        f"{journal.header['about']} ({journal.header['ground']}): "
         f"{len(journal.pairs)} pairs of caption and seed"
     )
     lpips_pairs = f", LPIPS on {pairs_with_lpips(journal)} of them"
@@ -95,16 +95,16 @@ def markdown(journal: Journal, points: list[Point], timing: str, pictures: list[
     versions = ", ".join(f"{name} {number}" for name, number in head["versions"].items())
     settings = head["settings"]
     speeds = SPEEDS_FEW_STEPS if settings["steps"] < FEW_STEPS else SPEEDS
-    agreement = [record["agreement"] for record in journal.pairs.values()]
     lines = [
-        f"# Quality against time: {head['model']}",
+        f"# Quality against time: {head['ground']}",
         "",
         *(f"![Quality against speed-up]({picture})" for picture in pictures),
         "",
         f"`{head['command']}` · {head['about']}, weights {head['weights']} · {len(pairs)} pairs "
         f"({len(captions)} captions, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}), none of "
-        f"them used for tuning · {settings['steps']} Euler steps, {settings['schedule']}, guidance "
-        f"{settings['guidance']:g}, {settings['dtype']} · {head['machine']} · {versions}",
+        f"them used for tuning · {settings['steps']} steps of {settings['sampler']}, "
+        f"{settings['schedule']}, guidance {settings['guidance']:g}, {settings['dtype']} · "
+        f"{head['machine']} · {versions}",
         "",
         f"Seconds: {timing}; median over pairs. Speed-up: seconds of the same host's uncached run "
         "over the variant's, for the same pair; median over pairs. Computed: evaluations in which "
@@ -113,8 +113,7 @@ def markdown(journal: Journal, points: list[Point], timing: str, pictures: list[
         "PSNR in dB: mean, and mean of the worst 5 % of pairs; identical pictures count as "
         f"{MAX_PSNR:g} dB and are counted behind `=`. Uncached: against the same host's uncached "
         "picture at the same settings. Converged: against "
-        f"{settings['converged']} second-order steps. Both hosts uncached agree "
-        f"to {min(agreement):.1f} dB at least, {statistics.median(agreement):.1f} in the median.",
+        f"{settings['converged']} second-order steps.{agreement_of_hosts(journal)}",
         "",
         *table(points),
         "",
@@ -122,7 +121,8 @@ def markdown(journal: Journal, points: list[Point], timing: str, pictures: list[
         "",
         "PSNR mean / worst 5 % in dB at a speed-up, interpolated along each method's front over "
         "the logarithm of the speed-up. `–`: the front does not reach it. `≥`: its slowest point "
-        "is faster, and its quality is given. Best of each column in bold.",
+        "is faster, and its quality is given. Points at which more than 5 % of the pictures are "
+        "identical with the reference are left out. Best of each column in bold.",
         "",
         *at_equal_time(points, speeds, ("mean", "worst")),
         "",
@@ -133,6 +133,17 @@ def markdown(journal: Journal, points: list[Point], timing: str, pictures: list[
         "",
     ]
     return "\n".join(lines)
+
+
+def agreement_of_hosts(journal: Journal) -> str:
+    """A sentence on how near both hosts' uncached pictures are; empty where one did not run."""
+    found = [pair["agreement"] for pair in journal.pairs.values() if "agreement" in pair]
+    if not found:
+        return ""
+    return (
+        f" Both hosts uncached agree to {min(found):.1f} dB at least, "
+        f"{statistics.median(found):.1f} in the median."
+    )
 
 
 def has_lpips(points: list[Point]) -> bool:
@@ -190,23 +201,28 @@ def at_equal_time(
         for column in zip(*values.values(), strict=True)
     ]
 
-    def shown(method: str, column: int) -> str:
-        cell, measure = values[method][column], columns[column][2]
-        if cell is None:
-            return "–"
-        beyond = ("≥ " if measure in ("mean", "worst") else "≤ ") * cell[1]
-        text = beyond + FORMATS[measure](cell[0])
-        return f"**{text}**" if cell[0] >= best[column] else text
+    def text(method: str, column: int) -> str:
+        cell = values[method][column]
+        figure = shown(cell, columns[column][2])
+        return f"**{figure}**" if cell is not None and cell[0] >= best[column] else figure
 
     heads = [
         f"{speed:g}x, {reference}" for speed, reference in itertools.product(speeds, REFERENCES)
     ]
     lines = [f"| | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
     for method in values:
-        cells = [f"{shown(method, 2 * i)} / {shown(method, 2 * i + 1)}" for i in range(len(heads))]
+        cells = [f"{text(method, 2 * i)} / {text(method, 2 * i + 1)}" for i in range(len(heads))]
         name = f"**{method}**" if method.startswith(OURS) else method
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
+
+
+def shown(figure: tuple[float, bool] | None, measure: str) -> str:
+    """What `quality_at_speedup` gives of a measure, as the tables print it."""
+    if figure is None:
+        return "–"
+    value, is_faster = figure
+    return ("≥ " if measure in ("mean", "worst") else "≤ ") * is_faster + FORMATS[measure](value)
 
 
 def notes(journal: Journal) -> list[str]:
@@ -223,9 +239,10 @@ def notes(journal: Journal) -> list[str]:
         lines.append(f"- LPIPS: n/a ({journal.no_lpips}).")
     if any(variant["group"] in PEER_GROUPS for variant in journal.header["variants"]):
         lines += [f"- {text}" for text in ADJUSTMENTS]
-    floor = [journal.complete(f"{name} again") for name in UNCACHED.values()]
-    if all(floor):
-        lowest = min(r["uncached"]["psnr"] for samples in floor for r in samples.values())
+    again = [journal.complete(f"{name} again") for name in UNCACHED.values()]
+    floor = [record["uncached"]["psnr"] for samples in again for record in samples.values()]
+    if floor:
+        lowest = min(floor)
         same = "identical" if lowest >= MAX_PSNR else f"at least {lowest:.1f} dB"
         lines.append(f"- Noise floor: an uncached run repeated is {same}.")
     return lines

@@ -15,14 +15,18 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from diffusers import hooks
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
-from diffusers.hooks.hooks import CacheContext, HookRegistry, _set_cache_context
-from diffusers.models.attention import JointTransformerBlock
+from diffusers import FluxPipeline, StableDiffusion3Pipeline, hooks
+from diffusers.hooks.hooks import HookRegistry
 from torch import Tensor, nn
 
+from benchmarks.grounds import Ground
+from benchmarks.pipeline_gaps import (
+    cache_contexts,
+    last_block_returns_text,
+    restored_on_exit,
+)
 from benchmarks.sampling import sample
-from benchmarks.testbeds import DIFFUSERS, Pair, Testbed
+from benchmarks.testbeds import DIFFUSERS, Testbed
 from teacache.config import TeaCacheConfig
 from teacache.hosts.comfyui.headless.boot import PACK
 from teacache.profiles.calibrated import Calibration
@@ -33,20 +37,22 @@ ADJUSTMENTS = (
     "EasyCache modifies its input in place, which spoils the picture in float32, where no change "
     "of dtype copies it: it gets a copy. ComfyUI's SD3 model does not call EasyCache's wrapper: it "
     "is called around the model's forward, as other models do.",
-    "The SD3 pipeline of diffusers sets no cache context: one is set for each step. Its last block "
-    "returns no text, which FirstBlockCache, SeaCache, TaylorSeer (lite) and DBCache do not "
-    "support: it returns its input text.",
-    "SeaCache on SD3 takes the latent as its raw vision and exponent 2, that of pictures. MagCache "
-    "is calibrated by its own calibration on one tuning caption. TaylorSeer's default patterns "
-    "match no attention layer of Wan: its layers are named explicitly.",
+    "The SD3 pipeline of diffusers sets no cache context: one is set for each step. That of FLUX "
+    "tells neither step nor noise level, without which SeaCache computes every step: they are "
+    "added. SD3's last block returns no text, which FirstBlockCache, SeaCache, TaylorSeer (lite) "
+    "and DBCache do not support: it returns its input text.",
+    "SeaCache on SD3 and FLUX takes the latent as its raw vision and exponent 2, that of pictures. "
+    "MagCache is calibrated by its own calibration on one tuning caption. TaylorSeer's default "
+    "patterns match no attention layer of Wan: its layers are named explicitly. cache-dit takes "
+    "both calls of FLUX in a step for one branch of guidance: it is told that there are two.",
 )
 Enable = Callable[[Testbed], AbstractContextManager[Any]]
 Apply = Callable[[Testbed, nn.Module], None]
 """(testbed, transformer): applies the hooks of one method."""
 ALWAYS_SKIP = 90.0
 """A threshold that is never reached: every step is skipped that may be."""
-CALIBRATION_CAPTIONS = 6
-"""Tuning captions that our own plans are calibrated on."""
+CALIBRATION_PAIRS = 6
+"""Tuning pairs that our own plans are calibrated on."""
 PROFILE_FOLDER = PACK / "output" / "benchmarks" / "profiles"
 
 
@@ -69,10 +75,10 @@ def teacache_comfyui(**config: Any) -> Enable:
 
 
 class CalibratedPlans:
-    """Our own plans, from one calibration of each testbed."""
+    """Our own plans, from one calibration of each ground."""
 
     def __init__(self) -> None:
-        self._calibrations: dict[str, Calibration] = {}
+        self._calibrations: dict[Ground, Calibration] = {}
 
     def for_speedup(self, speedup: float) -> Enable:
         @contextmanager
@@ -80,29 +86,33 @@ class CalibratedPlans:
             from teacache.calibration.override import RunOverride
             from teacache.hosts.comfyui.patch import apply_teacache
 
-            if testbed.name not in self._calibrations:
-                self._calibrations[testbed.name] = load_or_calibrate(testbed)
-            plan = self._calibrations[testbed.name].nearest_plan(steps_for(testbed.steps, speedup))
+            ground = testbed.ground
+            if ground not in self._calibrations:
+                self._calibrations[ground] = load_or_calibrate(testbed)
+            plan = self._calibrations[ground].nearest_plan(steps_for(ground.steps, speedup))
             yield apply_teacache(testbed.patcher, TeaCacheConfig(), override=RunOverride(plan))[0]
 
         return enable
 
 
 def load_or_calibrate(testbed: Testbed) -> Calibration:
-    """Our calibration on `CALIBRATION_CAPTIONS` tuning captions, stored in `PROFILE_FOLDER`."""
+    """Our calibration on `CALIBRATION_PAIRS` tuning pairs, stored in `PROFILE_FOLDER`."""
     from teacache.calibration.calibrator import Calibrator
     from teacache.calibration.journal import Journal
     from teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
 
     store = ProfileStore(PROFILE_FOLDER)
-    name = f"{testbed.name}-{testbed.digest()}-{testbed.steps}-{testbed.guidance:g}"
+    ground = testbed.ground
+    name = f"{ground.slug}-{testbed.digest()}-{CALIBRATION_PAIRS}-pairs"
     if name in store.names():
         return store.load(name)
     prompts = [
-        Prompt(testbed.conditioning([caption]), testbed.conditioning([""]), seed, caption)
-        for seed, caption in enumerate(testbed.tuning_captions[:CALIBRATION_CAPTIONS])
+        Prompt(
+            testbed.conditioning([pair.prompt]), testbed.conditioning([""]), pair.seed, pair.prompt
+        )
+        for pair in testbed.tuning_pairs(CALIBRATION_PAIRS)
     ]
-    settings = SamplerSettings(testbed.steps, testbed.cfg, "euler", "simple")
+    settings = SamplerSettings(ground.steps, testbed.cfg, ground.sampler, ground.scheduler)
     latent = {"samples": torch.zeros(1, *testbed.latent_shape)}
     backend = ModelCalibrationBackend(testbed.patcher, latent, settings, prompts)
     journal = Journal(PROFILE_FOLDER / f"{name}{PARTIAL_SUFFIX}", backend.key)
@@ -150,7 +160,7 @@ def easycache(threshold: float) -> Enable:
         patcher = testbed.patcher.clone()
         patcher.add_wrapper_with_key(kind, "copy_input", copy_input)
         patcher = EasyCacheNode.execute(patcher, threshold, 0.15, 0.95, False).args[0]
-        if testbed.is_video:
+        if not isinstance(testbed.pipe, StableDiffusion3Pipeline):
             yield patcher
             return
         model.forward = forward
@@ -179,67 +189,6 @@ def teacache_diffusers(threshold: float, **config: Any) -> Enable:
             yield testbed.pipe
 
     return enable
-
-
-class BlockReturningText(JointTransformerBlock):  # type: ignore[misc]
-    """SD3's last block, returning its input text instead of None."""
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        temb: Tensor,
-        joint_attention_kwargs: dict[str, Any] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        _, image = super().forward(
-            hidden_states, encoder_hidden_states, temb, joint_attention_kwargs
-        )
-        return encoder_hidden_states, image
-
-
-@contextmanager
-def last_block_returns_text(transformer: nn.Module) -> Iterator[None]:
-    """Makes SD3's last block return a text tensor, which the model ignores."""
-    block = [part for part in transformer.children() if isinstance(part, nn.ModuleList)][-1][-1]
-    if type(block) is not JointTransformerBlock:
-        yield
-        return
-    TransformerBlockRegistry.register(
-        BlockReturningText,
-        TransformerBlockMetadata(
-            return_hidden_states_index=1, return_encoder_hidden_states_index=0
-        ),
-    )
-    block.__class__ = BlockReturningText
-    try:
-        yield
-    finally:
-        block.__class__ = JointTransformerBlock
-
-
-@contextmanager
-def cache_contexts(testbed: Testbed) -> Iterator[None]:
-    """Sets the cache context before each call, which the SD3 pipeline does not do itself."""
-
-    def set_context(transformer: nn.Module, args: Any) -> None:
-        scheduler = testbed.pipe.scheduler
-        step = scheduler.step_index or 0
-        context = CacheContext(
-            "both",
-            step_index=step,
-            num_inference_steps=scheduler.num_inference_steps,
-            sigma=float(scheduler.sigmas[step]),
-        )
-        _set_cache_context(transformer, context)
-
-    if testbed.is_video:
-        yield
-        return
-    hook = testbed.pipe.transformer.register_forward_pre_hook(set_context)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def diffusers_cache(apply: Apply) -> Enable:
@@ -319,11 +268,11 @@ def fastercache(below: float) -> Enable:
 def seacache(threshold: float, **options: Any) -> Enable:
     """SeaCache; `options` are those of `SeaCacheConfig`."""
 
-    def raw_vision(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-        """The latent of one branch of guidance; both have the same."""
-        return [kwargs["hidden_states"][0][:, None]]
-
     def apply(testbed: Testbed, model: nn.Module) -> None:
+        def raw_vision(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+            """The latent of one branch of guidance; both have the same."""
+            return [testbed.from_pipeline(kwargs["hidden_states"])[0][:, None]]
+
         adapter = {} if testbed.is_video else {"power_exp": 2.0, "raw_vision_callback": raw_vision}
         hooks.apply_sea_cache(
             model, hooks.SeaCacheConfig(threshold=threshold, **adapter, **options)
@@ -333,23 +282,24 @@ def seacache(threshold: float, **options: Any) -> Enable:
 
 
 class MagCacheRatios:
-    """MagCache's ratios for each testbed, from its own calibration on one tuning caption."""
+    """MagCache's ratios for each ground, from its own calibration on one tuning pair."""
 
     def __init__(self) -> None:
-        self._ratios: dict[str, list[float]] = {}
+        self._ratios: dict[Ground, list[float]] = {}
 
     def for_testbed(self, testbed: Testbed) -> list[float]:
-        if testbed.name not in self._ratios:
-            config = hooks.MagCacheConfig(calibrate=True, num_inference_steps=testbed.steps)
+        ground = testbed.ground
+        if ground not in self._ratios:
+            config = hooks.MagCacheConfig(calibrate=True, num_inference_steps=ground.steps)
             calibrate = diffusers_cache(lambda _, model: hooks.apply_mag_cache(model, config))
             printed = io.StringIO()
             with calibrate(testbed) as pipe, contextlib.redirect_stdout(printed):
-                pair, sigmas = Pair(testbed.tuning_captions[0], 0), testbed.sigmas(testbed.steps)
-                sample(testbed, DIFFUSERS, pipe, [pair], sigmas)
+                sigmas = testbed.sigmas(ground.steps)
+                sample(testbed, DIFFUSERS, pipe, testbed.tuning_pairs(1), sigmas)
             lines = [line for line in printed.getvalue().splitlines() if line.startswith("[1.0")]
             by_branch = torch.tensor([ast.literal_eval(line) for line in lines])
-            self._ratios[testbed.name] = by_branch.mean(0).tolist()
-        return self._ratios[testbed.name]
+            self._ratios[ground] = by_branch.mean(0).tolist()
+        return self._ratios[ground]
 
 
 def magcache(ratios: MagCacheRatios, threshold: float, **options: Any) -> Enable:
@@ -357,7 +307,7 @@ def magcache(ratios: MagCacheRatios, threshold: float, **options: Any) -> Enable
     def enable(testbed: Testbed) -> Iterator[Any]:
         config = hooks.MagCacheConfig(
             threshold=threshold,
-            num_inference_steps=testbed.steps,
+            num_inference_steps=testbed.ground.steps,
             mag_ratios=ratios.for_testbed(testbed),
             **options,
         )
@@ -391,9 +341,11 @@ def dbcache(threshold: float, first: int, warmup: int, taylor: bool) -> Enable:
             Bn_compute_blocks=0,
             residual_diff_threshold=threshold,
             max_warmup_steps=warmup,
+            enable_separate_cfg=True if isinstance(testbed.pipe, FluxPipeline) else None,
         )
         calibrator = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1) if taylor else None
-        with last_block_returns_text(testbed.pipe.transformer):
+        transformer = testbed.pipe.transformer
+        with last_block_returns_text(transformer), restored_on_exit(transformer):
             cache_dit.enable_cache(testbed.pipe, cache_config=config, calibrator_config=calibrator)
             try:
                 yield testbed.pipe

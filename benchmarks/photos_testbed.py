@@ -13,7 +13,8 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from benchmarks.testbeds import COMFYUI, DIFFUSERS, FixedSigmasScheduler, Testbed
+from benchmarks.grounds import Ground
+from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS, FixedSigmasScheduler, Testbed
 from training import photos
 from training.data import ROOT
 
@@ -51,12 +52,12 @@ def load_photos_testbed(weights: Path) -> Testbed:
         return (photos.to_picture(latents) / 2 + 0.5).clamp(0, 1).movedim(1, -1).contiguous()
 
     return Testbed(
-        "photos-distilled" if distilled else "photos",
+        Ground("photos-distilled" if distilled else "photos", STEPS, photos.GUIDANCE),
         f"FLUX type, {'guidance-distilled, ' if distilled else ''}"
         f"{len(transformer.transformer_blocks)} double and "
         f"{len(transformer.single_transformer_blocks)} single blocks, 64 x 64 photographs",
         photos.CLASSES,
-        (),
+        photos.CLASSES,
         patcher,
         pipe,
         lambda captions: photos.embed(text, captions),
@@ -68,7 +69,6 @@ def load_photos_testbed(weights: Path) -> Testbed:
             DIFFUSERS: transformer.single_transformer_blocks[middle].proj_out,
         },
         is_video=False,
-        guidance=photos.GUIDANCE,
         shift=photos.SHIFT,
         guidance_argument="guidance_scale" if distilled else "true_cfg_scale",
         to_pipeline=photos.pack,

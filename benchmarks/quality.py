@@ -71,7 +71,8 @@ class ConvergedReferences:
 
     def __init__(self, testbed: Testbed, folder: Path, pairs: Sequence[Pair]) -> None:
         self.testbed, self.pairs = testbed, list(pairs)
-        identity = testbed.name, testbed.digest(), CONVERGED_STEPS, f"{testbed.guidance:g}"
+        guidance = f"{testbed.ground.guidance:g}"
+        identity = testbed.name, testbed.digest(), CONVERGED_STEPS, guidance
         self.folder = folder / "_".join(("converged", *map(str, identity)))
         self.folder.mkdir(parents=True, exist_ok=True)
 

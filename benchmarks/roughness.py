@@ -47,8 +47,6 @@ PUBLISHED = {
 FIRST, LAST = 6, 4
 """How many steps are shown one by one."""
 MODELS = tuple(dict.fromkeys(ground.model for ground in GROUNDS))
-SEED = 71
-"""Of the first pair: no seed of the comparisons."""
 
 
 class StackOutputs:
@@ -105,8 +103,8 @@ def changes(outputs: Sequence[Tensor]) -> list[float]:
 
 def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> list[float]:
     """The mean change at each step after the first one."""
-    testbed.guidance = ground.guidance
-    sigmas = testbed.sigmas(ground.steps, ground.scheduler)
+    testbed = testbed.on(ground)
+    sigmas = testbed.sigmas(ground.steps)
     recorder = StackOutputs(testbed.patcher.model.diffusion_model)
     curves = []
     for pair in pairs:
@@ -130,12 +128,6 @@ def short(value: float) -> str:
     return f"{value:.2f}".removeprefix("0") if value < 1 else f"{value:.1f}"
 
 
-def pairs_of(testbed: Testbed, count: int) -> list[Pair]:
-    """Pairs that no comparison is judged on."""
-    captions = testbed.tuning_captions or testbed.test_captions
-    return [Pair(captions[i % len(captions)], SEED + i) for i in range(count)]
-
-
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown."""
     lines = ["| | first steps | middle | last steps |", "|---|---|---|---|"]
@@ -156,7 +148,7 @@ def rows_of(grounds: Sequence[Ground], count: int) -> Iterator[list[str]]:
             yield [f"{ground.name} ({ground.kind})", f"not measured: {missing}", "", ""]
             continue
         testbeds[ground.model] = testbed
-        curve = measure(testbed, ground, pairs_of(testbed, count))
+        curve = measure(testbed, ground, testbed.tuning_pairs(count))
         yield row(f"{ground.name} ({ground.kind})", curve)
 
 

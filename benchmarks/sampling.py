@@ -136,7 +136,8 @@ def _diffusers(
     def run() -> Tensor:
         latents: Tensor = pipe(
             **text, **testbed.pipeline_arguments, **extra,
-            **{testbed.guidance_argument: testbed.guidance}, num_inference_steps=len(sigmas) - 1,
+            **{testbed.guidance_argument: testbed.ground.guidance},
+            num_inference_steps=len(sigmas) - 1,
             latents=testbed.to_pipeline(noise), output_type="latent", return_dict=False,
         )[0]  # fmt: skip
         return testbed.from_pipeline(latents)

@@ -3,7 +3,7 @@
 `demo` is the shipped SD3-type model (128 x 128 pictures), `digits` the small Wan video model of
 `training.digits` (six frames of 32 x 32), `photos` the FLUX-type model of `training.photos`
 (64 x 64 pictures), `photos-distilled` the same with its guidance distilled into one branch. Both
-hosts sample from the same noise at the same noise levels (ComfyUI's `simple` schedule), with
+hosts sample from the same noise at the same noise levels, those of ComfyUI's schedule, with
 guidance against the empty caption, or as an input of the distilled model.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline, WanPipeline
 from torch import Tensor, nn
 
+from benchmarks.grounds import Ground
 from teacache.demo.model import MODELS, TRANSFORMER_FILE, negative
 from teacache.errors import UserError
 from teacache.hosts.diffusers.demo_pipeline import load_demo
@@ -28,6 +29,8 @@ from training.data import ROOT
 
 STEPS, SHIFT, GUIDANCE = 50, 3.0, 3.0
 TEST_PROMPTS = 48
+FIRST_TUNING_SEED = 1000
+"""Pairs that settings are chosen on have seeds from here on, pairs that are judged those below."""
 CONCEPTS = ROOT / "concepts.txt"
 DIGITS_WEIGHTS = ROOT.parent / "models" / "digits" / "digits.safetensors"
 DEMO_TUNING = (
@@ -35,7 +38,7 @@ DEMO_TUNING = (
     "sunflower", "teapot", "umbrella", "penguin", "strawberry", "locomotive", "crab", "camera",
     "tiger", "cupcake", "mushroom", "lion", "bicycle", "snowman",
 )  # fmt: skip
-"""Captions that settings were tuned on; no figures are measured on them."""
+"""Captions that settings were tuned on; no cache is judged on them."""
 COMFYUI, DIFFUSERS = "comfyui", "diffusers"
 UNCACHED = {COMFYUI: "no cache (ComfyUI)", DIFFUSERS: "no cache (diffusers)"}
 """Name of each host's uncached run in the tables."""
@@ -60,7 +63,9 @@ class Testbed:
     Args:
         name: short name of the model.
         description: for the tables.
-        test_captions, tuning_captions: disjoint.
+        ground: how it is sampled.
+        test_captions, tuning_captions: disjoint, unless there are so few captions that their pairs
+            are told apart by the seeds alone.
         patcher: the model in ComfyUI (`ModelPatcher`).
         pipe: the model in diffusers; None if it is not used there.
         embed: captions -> text arguments of the pipeline.
@@ -70,14 +75,13 @@ class Testbed:
         middle_layers: for each host, the feed-forward layer of the middle block, whose calls are
             counted.
         is_video: whether latents have a time dimension.
-        steps, guidance: of the uncached run.
         shift: of the noise levels.
         guidance_argument: what the pipeline calls the guidance scale.
         distilled: whether guidance is an input of the model, which has one branch then.
         to_pipeline, from_pipeline: latents [n, *latent_shape] as the pipeline takes and gives them.
     """
 
-    name: str
+    ground: Ground
     description: str
     test_captions: tuple[str, ...]
     tuning_captions: tuple[str, ...]
@@ -89,8 +93,6 @@ class Testbed:
     decode: Callable[[Tensor], Tensor]
     middle_layers: dict[str, nn.Module]
     is_video: bool
-    steps: int = STEPS
-    guidance: float = GUIDANCE
     shift: float = SHIFT
     guidance_argument: str = "guidance_scale"
     to_pipeline: Callable[[Tensor], Tensor] = _unchanged
@@ -100,12 +102,42 @@ class Testbed:
     @property
     def cfg(self) -> float:
         """ComfyUI's scale of classifier-free guidance; at 1 the negative branch does not run."""
-        return 1.0 if self.distilled else self.guidance
+        return 1.0 if self.distilled else self.ground.guidance
 
     @property
     def branches(self) -> int:
         """Branches of guidance in an evaluation: rows of a call for each pair."""
         return 1 if self.cfg == 1 else 2
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.ground.model
+
+    def on(self, ground: Ground) -> Testbed:
+        """The same model, sampled as `ground` says.
+
+        Raises:
+            ValueError: it is another model's ground.
+        """
+        if ground.model != self.name:
+            raise ValueError(f"{ground.name} is no ground of {self.name}")
+        return replace(self, ground=ground)
+
+    def test_pairs(self, count: int) -> list[Pair]:
+        """`count` pairs that nothing was chosen on, each caption once before one comes again.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        most = len(self.test_captions) * FIRST_TUNING_SEED
+        if count > most:
+            raise ValueError(f"{self.name} has {most} pairs to be judged on, not {count}")
+        return _pairs(self.test_captions, 0, count)
+
+    def tuning_pairs(self, count: int) -> list[Pair]:
+        """`count` pairs to choose settings on, none of which is in `test_pairs`."""
+        return _pairs(self.tuning_captions, FIRST_TUNING_SEED, count)
 
     def noise(self, pair: Pair) -> Tensor:
         """The initial noise [1, *latent_shape] of a sample."""
@@ -118,14 +150,14 @@ class Testbed:
         text = dict(self.embed(prompts))
         tokens, pooled = text.pop("prompt_embeds"), text.get("pooled_prompt_embeds")
         extra = {} if pooled is None else {"pooled_output": pooled}
-        return [[tokens, {**extra, "guidance": self.guidance} if self.distilled else extra]]
+        return [[tokens, {**extra, "guidance": self.ground.guidance} if self.distilled else extra]]
 
-    def sigmas(self, steps: int, scheduler: str = "simple") -> Tensor:
-        """The noise levels [steps + 1] of one of ComfyUI's schedules, from its table of 1000."""
+    def sigmas(self, steps: int) -> Tensor:
+        """The noise levels [steps + 1] of the ground's schedule, from ComfyUI's table of 1000."""
         import comfy.samplers
 
         sampling = self.patcher.get_model_object("model_sampling")
-        sigmas: Tensor = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
+        sigmas: Tensor = comfy.samplers.calculate_sigmas(sampling, self.ground.scheduler, steps)
         return sigmas
 
     def exact_sigmas(self, steps: int) -> Tensor:
@@ -140,6 +172,12 @@ class Testbed:
             digest.update(name.encode())
             digest.update(value.contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
+
+
+def _pairs(captions: Sequence[str], first_seed: int, count: int) -> list[Pair]:
+    rounds = -(-count // len(captions))
+    seeds = range(first_seed, first_seed + rounds)
+    return [Pair(caption, seed) for seed in seeds for caption in captions][:count]
 
 
 class FixedSigmasScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
@@ -241,7 +279,7 @@ def load_demo_testbed() -> Testbed:
     blocks = pipe.transformer.transformer_blocks
     middle = len(blocks) // 2
     return Testbed(
-        "demo",
+        Ground("demo", STEPS, GUIDANCE),
         f"SD3 type, {len(blocks)} blocks, 128 x 128 pictures",
         choose_test_captions(concepts, DEMO_TUNING),
         DEMO_TUNING,
@@ -274,7 +312,7 @@ def load_digits_testbed(weights: Path) -> Testbed:
 
     tests = choose_test_captions(digits.CAPTIONS)
     return Testbed(
-        "digits",
+        Ground("digits", STEPS, GUIDANCE),
         f"Wan type, {len(transformer.blocks)} blocks, films of 6 frames of 32 x 32",
         tests,
         tuple(caption for caption in digits.CAPTIONS if caption not in tests),

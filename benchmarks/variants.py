@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks import peers
+from benchmarks.grounds import SPEEDUPS, Ground
 from benchmarks.sampling import EULER, Sampler
 from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS, UNCACHED
 
-FEWER_STEPS = (33, 25, 17, 12)
+FEWER_STEPS = (*SPEEDUPS, 3.0)
+"""Speed-ups that numbers of steps are chosen for."""
 SOLVERS: dict[str, Sampler] = {"dpmpp_2m": ("dpmpp_2m", {}), "lms, order 2": ("lms", {"order": 2})}
 CONVERGED: Sampler = ("dpmpp_2m", {})
 """The sampler of the converged reference."""
 OURS = "ours"
+OURS_DEFAULT, OURS_IN_DIFFUSERS = f"{OURS}: forecast", f"{OURS}: forecast, diffusers"
+FAITHFUL, FEWER = "faithful TeaCache", "fewer steps"
+RESIDUALS = "forecast, residuals"
 ABLATION_INTERVAL = 4
 MAIN, ABLATION, BOTH = ("main",), ("ablation",), ("main", "ablation")
 """Runs that a variant is in: that with the rivals, that with our modes that are no default."""
+PIPELINES_WITHOUT_BATCH = {"digits": "Wan", "photos": "FLUX"}
+"""By model: pipelines that call it once for each branch of guidance."""
 FAR_FROM_FRONT = ("FasterCache", "TaylorSeer, attention")
 
 
@@ -30,13 +37,13 @@ class Variant:
         setting: a point on that line.
         host: `COMFYUI` or `DIFFUSERS`.
         enable: enables the method on a testbed.
-        steps: None for those of the uncached run.
+        steps: None for the ground's.
         sampler: ComfyUI's sampler.
         quick: whether `--quick` includes it.
         selections: values of `--variants` that include it, beside `all`.
         pair_interval: it runs on one of so many pairs, unless `--quick` or `--variants ablation`
             is given. Above 1 for methods far from the front, and for our modes beside the default.
-        unsupported: why it does not run on a testbed, by the testbed's name.
+        unsupported: why it does not run on the ground, if so.
     """
 
     group: str
@@ -49,7 +56,7 @@ class Variant:
     quick: bool = False
     selections: tuple[str, ...] = MAIN
     pair_interval: int = 1
-    unsupported: dict[str, str] = field(default_factory=dict)
+    unsupported: str | None = None
 
     @property
     def name(self) -> str:
@@ -60,26 +67,37 @@ class Variant:
 UNCACHED_ENABLE = {COMFYUI: peers.uncached_comfyui, DIFFUSERS: peers.uncached_diffusers}
 
 
-def variants(steps: int = STEPS) -> list[Variant]:
-    """All variants, the uncached runs first.
+def variants(ground: Ground) -> list[Variant]:
+    """All variants on a ground, the uncached runs first.
 
-    Args:
-        steps: of the uncached run. Thresholds and reduced numbers of steps are scaled with the
-            step size, so that the points are at about the same speed-ups for any number.
+    Thresholds are scaled with the step size, so that the points are at about the same speed-ups for
+    any number of steps.
     """
-    scale = STEPS / steps
+    scale = STEPS / ground.steps
     result = [
         *uncached(),
-        *fewer_steps(scale),
+        *fewer_steps(ground),
+        *even_skipping(),
         *faithful_teacache(scale),
         *our_modes(scale),
+        *(our_default_on_second_order(scale) if ground.sampler == EULER[0] else []),
+        *our_default_in_diffusers(scale),
         *comfyui_caches(scale),
-        *diffusers_caches(scale),
+        *diffusers_caches(scale, ground.model),
     ]
+    if ground.sampler != EULER[0]:
+        result = [with_sampler(variant, (ground.sampler, {})) for variant in result]
     names = [variant.name for variant in result]
     if len(set(names)) < len(names):
         raise ValueError("two variants have one name")
     return result
+
+
+def with_sampler(variant: Variant, sampler: Sampler) -> Variant:
+    """The variant on a ground with another sampler than Euler."""
+    if variant.host == DIFFUSERS:
+        return replace(variant, unsupported="on diffusers the testbeds take Euler steps alone")
+    return replace(variant, sampler=sampler)
 
 
 def uncached() -> list[Variant]:
@@ -96,17 +114,25 @@ def uncached() -> list[Variant]:
     return result
 
 
-def fewer_steps(scale: float) -> list[Variant]:
-    result = [
+def fewer_steps(ground: Ground) -> list[Variant]:
+    """The ground's sampler with fewer steps; beside Euler, other solvers with as many."""
+    counts = {round(ground.steps / speedup): speedup for speedup in FEWER_STEPS}
+    solvers: dict[str, Sampler] = {ground.sampler: (ground.sampler, {})}
+    if ground.sampler == EULER[0]:
+        solvers |= SOLVERS
+    return [
         Variant(
-            "fewer steps", f"fewer steps, {name}", f"{steps / scale:.0f}", COMFYUI,
-            UNCACHED_ENABLE[COMFYUI], steps=round(steps / scale), sampler=sampler,
-            quick=steps in (25, 12) and "lms" not in name,
+            FEWER, f"{FEWER}, {name}", f"{steps}", COMFYUI,
+            UNCACHED_ENABLE[COMFYUI], steps=steps, sampler=sampler,
+            quick=speedup in (2.0, 3.0) and "lms" not in name,
         )
-        for name, sampler in {"euler": EULER, **SOLVERS}.items()
-        for steps in FEWER_STEPS
+        for name, sampler in solvers.items()
+        for steps, speedup in counts.items()
     ]  # fmt: skip
-    result += [
+
+
+def even_skipping() -> list[Variant]:
+    return [
         Variant(
             "even skipping", "even skipping", f"{skipped} of {skipped + 1}", COMFYUI,
             peers.teacache_comfyui(
@@ -116,18 +142,17 @@ def fewer_steps(scale: float) -> list[Variant]:
         )
         for skipped in (1, 2, 3)
     ]  # fmt: skip
-    return result
 
 
 def faithful_teacache(scale: float) -> list[Variant]:
     return [
         Variant(
-            "faithful TeaCache", "faithful TeaCache", f"{threshold * scale:g}", COMFYUI,
+            FAITHFUL, FAITHFUL, f"{threshold * scale:g}", COMFYUI,
             peers.teacache_comfyui(mode="faithful", rel_l1_thresh=threshold * scale),
             quick=threshold in (0.2, 0.4),
             selections=BOTH if threshold in (0.12, 0.2, 0.4) else MAIN,
         )
-        for threshold in (0.12, 0.2, 0.3, 0.4, 0.6)
+        for threshold in (0.06, 0.09, 0.12, 0.2, 0.3, 0.4, 0.6)
     ]  # fmt: skip
 
 
@@ -136,6 +161,8 @@ def our_modes(scale: float) -> list[Variant]:
         label: str, thresholds: tuple[float, ...], quick: tuple[float, ...] = (), **config: Any
     ) -> list[Variant]:
         def selections(threshold: float) -> tuple[str, ...]:
+            if label == RESIDUALS:
+                return BOTH
             if label != "forecast":
                 return ABLATION
             return BOTH if threshold in (0.025, 0.05, 0.1, 0.2) else MAIN
@@ -145,7 +172,7 @@ def our_modes(scale: float) -> list[Variant]:
                 OURS, f"{OURS}: {label}", f"{threshold * scale:g}", COMFYUI,
                 peers.teacache_comfyui(rel_l1_thresh=threshold * scale, **config),
                 quick=threshold in quick, selections=selections(threshold),
-                pair_interval=1 if label == "forecast" else ABLATION_INTERVAL,
+                pair_interval=1 if label in ("forecast", RESIDUALS) else ABLATION_INTERVAL,
             )
             for threshold in thresholds
         ]  # fmt: skip
@@ -164,18 +191,15 @@ def our_modes(scale: float) -> list[Variant]:
                 OURS, f"{OURS}: planned", f"{speedup:g}x", COMFYUI, plans.for_speedup(speedup),
                 quick=speedup in (2.0, 3.0),
             )
-            for speedup in (1.5, 2.0, 2.5, 3.0, 4.0)
+            for speedup in (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
         ),
         *points(
-            "forecast", (0.02, 0.025, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5), (0.05, 0.1, 0.2), **forecast
+            "forecast", (0.005, 0.01, 0.02, 0.025, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5),
+            (0.05, 0.1, 0.2), **forecast,
         ),
-        *(
-            Variant(
-                OURS, f"{OURS}: forecast, dpmpp_2m", f"{threshold * scale:g}", COMFYUI,
-                peers.teacache_comfyui(rel_l1_thresh=threshold * scale, **forecast),
-                sampler=SOLVERS["dpmpp_2m"], quick=threshold == 0.1,
-            )
-            for threshold in (0.02, 0.03, 0.05, 0.1, 0.2)
+        *points(
+            RESIDUALS, (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5), (0.1,), cached="residual",
+            **forecast,
         ),
         *points("forecast, reuse", (0.025, 0.1, 0.2), predictor="reuse", **forecast),
         *points("forecast, linear", (0.025, 0.1, 0.2), predictor="linear", **forecast),
@@ -184,21 +208,35 @@ def our_modes(scale: float) -> list[Variant]:
         *residual("rate", "damped", 0.02, 0.05, 0.2),
         *residual("profile", "linear", 0.12, 0.2, 0.4),
         *residual("profile", "damped", 0.12, 0.2, 0.4),
-        *(
-            Variant(
-                OURS, f"{OURS}: forecast, diffusers", f"{threshold * scale:g}", DIFFUSERS,
-                peers.teacache_diffusers(threshold * scale, mode="forecast"),
-                quick=threshold == 0.2,
-            )
-            for threshold in (0.03, 0.1, 0.2)
-        ),
+    ]  # fmt: skip
+
+
+def our_default_on_second_order(scale: float) -> list[Variant]:
+    return [
+        Variant(
+            OURS, f"{OURS}: forecast, dpmpp_2m", f"{threshold * scale:g}", COMFYUI,
+            peers.teacache_comfyui(rel_l1_thresh=threshold * scale, mode="forecast"),
+            sampler=SOLVERS["dpmpp_2m"], quick=threshold == 0.1,
+        )
+        for threshold in (0.02, 0.03, 0.05, 0.1, 0.2)
+    ]  # fmt: skip
+
+
+def our_default_in_diffusers(scale: float) -> list[Variant]:
+    return [
+        Variant(
+            OURS, OURS_IN_DIFFUSERS, f"{threshold * scale:g}", DIFFUSERS,
+            peers.teacache_diffusers(threshold * scale, mode="forecast"),
+            quick=threshold == 0.2,
+        )
+        for threshold in (0.03, 0.1, 0.2)
     ]  # fmt: skip
 
 
 def comfyui_caches(scale: float) -> list[Variant]:
     nodes = {
-        "EasyCache": (peers.easycache, (0.02, 0.05, 0.1, 0.2)),
-        "LazyCache": (peers.lazycache, (0.02, 0.05, 0.1, 0.2)),
+        "EasyCache": (peers.easycache, (0.007, 0.012, 0.02, 0.05, 0.1, 0.2, 0.5)),
+        "LazyCache": (peers.lazycache, (0.004, 0.02, 0.05, 0.1, 0.2, 0.5)),
     }
     return [
         Variant(
@@ -210,36 +248,39 @@ def comfyui_caches(scale: float) -> list[Variant]:
     ]  # fmt: skip
 
 
-def diffusers_caches(scale: float) -> list[Variant]:
-    no_batch = {
-        "digits": "FasterCache needs both branches of guidance in one batch; the Wan pipeline "
-        "calls the model once for each"
-    }
+def diffusers_caches(scale: float, model: str) -> list[Variant]:
+    no_batch = None
+    if model in PIPELINES_WITHOUT_BATCH:
+        no_batch = (
+            "FasterCache needs both branches of guidance in one batch; the "
+            f"{PIPELINES_WITHOUT_BATCH[model]} pipeline calls the model once for each"
+        )
     ratios, warmup = peers.MagCacheRatios(), round(8 / scale)
     wide = {"retention_ratio": 0.1, "max_skip_steps": 5}
-    methods: list[tuple[str, str, peers.Enable, bool, dict[str, str]]] = [
+    methods: list[tuple[str, str, peers.Enable, bool, str | None]] = [
         *(("FirstBlockCache", f"{t * scale:g}", peers.first_block_cache(t * scale),
-           t in (0.05, 0.1), {}) for t in (0.03, 0.05, 0.1, 0.2)),
-        *(("MagCache", f"{t * scale:g}", peers.magcache(ratios, t * scale), t == 0.12, {})
-          for t in (0.06, 0.12)),
+           t in (0.05, 0.1), None) for t in (0.02, 0.03, 0.05, 0.1, 0.2)),
+        *(("MagCache", f"{t * scale:g}", peers.magcache(ratios, t * scale), t == 0.12, None)
+          for t in (0.003, 0.01, 0.03, 0.06, 0.12)),
         *(("MagCache", f"{t * scale:g}, from 10 %, 5 in a row",
-           peers.magcache(ratios, t * scale, **wide), False, {}) for t in (0.12, 0.3)),
-        *(("TaylorSeer, lite", f"every {n}.", peers.taylorseer(n, True), n in (2, 4), {})
+           peers.magcache(ratios, t * scale, **wide), False, None) for t in (0.12, 0.3)),
+        *(("TaylorSeer, lite", f"every {n}.", peers.taylorseer(n, True), n in (2, 4), None)
           for n in (2, 3, 4, 5)),
-        ("TaylorSeer, attention", "every 4.", peers.taylorseer(4, False), False, {}),
+        ("TaylorSeer, attention", "every 4.", peers.taylorseer(4, False), False, None),
         *(("FasterCache", f"below {t}", peers.fastercache(t), t == 641, no_batch)
           for t in (641, 1001)),
-        *(("SeaCache", f"{t * scale:g}", peers.seacache(t * scale), t == 0.25, {})
-          for t in (0.1, 0.25)),
+        *(("SeaCache", f"{t * scale:g}", peers.seacache(t * scale), t == 0.25, None)
+          for t in (0.035, 0.06, 0.1, 0.25)),
         *(("SeaCache", f"{t * scale:g}, {n} in a row",
-           peers.seacache(t * scale, max_consecutive_cached=n), False, {})
+           peers.seacache(t * scale, max_consecutive_cached=n), False, None)
           for t, n in ((0.5, 3), (1.0, 5))),
     ]  # fmt: skip
     for name, taylor in (("DBCache", False), ("DBCache + TaylorSeer", True)):
         methods += [
-            (name, f"F1B0 {t * scale:g}", peers.dbcache(t * scale, 1, warmup, taylor), t == 0.1, {})
-            for t in (0.05, 0.1, 0.2)
-        ]
+            (name, f"F1B0 {t * scale:g}", peers.dbcache(t * scale, 1, warmup, taylor),
+             t == 0.1, None)
+            for t in (0.025, 0.05, 0.1, 0.2)
+        ]  # fmt: skip
     return [
         Variant(
             "cache-dit" if "DBCache" in method else "in diffusers",

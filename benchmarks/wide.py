@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.testbeds import COMFYUI, Testbed
+from benchmarks.grounds import Ground
+from benchmarks.testbeds import COMFYUI, GUIDANCE, STEPS, Testbed
 
 DEPTH = 24
 TEXT_TOKENS, TEXT_WIDTH, POOLED_WIDTH = 154, 4096, 2048
@@ -77,7 +78,7 @@ def wide_testbed() -> Testbed:
         }
 
     return Testbed(
-        "wide",
+        Ground("wide", STEPS, GUIDANCE),
         "SD3.5 medium's width at 1024 x 1024, without its blocks' work",
         ("",),
         ("",),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_journals import pair_of
 
 from benchmarks.fronts import (
     curves,
@@ -66,22 +67,6 @@ HEADER = {
 }
 
 
-def pair_of(
-    caption: str, seconds: dict[str, float], psnr: float = 50.0, lpips: float | None = None
-) -> list[dict]:
-    """The records of one pair: `seconds` by variant."""
-    similarity = {"psnr": psnr, "ssim": 0.9} | ({} if lpips is None else {"lpips": lpips})
-    place = {"prompt": caption, "seed": 0}
-    samples = [
-        {
-            "kind": "sample", "variant": name, **place, "seconds": took, "cpu": took / 2,
-            "computed": 25, "uncached": similarity, "converged": similarity,
-        }
-        for name, took in seconds.items()
-    ]  # fmt: skip
-    return [*samples, {"kind": "pair", **place, "agreement": 90.0, "lpips": lpips is not None}]
-
-
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     return Journal.begin(tmp_path / "a" / "record.jsonl", HEADER)
@@ -134,6 +119,17 @@ def test_a_file_that_is_no_record(tmp_path):
     file.write_text(json.dumps({"kind": "sample"}) + "\n")
     with pytest.raises(UserError, match="its first line is no header"):
         Journal.read(file)
+
+
+@pytest.mark.parametrize(("identical", "is_there"), [(1, True), (2, False), (20, False)])
+def test_points_that_mostly_equal_the_reference_have_no_place_on_a_curve(
+    journal, identical, is_there
+):
+    for number in range(20):
+        psnr = 100.0 if number < identical else 50.0
+        journal.append(pair_of(str(number), {REFERENCE: 2.0, "fast": 1.0}, psnr))
+    found = curves(points(journal), "uncached")
+    assert found == ({"fast": [(2.0, 52.5)]} if is_there else {})
 
 
 def test_what_was_not_measured_has_no_curve(journal):

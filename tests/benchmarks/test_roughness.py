@@ -102,8 +102,3 @@ def test_a_ground_without_its_weights_says_which_command_makes_them(
     (row,) = roughness.rows_of([Ground("digits", 20, 5.0)], 1)
     assert row[0] == "digits, 20 steps, guidance 5 (rough)"
     assert row[1].startswith("not measured: ") and "python -m training.train_digits" in row[1]
-
-
-def test_pairs_are_none_that_are_judged_on(photos: Testbed) -> None:
-    pairs = roughness.pairs_of(photos, 12)
-    assert len(set(pairs)) == 12 and all(pair.seed >= roughness.SEED for pair in pairs)
