@@ -44,7 +44,7 @@ def test_guidance_is_an_input_of_the_distilled_model_on_both_hosts(distilled: Te
     """One row for each pair; the strength reaches the model, which follows it."""
     pair, sigmas, drawn = Pair("hat", 3), distilled.sigmas(4), []
     for guidance in (1.5, 6.0):
-        testbed = replace(distilled, guidance=guidance)
+        testbed = replace(distilled, ground=replace(distilled.ground, guidance=guidance))
         one = sample(testbed, COMFYUI, testbed.patcher, [pair], sigmas)
         other = sample(testbed, DIFFUSERS, testbed.pipe, [pair], sigmas)
         torch.testing.assert_close(one.latents, other.latents, rtol=0, atol=1e-4)
@@ -54,7 +54,7 @@ def test_guidance_is_an_input_of_the_distilled_model_on_both_hosts(distilled: Te
 
 
 def test_without_guidance_one_branch_is_a_whole_evaluation(photos: Testbed) -> None:
-    testbed = replace(photos, guidance=1.0)
+    testbed = replace(photos, ground=replace(photos.ground, guidance=1.0))
     assert (photos.branches, testbed.branches) == (2, 1)
     for host, target in ((COMFYUI, testbed.patcher), (DIFFUSERS, testbed.pipe)):
         assert sample(testbed, host, target, [Pair("hat", 3)], testbed.sigmas(2)).computed == 2
