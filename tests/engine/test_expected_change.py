@@ -13,6 +13,8 @@ from sampling import cached, report_of, sample
 from teacache.config import TeaCacheConfig
 from teacache.report import CHANGES, PSNR_AT_ONE, RunReport
 
+pytestmark = pytest.mark.usefixtures("comfy")
+
 
 def expecting(error: float | None) -> RunReport:
     return RunReport(
@@ -64,8 +66,6 @@ def test_a_wanted_speedup_tells_it_in_the_same_unit() -> None:
 @pytest.mark.parametrize(
     "config", [{"mode": "faithful", "rel_l1_thresh": 5.0}, {"rel_l1_thresh": 1e-9}]
 )
-def test_a_run_that_measures_no_errors_or_skips_nothing_says_nothing(
-    config: dict[str, Any],
-) -> None:
+def test_where_no_errors_are_measured_or_nothing_is_skipped(config: dict[str, Any]) -> None:
     report = run_with(**config)
     assert report.expected_error is None and report.expected_change == ""
