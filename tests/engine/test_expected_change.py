@@ -10,7 +10,6 @@ import pytest
 import tiny_models
 from sampling import cached, report_of, sample
 
-from teacache.config import TeaCacheConfig
 from teacache.report import CHANGES, PSNR_AT_ONE, RunReport
 
 pytestmark = pytest.mark.usefixtures("comfy")
@@ -39,33 +38,31 @@ def test_nothing_is_said_where_nothing_is_known(error: float | None) -> None:
     assert json.loads(json.dumps(report.to_json()))["expected_psnr"] is None
 
 
-def run_with(**config: Any) -> RunReport:
-    clone, handle = cached(tiny_models.build("sd3"), TeaCacheConfig(**config))
+def run_with(threshold: Any, mode: str = "forecast", **config: Any) -> RunReport:
+    clone, handle = cached(tiny_models.build("sd3"), threshold, mode=mode, **config)
     sample(clone, "sd3", steps=20)
     return report_of(handle)
 
 
 def test_a_forecast_adds_up_what_its_skips_are_expected_to_miss() -> None:
-    report = run_with(rel_l1_thresh=0.4)
+    report = run_with(0.4)
     assert report.skipped and report.expected_error is not None
     skipped = [record.distance for record in report.records if record.skipped]
     assert report.expected_error == pytest.approx(math.fsum(d or 0.0 for d in skipped) / 20)
     assert report.expected_change in report.summary
-    assert (report.expected_psnr or 0) > (run_with(rel_l1_thresh=5.0).expected_psnr or 0)
+    assert (report.expected_psnr or 0) > (run_with(5.0).expected_psnr or 0)
 
 
 def test_a_wanted_speedup_tells_it_in_the_same_unit() -> None:
     """Distances are parts of a threshold there, the expected error is not."""
-    report = run_with(rel_l1_thresh=None, preset="1.5x")
+    report = run_with(None, preset="1.5x")
     parts = math.fsum(record.distance or 0.0 for record in report.records if record.skipped)
     assert report.expected_error is not None
     assert 0 < report.expected_error < 1.6 * parts / 20
     assert report.expected_error != pytest.approx(parts / 20)
 
 
-@pytest.mark.parametrize(
-    "config", [{"mode": "faithful", "rel_l1_thresh": 5.0}, {"rel_l1_thresh": 1e-9}]
-)
-def test_where_no_errors_are_measured_or_nothing_is_skipped(config: dict[str, Any]) -> None:
-    report = run_with(**config)
+@pytest.mark.parametrize(("threshold", "mode"), [(5.0, "faithful"), (1e-9, "forecast")])
+def test_where_no_errors_are_measured_or_nothing_is_skipped(threshold: float, mode: str) -> None:
+    report = run_with(threshold, mode)
     assert report.expected_error is None and report.expected_change == ""
