@@ -252,10 +252,19 @@ class Run:
         record = self._record(self._timer.end(end))
         self.report.bytes_held = max(self.report.bytes_held, self.state.bytes_held)
         self.report.records.append(record)
+        self._add_expected_error(record)
         if self._budget is not None:
             self._budget.record(record.step, record.skipped)
         self._emit("step", lambda: {"record": record.to_json()})
         self._decisions = []
+
+    def _add_expected_error(self, record: StepRecord) -> None:
+        """Of a forecast that measures its errors: what a skip is expected to have missed."""
+        if self.strategy.indicator != "rate" or not record.skipped or record.distance is None:
+            return
+        unit = 1.0 if self._budget is None else self._budget.threshold
+        before = self.report.expected_error or 0.0
+        self.report.expected_error = before + record.distance * unit / self.report.steps
 
     def _record(self, seconds: float | None) -> StepRecord:
         decisions = [decision for _, _, decision in self._decisions]
@@ -361,6 +370,12 @@ class Run:
             times, self.report.seconds = self._timer.resolve()
             self.report.set_times(times)
         self.report.outcome = outcome
+        if self._budget is not None and self._budget.exceeded:
+            self.report.warn(
+                f"{self._budget.count} computed steps were wanted, and "
+                f"{self.report.computed_steps} were computed: with fewer, this picture would "
+                "change more than by sampling with fewer steps."
+            )
         self._emit("end", lambda: {"report": self.report.to_json()})
         return self.report
 

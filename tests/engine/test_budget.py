@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacache.config import FORCE_COMPUTE
-from teacache.engine.budget import StepBudget, one_step_span, rates_at, usual_rates
+from teacache.engine.budget import MOST, StepBudget, one_step_span, rates_at, usual_rates
 from teacache.engine.indicators import ErrorRate
 from teacache.schedule import Schedule
 
@@ -57,7 +57,7 @@ def run_of(
 def test_the_number_is_kept_whatever_the_errors(
     steps: int, shift: float, speedup: float, seed: st.DataObject
 ) -> None:
-    errors = [seed.uniform(0.01, 0.5) for _ in range(steps)]  # type: ignore[attr-defined]
+    errors = [seed.uniform(0.001, 0.05) for _ in range(steps)]  # type: ignore[attr-defined]
     count = max(round(steps / speedup), 5)
     computed = run_of(shifted_sigmas(steps, shift), errors, count)
     # Errors that jump from step to step may leave a step that nothing was left to skip for.
@@ -100,6 +100,19 @@ def test_all_are_computed_where_all_may_be_and_none_is_left_to_skip() -> None:
 def test_the_users_limit_of_skips_holds() -> None:
     computed = run_of(shifted_sigmas(30, 1.0), [0.05] * 30, 19, max_skip=1)
     assert max(b - a for a, b in pairwise(computed)) == 2 and len(computed) == 19
+
+
+def test_where_errors_are_too_large_more_steps_are_computed_and_it_is_known() -> None:
+    sigmas = shifted_sigmas(20, 3.0)
+    schedule = Schedule(sigmas)
+    sizes = [schedule.relative_step_size(a, b) for a, b in pairwise(sigmas)]
+    nodes = [sigmas[1], sigmas[2]]
+    for error, exceeded in ((0.05, False), (5.0, True)):
+        budget = StepBudget(sigmas, sizes, usual_rates(sigmas), [False] * 20, 8)
+        for step in range(3):
+            budget.record(step, skipped=False)
+        budget.relative(0.1, 3, nodes, error / one_step_span(sigmas, 3))
+        assert budget.exceeded == exceeded and 0 < budget.threshold <= MOST
 
 
 @pytest.mark.parametrize("rate", [None, math.nan, math.inf])
