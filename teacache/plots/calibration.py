@@ -109,7 +109,11 @@ def _draw_errors(canvas: Canvas, left: float, data: dict[str, Any]) -> None:
     y = TOP + 18
     for outcomes, color, label in (
         ([tried for tried in kept if not tried["forecast"]], PLANS_COLOR, "plan"),
-        ([tried for tried in kept if tried["forecast"]], FORECAST_COLOR, "forecast, no plan better"),
+        (
+            [tried for tried in kept if tried["forecast"]],
+            FORECAST_COLOR,
+            "forecast, no plan better",
+        ),
         (default, DEFAULT_COLOR, "default, before"),
     ):
         for outcome in outcomes:

@@ -190,9 +190,7 @@ def test_a_calibration_in_one_run_says_that_nothing_was_tried(monkeypatch):
         write(canvas, x, y, text, *rest)
 
     monkeypatch.setattr(Canvas, "text", noted)
-    learned = calibration(
-        plans={}, plan_results=(), default_result=None, error_rates=(1.0,) * 50
-    )
+    learned = calibration(plans={}, plan_results=(), default_result=None, error_rates=(1.0,) * 50)
     image = calibration_plot(learned.to_json())
     ((told, x),) = [each for each in texts if "nothing was tried" in each[0]]
     assert told == "one uncached run: nothing was tried" and x > image.width / 2
