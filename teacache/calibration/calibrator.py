@@ -163,7 +163,9 @@ class Calibrator:
                 starts = [planned[peak][count] for peak in PEAKS]
                 found.plans[count], tried = self._refined(starts, errors, recordings)
                 forecast = self._outcome(Budget(count, rates), recordings)
-                found.results[count] = tried if tried.better_than(forecast) else forecast
+                kept = forecast.computed_steps <= tried.computed_steps  # with more, it is no match
+                beaten = kept and not tried.better_than(forecast)
+                found.results[count] = forecast if beaten else tried
         return found
 
     # --- runs ------------------------------------------------------------------------------------

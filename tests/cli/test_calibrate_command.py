@@ -124,7 +124,7 @@ LEARNED = "Learned the usual errors of this model from one uncached run; nothing
 def test_the_demo_pipeline_is_learned_in_one_run_and_a_wanted_speedup_goes_by_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, profile_folder: Path
 ) -> None:
-    demo = ["--model", "demo", "--prompt", "a fox", "--steps", "12"]
+    demo = ["--model", "demo", "--prompt", "a fox", "--steps", "30"]
     out = ["--name", "quick", "--out", str(tmp_path)]
     assert main(["calibrate", *demo, "--quick", *out]) == 0
     shown = capsys.readouterr().out
@@ -133,13 +133,13 @@ def test_the_demo_pipeline_is_learned_in_one_run_and_a_wanted_speedup_goes_by_it
         assert picture.size == (1040, 380)
     data = json.loads((profile_folder / "quick.json").read_text(encoding="utf-8"))
     assert (data["plans"], data["curve"], data["default"]) == ([], [], None)
-    assert len(data["rates"]) == 12 and data["made"]["cases"] == ["a fox, seed 0"]
+    assert len(data["rates"]) == 30 and data["made"]["cases"] == ["a fox, seed 0"]
 
     cache = ["--cache-backend", "tea_cache", "--cache-config", '{"preset": "2.0x"}']
     assert main(["generate", *demo, *cache, "--out", str(tmp_path / "made")]) == 0
     run = json.loads((tmp_path / "made" / "report.json").read_text(encoding="utf-8"))["run"]
-    assert run["computed"] == 6
-    assert "profile quick: forecast, 6 of 12 steps computed" in run["evidence"]
+    assert run["computed"] == 15
+    assert "profile quick: forecast, 15 of 30 steps computed" in run["evidence"]
 
 
 def test_a_workflow_is_learned_in_one_run(

@@ -192,15 +192,15 @@ def choose(editor: Editor, kind: str, **values: Any) -> None:
 
 
 def test_a_preset_tells_its_evidence(editor: Editor) -> None:
-    editor.load(quickstart_graph(steps=12))
+    editor.load(quickstart_graph(steps=30))
     choose(editor, "ApplyTeaCache", preset="2.0x")
     editor.run()
     (report,) = editor.finish().values()
     advice = editor.page.locator(".teacache-advice")
     advice.filter(has_text="preset 2.0x: ").wait_for()
     assert advice.inner_text().split("\n")[0] == report["evidence"]
-    assert "forecast, 6 of 12 steps computed" in report["evidence"]
-    assert (report["computed"], report["skipped"]) == (6, 6)
+    assert "forecast, 15 of 30 steps computed" in report["evidence"]
+    assert (report["computed"], report["skipped"]) == (15, 15)
     head = editor.page.locator(".teacache-head").inner_text().split("\n")
     assert head == [f"{report['family_name']} · forecast", "threshold 1"]
     assert set(cell_kinds(editor)) == {"forced", "computed", "skipped"}
