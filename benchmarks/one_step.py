@@ -14,6 +14,7 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Hashable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
