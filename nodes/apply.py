@@ -174,10 +174,10 @@ def apply_schema(
                 default="auto",
                 optional=True,
                 tooltip=(
-                    "One setting in place of the others: a level of quality, or a speed-up. It is "
-                    "based on your calibration of the model, else on what is known about it; the "
-                    "node says which. auto: the widgets above or, while they are unchanged, your "
-                    "calibration."
+                    "One setting in place of the others: a level of quality, or a wanted speed-up, "
+                    "which computes exactly that share of steps. It is based on your calibration "
+                    "of the model, else on what is known about it; the node says which. auto: the "
+                    "widgets above or, while they are unchanged, your calibration."
                 ),
             ),
         ],

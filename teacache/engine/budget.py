@@ -150,6 +150,12 @@ class StepBudget:
             self.exceeded = True
         return math.exp(high)
 
+    def least(self) -> int:
+        """The fewest steps that are computed: those that must be, and those beyond the reach of
+        the ones before."""
+        start = self._sigmas[0]
+        return self._simulated(0, (start, start), 0.0, 0.0, math.inf, len(self._sizes))
+
     def _simulated(
         self,
         first: int,

@@ -18,7 +18,7 @@ from ..profiles.conditions import Conditions, differences, incompatibility
 from ..profiles.plans import adapt_plan, apply_limits, steps_for
 from ..profiles.profile import Profile
 from ..schedule import Schedule
-from .budget import always_computed, rates_at, usual_rates
+from .budget import budget_of, rates_at, usual_rates
 from .policy import policy_of
 from .strategy import (
     FAITHFUL,
@@ -208,10 +208,14 @@ def _by_budget(
     count = steps_for(steps, speedup)
     settings = budgeted_settings(config, context.profile, Budget(count, tuple(rates)))
     schedule = Schedule(sigmas)
-    least = sum(always_computed(schedule, policy_of(settings, context.sampler, schedule)))
+    budget = budget_of(settings, schedule, policy_of(settings, context.sampler, schedule))
+    assert budget is not None
+    least = budget.least()
     evidence = f"forecast, {max(count, least)} of {steps} steps computed"
     if count < least:
-        evidence += f" in place of {count}: so many must be, to measure the error and to end"
+        limited = config.max_skip or config.start_percent > 0 or config.end_percent < 1
+        why = "within max_skip and the range" if limited else "to measure the error and to end"
+        evidence += f" in place of {count}: so many must be, {why}"
     return settings, evidence
 
 

@@ -47,12 +47,17 @@ def test_a_wanted_speedup_is_a_number_of_computed_steps() -> None:
 
 def test_a_wanted_speedup_that_cannot_be_had_is_told() -> None:
     run = known(conditions=replace(conditions(), sigmas=shifted_sigmas(10)))
-    chosen = resolve_settings(config("4.0x"), run)
-    told = "forecast, 4 of 10 steps computed in place of 2: so many must be"
-    assert told in chosen.evidence
-    ranged = resolve_settings(config("2.0x", start_percent=0.5), run)
-    assert "forecast, 6 of 10 steps computed in place of 5" in ranged.evidence
-    assert "in place of" not in resolve_settings(config("2.0x"), run).evidence
+
+    def told(preset: str, **settings: Any) -> str:
+        return resolve_settings(config(preset, **settings), run).evidence
+
+    # the first three, the last, and one that is out of reach of the third
+    must = "forecast, 5 of 10 steps computed in place of 2: so many must be, to measure the error"
+    assert must in told("4.0x")
+    within = "in place of 5: so many must be, within max_skip and the range"
+    assert f"forecast, 7 of 10 steps computed {within}" in told("2.0x", start_percent=0.5)
+    assert f"forecast, 7 of 10 steps computed {within}" in told("2.0x", max_skip=1)
+    assert "forecast, 5 of 10 steps computed." in told("2.0x")
 
 
 def test_where_the_forecast_was_better_than_plans_it_is_used_with_the_models_own_errors() -> None:
