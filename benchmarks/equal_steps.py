@@ -132,7 +132,11 @@ def rows_of(ground: Ground, measured: Mapping[str, Sequence[Point]]) -> list[lis
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown, with a heading for each speed-up."""
-    head = ["ground", "", *(f"{speedup:g}x" for speedup in SPEEDUPS)]
+    return table_of(["ground", "", *(f"{speedup:g}x" for speedup in SPEEDUPS)], rows)
+
+
+def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from benchmarks.equal_steps import table_of
 from benchmarks.grounds import GROUNDS, ROUGH, Ground
 from benchmarks.quality import MAX_PSNR, decoded
 from benchmarks.roughness import MODELS, publish
@@ -91,10 +92,9 @@ def fitted(runs: Sequence[Run]) -> tuple[float, float]:
     return float(intercept), -float(slope)
 
 
-def table(rows: Iterable[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     head = ["ground", "runs", "rank correlation", "estimate − truth, dB", "its deviation, dB"]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table_of(head, rows)
 
 
 def main() -> None:

@@ -40,8 +40,9 @@ a skipped step costs a larger share of a computed one than in large ones. Points
 5 % of the pictures are identical with the reference are left out.
 
 The best other mode, the best rival and the best of fewer steps are those with the highest mean PSNR
-at that speed-up, so that the name can change from cell to cell. Rivals are the caches of ComfyUI,
-diffusers and cache-dit, and even skipping. No setting was chosen on the pairs."""
+at that speed-up, so that the name can change from cell to cell; of each column, that of the highest
+is in bold. Rivals are the caches of ComfyUI, diffusers and cache-dit, and even skipping. No setting
+was chosen on the pairs."""
 
 
 @dataclass(frozen=True)

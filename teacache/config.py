@@ -29,7 +29,9 @@ FORCE_COMPUTE = 1000.0
 """A distance above every allowed threshold: where nothing is known, the step is computed."""
 NEVER_SKIP = 1e-30
 """A threshold that no distance stays below."""
-PRESETS = ("auto", "faithful", "quality", "balanced", "fast")
+LEARN = "learn"
+"""The preset that computes every step and saves what the run showed as a profile."""
+PRESETS = ("auto", "faithful", "quality", "balanced", "fast", LEARN)
 LEAST_SPEEDUP, MOST_SPEEDUP = 1.1, 10.0
 _SPEEDUP = re.compile(r"(\d+(?:\.\d+)?)x")
 
@@ -146,7 +148,8 @@ class TeaCacheConfig:
         indicator: how change is measured (`engine/indicators.py`), or `auto` for the mode's own.
         predictor: how a cached value is continued (`engine/predictors.py`), or `auto` likewise.
         preset: one setting in place of the others: a quality level, or a wanted speed-up such as
-            "2.0x", resolved by what is known of the model (`engine/presets.py`). With `auto` the
+            "2.0x", resolved by what is known of the model (`engine/presets.py`). `learn` computes
+            every step and saves what the run showed of the model as a profile. With `auto` the
             others decide; while they are untouched too, a calibration of the model is followed.
         coefficients: of a polynomial of your own in place of the profile's, highest power first,
             of any degree from 1; they select the mode `faithful`. None: the profile's.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from ..config import TeaCacheConfig, wanted_speedup
+from ..config import LEARN, TeaCacheConfig, wanted_speedup
 from ..families.spec import Family
 from ..profiles.calibrated import Calibration
 from ..profiles.conditions import Conditions, differences, incompatibility
@@ -27,6 +27,7 @@ from .strategy import (
     SamplerTraits,
     budgeted_settings,
     planned_settings,
+    recording_settings,
     resolve_strategy,
     settings_from_config,
     threshold_of,
@@ -79,6 +80,8 @@ def resolve_settings(config: TeaCacheConfig, context: RunContext) -> RunSettings
         profile=config.profile,
         preset=config.preset,
     )
+    if config.preset == LEARN:
+        return _recorded(base, context)
     if config.preset == "faithful":
         faithful = replace(base, mode="faithful", coefficients=config.coefficients)
         settings = _by_config(faithful, context)
@@ -92,6 +95,21 @@ def resolve_settings(config: TeaCacheConfig, context: RunContext) -> RunSettings
     if not config.untouched:
         notes += (f"preset={config.preset} decides: threshold, mode and its parts are not used.",)
     return replace(settings, evidence=f"preset {config.preset}: {evidence}.", notes=notes)
+
+
+def learned_name(conditions: Conditions) -> str:
+    """The name of the profile that a run with `preset` = `learn` saves."""
+    return f"learned-{conditions.family}-{conditions.weights_digest[:6]}"
+
+
+def _recorded(config: TeaCacheConfig, context: RunContext) -> RunSettings:
+    """Every step is computed, and recorded where the sampler can be forecast at all."""
+    settings = recording_settings(config, context.profile)
+    if context.sampler.deterministic:
+        what = f"profile {learned_name(context.conditions)} is saved when the run ends"
+    else:
+        what = f"nothing is learned ({context.sampler.why_not_extrapolated})"
+    return replace(settings, evidence=f"preset {LEARN}: every step is computed; {what}.")
 
 
 def _by_config(config: TeaCacheConfig, context: RunContext) -> RunSettings:

@@ -83,6 +83,11 @@ class Calibration:
         return self.profile.name
 
     @property
+    def learned(self) -> bool:
+        """Whether a run with `preset` = `learn` saved it: it is used only where it is named."""
+        return bool(self.provenance.get("learned", False))
+
+    @property
     def steps(self) -> int:
         return self.conditions.steps
 
