@@ -35,7 +35,6 @@ from benchmarks.wide import wide_testbed
 from teacache.config import TeaCacheConfig
 from teacache.engine.forward import PredictionForward, StackForward
 from teacache.engine.regions import relative_change
-from teacache.engine.run import Run
 from teacache.families.comfyui.modulation import joint_block
 from teacache.families.streams import BlockArguments
 from teacache.files import write_atomically
@@ -49,11 +48,6 @@ REPEATS = 12
 WIDE_STEPS = 12
 SKIP_CONFIGS: dict[str, dict[str, Any]] = {
     "residual, reuse (faithful)": {"mode": "faithful", "rel_l1_thresh": ALWAYS_SKIP},
-    "residual, reuse, every 8th token": {
-        "mode": "faithful",
-        "token_stride": 8,
-        "rel_l1_thresh": ALWAYS_SKIP,
-    },
     "residual, linear": {"mode": "faithful", "predictor": "linear", "rel_l1_thresh": ALWAYS_SKIP},
     "residual, rate (reads nothing)": {
         "mode": "faithful",
@@ -66,15 +60,9 @@ SKIP_CONFIGS: dict[str, dict[str, Any]] = {
 WIDE_CONFIGS = {name: config for name, config in SKIP_CONFIGS.items() if name != "forecast"}
 DECISION_CONFIGS: dict[str, dict[str, Any]] = {
     "faithful": {"mode": "faithful", "rel_l1_thresh": NEVER_SKIP},
-    "faithful, every 8th token": {
-        "mode": "faithful",
-        "token_stride": 8,
-        "rel_l1_thresh": NEVER_SKIP,
-    },
     "forecast": {"mode": "forecast", "rel_l1_thresh": NEVER_SKIP},
 }
 DECISION_METHODS: tuple[tuple[type, str], ...] = (
-    (Run, Run.decide_by_latent.__name__),
     (StackForward, StackForward._measure.__name__),
     (PredictionForward, "__init__"),
     (PredictionForward, PredictionForward.observe.__name__),

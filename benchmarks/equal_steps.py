@@ -4,8 +4,9 @@
 
 A residual's skip runs the embedders and the final layer. In these small models that is a tenth of a
 step and more, in large ones about a hundredth, so that times here would tell little: what is
-equal is the number of computed steps. Each way is run at several thresholds; between their means
-the figures at `SPEEDUPS` are interpolated. No setting was chosen on these captions and seeds.
+equal is the number of computed steps. Each mode is run at several thresholds; between their means
+the figures at `SPEEDUPS` are interpolated. Presets and fewer steps are asked for these speed-ups.
+No setting was chosen on these captions and seeds.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from teacache.comparison.metrics import psnr
 from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
 
 RESULTS = Path(__file__).parent / "results" / "equal_steps.md"
-THRESHOLDS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+THRESHOLDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 FAITHFUL_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2)
 """In steps of a run of 50; they grow with the length of a step."""
-FEWER_STEPS = "fewer steps"
+FEWER_STEPS, PRESET, ONE_RUN = "fewer steps", "preset", "preset, calibrated in one run"
+DIRECT = (FEWER_STEPS, PRESET, ONE_RUN)
+"""Ways that are asked for a speed-up, and need no interpolation."""
 
 Point = tuple[float, float, float]
 """Computed steps, and the mean and the least PSNR in dB, of the pairs."""
@@ -72,6 +75,9 @@ def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> dict[str
         name: [(enable, sigmas) for enable in enables]
         for name, enables in ways(ground.steps).items()
     }
+    presets = {PRESET: peers.Presets(), ONE_RUN: peers.Presets(quick=True)}
+    for name, ways_to in presets.items():
+        runs[name] = [(ways_to.for_speedup(speedup), sigmas) for speedup in SPEEDUPS]
     runs[FEWER_STEPS] = [(peers.uncached_comfyui, levels) for levels in fewer]
     found: dict[str, list[list[tuple[float, float]]]] = {
         name: [[] for _ in points] for name, points in runs.items()
@@ -115,16 +121,22 @@ def rows_of(ground: Ground, measured: Mapping[str, Sequence[Point]]) -> list[lis
     rows = []
     for name, points in measured.items():
         shown = [at(points, ground.steps / speedup) for speedup in SPEEDUPS]
-        if name == FEWER_STEPS:
-            shown = [(mean, least) for _, mean, least in points]
         cells = ["–" if value is None else f"{value[0]:.1f} / {value[1]:.1f}" for value in shown]
+        if name in DIRECT:
+            cells = [
+                f"{mean:.1f} / {least:.1f} ({computed:.3g})" for computed, mean, least in points
+            ]
         rows.append([f"{ground.name} ({ground.kind})", name, *cells])
     return rows
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown, with a heading for each speed-up."""
-    head = ["ground", "", *(f"{speedup:g}x" for speedup in SPEEDUPS)]
+    return table_of(["ground", "", *(f"{speedup:g}x" for speedup in SPEEDUPS)], rows)
+
+
+def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -156,7 +168,7 @@ def main() -> None:
         f"`python -m benchmarks.equal_steps --pairs {args.pairs} --write`: PSNR in dB against the "
         f"uncached picture, mean and worst\nof {args.pairs} pairs, Euler steps. The speed-up is "
         "that of a model in which a skip costs nothing: steps over computed\nsteps. –: not reached "
-        f"at any threshold.\n\n{table(rows)}\n"
+        f"at any threshold. In parentheses: computed steps, mean.\n\n{table(rows)}\n"
     )
     publish(page, RESULTS if args.write else None)
 

@@ -56,5 +56,6 @@ GROUNDS = (
     Ground("digits", 20, 5.0),
     Ground("photos", 20, 4.0),
     Ground("photos", 28, 4.0),
+    Ground("photos-distilled", 28, 4.0),
 )
 BY_SLUG = {ground.slug: ground for ground in GROUNDS}

@@ -34,7 +34,7 @@ COLOURS = (
 )  # fmt: skip
 MARKERS = "osD^vP*Xph<>d"
 LINES = ("-", "--", ":")
-PREDICTOR_LINES = {"reuse": "-", "linear": "--", "damped": "-.", "blend": ":"}
+PREDICTOR_LINES = {"reuse": "-", "linear": "--", "damped": "-."}
 MAX_SPEEDUP = 6.0
 MIN_DISTANCE = 1e-6
 """Smaller distances are drawn as this one, since the axis is logarithmic."""

@@ -12,6 +12,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,7 +31,6 @@ from benchmarks.testbeds import DIFFUSERS, Testbed
 from teacache.config import TeaCacheConfig
 from teacache.hosts.comfyui.headless.boot import PACK
 from teacache.profiles.calibrated import Calibration
-from teacache.profiles.plans import steps_for
 from teacache.profiles.store import PARTIAL_SUFFIX, ProfileStore
 
 ADJUSTMENTS = (
@@ -74,36 +74,62 @@ def teacache_comfyui(**config: Any) -> Enable:
     return enable
 
 
-class CalibratedPlans:
-    """Our own plans, from one calibration of each ground."""
+class Presets:
+    """A wanted speed-up as our users ask for it, with one calibration of each ground or without.
 
-    def __init__(self) -> None:
+    Args:
+        quick: learn from one uncached run; None for no calibration.
+    """
+
+    def __init__(self, quick: bool | None = None) -> None:
+        self._quick = quick
         self._calibrations: dict[Ground, Calibration] = {}
 
     def for_speedup(self, speedup: float) -> Enable:
+        config = TeaCacheConfig(rel_l1_thresh=None, preset=f"{speedup:g}x")
+
         @contextmanager
         def enable(testbed: Testbed) -> Iterator[Any]:
-            from teacache.calibration.override import RunOverride
             from teacache.hosts.comfyui.patch import apply_teacache
 
-            ground = testbed.ground
-            if ground not in self._calibrations:
-                self._calibrations[ground] = load_or_calibrate(testbed)
-            plan = self._calibrations[ground].nearest_plan(steps_for(ground.steps, speedup))
-            yield apply_teacache(testbed.patcher, TeaCacheConfig(), override=RunOverride(plan))[0]
+            override = _with_calibration(self._calibration(testbed))
+            yield apply_teacache(testbed.patcher, config, override=override)[0]
 
         return enable
 
+    def _calibration(self, testbed: Testbed) -> Calibration | None:
+        if self._quick is None:
+            return None
+        ground = testbed.ground
+        if ground not in self._calibrations:
+            self._calibrations[ground] = load_or_calibrate(testbed, self._quick)
+        return self._calibrations[ground]
 
-def load_or_calibrate(testbed: Testbed) -> Calibration:
-    """Our calibration on `CALIBRATION_PAIRS` tuning pairs, stored in `PROFILE_FOLDER`."""
+
+def _with_calibration(calibration: Calibration | None) -> Any:
+    """An override that gives a run this calibration, or none, whatever the user's folder holds."""
+    from teacache.calibration.override import RunOverride
+    from teacache.engine.presets import RunContext, resolve_settings
+    from teacache.engine.strategy import RunSettings
+
+    class Calibrated(RunOverride):
+        def settings(self, config: TeaCacheConfig, context: RunContext) -> RunSettings:
+            named = calibration is not None
+            return resolve_settings(config, replace(context, calibration=calibration, named=named))
+
+    return Calibrated()
+
+
+def load_or_calibrate(testbed: Testbed, quick: bool = False) -> Calibration:
+    """Our calibration on `CALIBRATION_PAIRS` tuning pairs, or on one uncached run, stored in
+    `PROFILE_FOLDER`."""
     from teacache.calibration.calibrator import Calibrator
     from teacache.calibration.journal import Journal
     from teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
 
     store = ProfileStore(PROFILE_FOLDER)
     ground = testbed.ground
-    name = f"{ground.slug}-{testbed.digest()}-{CALIBRATION_PAIRS}-pairs"
+    name = f"{ground.slug}-{testbed.digest()}-{1 if quick else CALIBRATION_PAIRS}-pairs"
     if name in store.names():
         return store.load(name)
     prompts = [
@@ -112,12 +138,12 @@ def load_or_calibrate(testbed: Testbed) -> Calibration:
         )
         for pair in testbed.tuning_pairs(CALIBRATION_PAIRS)
     ]
-    settings = SamplerSettings(ground.steps, ground.guidance, ground.sampler, ground.scheduler)
+    settings = SamplerSettings(ground.steps, testbed.cfg, ground.sampler, ground.scheduler)
     latent = {"samples": torch.zeros(1, *testbed.latent_shape)}
     backend = ModelCalibrationBackend(testbed.patcher, latent, settings, prompts)
-    journal = Journal(PROFILE_FOLDER / f"{name}{PARTIAL_SUFFIX}", backend.key)
+    journal = Journal(PROFILE_FOLDER / f"{name}{PARTIAL_SUFFIX}", {**backend.key, "quick": quick})
     with torch.inference_mode():
-        calibration = Calibrator(backend, name, journal).run()
+        calibration = Calibrator(backend, name, journal, quick=quick).run()
     store.save(calibration)
     journal.remove()
     return calibration

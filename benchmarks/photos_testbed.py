@@ -1,4 +1,8 @@
-"""The photos model as a testbed: a small FLUX transformer, as rough as few others of its size."""
+"""The photos models as testbeds: a small FLUX transformer, as rough as few others of its size.
+
+One has two branches of guidance. The other is guidance-distilled, as FLUX.1-dev is: one branch, and
+the strength of guidance is an input.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,12 @@ from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS, FixedSigmasScheduler,
 from training import photos
 from training.data import ROOT
 
-PHOTOS_WEIGHTS = ROOT.parent / "models" / "photos" / "photos.safetensors"
+WEIGHTS = ROOT.parent / "models" / "photos"
+PHOTOS = {
+    "photos": (WEIGHTS / "photos.safetensors", "train_photos"),
+    "photos-distilled": (WEIGHTS / "photos_distilled.safetensors", "distill_photos"),
+}
+"""For each testbed: its weights, and the module of `training` that makes them."""
 PIXELS_PER_POSITION = 8
 """What diffusers' `FluxPipeline` takes a position of a latent for; here it is 4 pixels."""
 
@@ -24,10 +33,10 @@ class FluxTestbedPipeline(FluxPipeline):  # type: ignore[misc]
 
 
 def load_photos_testbed(weights: Path) -> Testbed:
-    """The testbed; its captions are ten classes, so that pairs differ by their seeds.
+    """A testbed; its captions are ten classes, so that pairs differ by their seeds.
 
     Args:
-        weights: of `training.photos`.
+        weights: of `training.photos`; they tell which testbed it is.
     """
     transformer, text = photos.load_model(weights)
     pipe = FluxTestbedPipeline(
@@ -37,13 +46,14 @@ def load_photos_testbed(weights: Path) -> Testbed:
     patcher = flux_in_comfyui(transformer)
     side = photos.LATENT[-1] * PIXELS_PER_POSITION
     middle = len(transformer.single_transformer_blocks) // 2
+    distilled: bool = transformer.config.guidance_embeds
 
     def decode(latents: Tensor) -> Tensor:
         return (photos.to_picture(latents) / 2 + 0.5).clamp(0, 1).movedim(1, -1).contiguous()
 
     return Testbed(
-        Ground("photos", STEPS, photos.GUIDANCE),
-        "FLUX type, "
+        Ground("photos-distilled" if distilled else "photos", STEPS, photos.GUIDANCE),
+        f"FLUX type, {'guidance-distilled, ' if distilled else ''}"
         f"{len(transformer.transformer_blocks)} double and "
         f"{len(transformer.single_transformer_blocks)} single blocks, 64 x 64 photographs",
         photos.CLASSES,
@@ -60,9 +70,10 @@ def load_photos_testbed(weights: Path) -> Testbed:
         },
         is_video=False,
         shift=photos.SHIFT,
-        guidance_argument="true_cfg_scale",
+        guidance_argument="guidance_scale" if distilled else "true_cfg_scale",
         to_pipeline=photos.pack,
         from_pipeline=photos.unpack,
+        distilled=distilled,
     )
 
 
@@ -98,7 +109,7 @@ def flux_in_comfyui(transformer: Any) -> Any:
             "axes_dim": list(ours["axes_dims_rope"]),
             "theta": 10000,
             "qkv_bias": True,
-            "guidance_embed": False,
+            "guidance_embed": transformer.config.guidance_embeds,
         }
     )
     config.latent_format = Plain()

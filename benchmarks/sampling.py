@@ -29,8 +29,8 @@ class Sample:
         latents: [pairs, *latent_shape], scaled as the model takes them on both hosts.
         seconds: wall-clock time of the call.
         cpu: processor time of the call, in all threads of this process.
-        computed: evaluations of the model in which the middle block ran; one of the two branches
-            of guidance counts as half an evaluation.
+        computed: evaluations of the model in which the middle block ran; where there are two
+            branches of guidance, one of them counts as half an evaluation.
     """
 
     latents: Tensor
@@ -88,7 +88,7 @@ def sample(
         seconds, cpu = time.perf_counter() - started, time.process_time() - used
     if host == COMFYUI:
         latents = testbed.patcher.model.process_latent_in(latents)
-    return Sample(latents.clone(), seconds, cpu, rows.count / (2 * len(pairs)))
+    return Sample(latents.clone(), seconds, cpu, rows.count / (testbed.branches * len(pairs)))
 
 
 def _comfyui(
@@ -111,7 +111,7 @@ def _comfyui(
     def run() -> Tensor:
         with torch.inference_mode():
             latents: Tensor = comfy.sample.sample_custom(
-                model, noise, testbed.ground.guidance, solver, sigmas, positive, negative,
+                model, noise, testbed.cfg, solver, sigmas, positive, negative,
                 torch.zeros_like(noise), callback=callback, disable_pbar=True, seed=0,
             )  # fmt: skip
             return latents

@@ -2,8 +2,9 @@
 
 `demo` is the shipped SD3-type model (128 x 128 pictures), `digits` the small Wan video model of
 `training.digits` (six frames of 32 x 32), `photos` the FLUX-type model of `training.photos`
-(64 x 64 pictures). Both hosts sample from the same noise at the same noise levels, those of
-ComfyUI's schedule, with guidance against the empty caption.
+(64 x 64 pictures), `photos-distilled` the same with its guidance distilled into one branch. Both
+hosts sample from the same noise at the same noise levels, those of ComfyUI's schedule, with
+guidance against the empty caption, or as an input of the distilled model.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Testbed:
         is_video: whether latents have a time dimension.
         shift: of the noise levels.
         guidance_argument: what the pipeline calls the guidance scale.
+        distilled: whether guidance is an input of the model, which has one branch then.
         to_pipeline, from_pipeline: latents [n, *latent_shape] as the pipeline takes and gives them.
     """
 
@@ -95,6 +97,17 @@ class Testbed:
     guidance_argument: str = "guidance_scale"
     to_pipeline: Callable[[Tensor], Tensor] = _unchanged
     from_pipeline: Callable[[Tensor], Tensor] = _unchanged
+    distilled: bool = False
+
+    @property
+    def cfg(self) -> float:
+        """ComfyUI's scale of classifier-free guidance; at 1 the negative branch does not run."""
+        return 1.0 if self.distilled else self.ground.guidance
+
+    @property
+    def branches(self) -> int:
+        """Branches of guidance in an evaluation: rows of a call for each pair."""
+        return 1 if self.cfg == 1 else 2
 
     @property
     def name(self) -> str:
@@ -136,7 +149,8 @@ class Testbed:
         """Captions as ComfyUI's CONDITIONING, in one batch."""
         text = dict(self.embed(prompts))
         tokens, pooled = text.pop("prompt_embeds"), text.get("pooled_prompt_embeds")
-        return [[tokens, {} if pooled is None else {"pooled_output": pooled}]]
+        extra = {} if pooled is None else {"pooled_output": pooled}
+        return [[tokens, {**extra, "guidance": self.ground.guidance} if self.distilled else extra]]
 
     def sigmas(self, steps: int) -> Tensor:
         """The noise levels [steps + 1] of the ground's schedule, from ComfyUI's table of 1000."""
@@ -202,19 +216,20 @@ def load(name: str, weights: Path | None = None) -> Testbed:
     """Load a testbed. ComfyUI must be booted.
 
     Args:
-        name: `demo`, `digits` or `photos`.
-        weights: file of the digits or photos model; None for the usual one.
+        name: `demo`, `digits`, `photos` or `photos-distilled`.
+        weights: file of any of them but `demo`; None for the usual one.
 
     Raises:
         UserError: the weights are not there.
     """
-    from benchmarks.photos_testbed import PHOTOS_WEIGHTS, load_photos_testbed
+    from benchmarks.photos_testbed import PHOTOS, load_photos_testbed
 
     with torch.no_grad():
         if name == "demo":
             testbed = load_demo_testbed()
-        elif name == "photos":
-            testbed = load_photos_testbed(_existing(weights or PHOTOS_WEIGHTS, "train_photos"))
+        elif name in PHOTOS:
+            usual, training = PHOTOS[name]
+            testbed = load_photos_testbed(_existing(weights or usual, training))
         else:
             testbed = load_digits_testbed(_existing(weights or DIGITS_WEIGHTS, "train_digits"))
     testbed.pipe.set_progress_bar_config(disable=True)
@@ -357,5 +372,6 @@ def comfyui_names(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Ten
 
 
 def text_arguments(testbed: Testbed, prompt: str) -> dict[str, Tensor]:
-    """The pipeline's text arguments: a caption, and the empty one as negative prompt."""
-    return {**testbed.embed([prompt]), **negative(testbed.embed([""]))}
+    """The pipeline's text arguments: a caption and, for two branches, the empty one as negative."""
+    text = testbed.embed([prompt])
+    return text if testbed.branches == 1 else {**text, **negative(testbed.embed([""]))}

@@ -17,6 +17,7 @@ from ..teacache.config import (
     PREDICTORS,
     PRESETS,
     TeaCacheConfig,
+    replace_former_values,
 )
 from ..teacache.errors import ConfigError
 from ..teacache.families.registry import known_profiles
@@ -149,9 +150,8 @@ def apply_schema(
                     default="auto",
                     optional=True,
                     tooltip=(
-                        "How change is measured. profile: the family's own coefficients; spectral: "
-                        "the latent after a noise-aware filter; first_block: the first block's "
-                        "change; rate: the measured error of earlier predictions. auto: the mode's."
+                        "How change is measured. profile: the family's own coefficients; rate: "
+                        "the measured error of earlier predictions. auto: the mode's."
                     ),
                 )
             ),
@@ -164,7 +164,7 @@ def apply_schema(
                     tooltip=(
                         "How a cached value is extrapolated. reuse: unchanged; linear: along a "
                         "straight line; damped: along it, scaled by how accurate earlier lines "
-                        "were; blend: a line corrected by a smooth fit. auto: the mode's."
+                        "were. auto: the mode's."
                     ),
                 )
             ),
@@ -174,10 +174,11 @@ def apply_schema(
                 default="auto",
                 optional=True,
                 tooltip=(
-                    "One setting in place of the others: a level of quality, or a speed-up. It is "
-                    "based on your calibration of the model, else on what is known about it; the "
-                    "node says which. auto: the widgets above or, while they are unchanged, your "
-                    "calibration."
+                    "One setting in place of the others: a level of quality, or a wanted speed-up, "
+                    "which computes exactly that share of steps. It is based on your calibration "
+                    "of the model, else on what is known about it; the node says which. learn: "
+                    "compute every step and save what the run showed as a profile. auto: the "
+                    "widgets above or, while they are unchanged, your calibration."
                 ),
             ),
         ],
@@ -217,8 +218,9 @@ class CacheNode:
             True, or the error message.
         """
         try:
-            TeaCacheConfig(
+            config_from_widgets(
                 rel_l1_thresh=rel_l1_thresh,
+                auto_threshold=False,
                 start_percent=start_percent,
                 end_percent=end_percent,
                 max_skip=max_skip,
@@ -256,14 +258,15 @@ class ApplyTeaCache(CacheNode, io.ComfyNode):
 
     @classmethod
     def execute(cls, model: io.Model.Type, **settings: Any) -> io.NodeOutput:
-        config = config_from_widgets(**settings)
+        config, notes = config_from_widgets(**settings)
         events = NodeEvents(str(cls.hidden.unique_id))
         replaced = cached_model(model) is not None
         cached, handle = apply_teacache(model, config, events.send)
-        notes: list[str] = []
+        for note in notes:
+            log.warning("TeaCache: %s", note)
         if handle is None:
             notes.append(describe_unsupported(model))
-            log.warning("TeaCache: %s", notes[0])
+            log.warning("TeaCache: %s", notes[-1])
         if replaced:
             notes.append("It replaces an earlier Apply TeaCache on this model.")
         if handle is not None and (stacked := stacked_caches_warning(model)):
@@ -274,10 +277,16 @@ class ApplyTeaCache(CacheNode, io.ComfyNode):
 
 def config_from_widgets(
     rel_l1_thresh: float = DEFAULT_THRESHOLD, auto_threshold: bool = True, **settings: Any
-) -> TeaCacheConfig:
-    """The settings of the widgets; one that a saved graph lacks has its default value."""
+) -> tuple[TeaCacheConfig, list[str]]:
+    """The settings of the widgets; one that a saved graph lacks has its default value.
+
+    Returns:
+        The settings, and one sentence for each value of an earlier version that is not used.
+    """
     use_recommended = auto_threshold and rel_l1_thresh == DEFAULT_THRESHOLD
-    return TeaCacheConfig(rel_l1_thresh=None if use_recommended else rel_l1_thresh, **settings)
+    settings, notes = replace_former_values(settings)
+    threshold = None if use_recommended else rel_l1_thresh
+    return TeaCacheConfig(rel_l1_thresh=threshold, **settings), notes
 
 
 NODES: list[type[io.ComfyNode]] = [ApplyTeaCache]

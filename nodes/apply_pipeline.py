@@ -51,14 +51,15 @@ class ApplyTeaCacheDiffusers(CacheNode, io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline: Pipeline, **settings: Any) -> io.NodeOutput:
-        config = config_from_widgets(**settings)
+        config, notes = config_from_widgets(**settings)
         events = NodeEvents(str(cls.hidden.unique_id))
         line, problem = recognise(pipeline.pipe, config)
-        notes = [problem] if problem else []
+        if problem:
+            notes.append(problem)
+        for note in notes:
+            log.warning("TeaCache: %s", note)
         if pipeline.cache is not None:
             notes.append("It replaces the cache that was on this pipeline.")
-        if problem:
-            log.warning("TeaCache: %s", problem)
         events.ready(line, notes)
         cache = config if line else None
         return io.NodeOutput(replace(pipeline, cache=cache, listener=events.send))

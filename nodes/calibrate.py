@@ -73,6 +73,15 @@ class CalibrateTeaCache(io.ComfyNode):
                 io.Boolean.Input(
                     "overwrite", default=False, tooltip="Replace a profile of the same name."
                 ),
+                io.Boolean.Input(
+                    "quick",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Learn from one run of the first prompt without the cache, in the time of "
+                        "one picture, and try no plans. A wanted speed-up then goes by it."
+                    ),
+                ),
                 *(
                     advanced(
                         io.Conditioning.Input(
@@ -121,6 +130,7 @@ class CalibrateTeaCache(io.ComfyNode):
         seeds: int,
         trials: int,
         overwrite: bool,
+        quick: bool = False,
         **more: Any,
     ) -> io.NodeOutput:
         every = [positive, *(more[key] for key in sorted(more) if more[key] is not None)]
@@ -140,6 +150,7 @@ class CalibrateTeaCache(io.ComfyNode):
                 backend,
                 None if name == AUTO else name,
                 trials=trials,
+                quick=quick,
                 overwrite=overwrite,
                 on_progress=display.update,
             )

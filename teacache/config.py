@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,12 @@ from .errors import ConfigError, nearest
 CACHE_DEVICES = ("auto", "device", "cpu")
 MODES = ("forecast", "faithful")
 CACHED = ("auto", "residual", "prediction")
-INDICATORS = ("auto", "profile", "spectral", "first_block", "rate")
-PREDICTORS = ("auto", "reuse", "linear", "damped", "blend")
+INDICATORS = ("auto", "profile", "rate")
+PREDICTORS = ("auto", "reuse", "linear", "damped")
+FORMER_SETTINGS = ("token_stride",)
+"""Settings of earlier versions."""
+FORMER_VALUES = {"indicator": ("spectral", "first_block"), "predictor": ("blend",)}
+"""Values that settings had in earlier versions: saved graphs run with `auto` in their place."""
 READINGS = ("modulated_input", "timestep", "timestep_projection", "stack_input")
 """What the indicator `profile` may read; each profile names one."""
 DEFAULT_THRESHOLD = 0.2
@@ -24,7 +29,9 @@ FORCE_COMPUTE = 1000.0
 """A distance above every allowed threshold: where nothing is known, the step is computed."""
 NEVER_SKIP = 1e-30
 """A threshold that no distance stays below."""
-PRESETS = ("auto", "faithful", "quality", "balanced", "fast")
+LEARN = "learn"
+"""The preset that computes every step and saves what the run showed as a profile."""
+PRESETS = ("auto", "faithful", "quality", "balanced", "fast", LEARN)
 LEAST_SPEEDUP, MOST_SPEEDUP = 1.1, 10.0
 _SPEEDUP = re.compile(r"(\d+(?:\.\d+)?)x")
 
@@ -47,8 +54,43 @@ def _whole(name: str, value: object, low: int) -> None:
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value in FORMER_VALUES.get(name, ()):
+        raise ConfigError(
+            f"{name}={value} was removed, as others measured better (docs/quality.md): use "
+            f"{name}=auto, or one of {', '.join(allowed[1:])}"
+        )
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def check_setting(name: str) -> None:
+    """Refuse `name` where it is no setting of `TeaCacheConfig`.
+
+    Raises:
+        ConfigError: it is none; the message names the nearest one, or says that it was removed.
+    """
+    known = [field.name for field in dataclasses.fields(TeaCacheConfig)]
+    if name in known:
+        return
+    if name in FORMER_SETTINGS:
+        hint = ", which was removed: leave it out."
+    else:
+        hint = nearest(name, known) or "."
+    raise ConfigError(f"unknown setting {name!r}{hint} Known: {', '.join(known)}")
+
+
+def replace_former_values(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The settings of a saved graph, as this version knows them.
+
+    Returns:
+        `settings` with `auto` in place of `FORMER_VALUES`, and one sentence for each of these.
+    """
+    replaced, notes = dict(settings), []
+    for name, former in FORMER_VALUES.items():
+        if settings.get(name) in former:
+            replaced[name] = "auto"
+            notes.append(f"{name}={settings[name]} was removed: {name}=auto is used in its place.")
+    return replaced, notes
 
 
 def checked_coefficients(values: object) -> tuple[float, ...]:
@@ -105,10 +147,9 @@ class TeaCacheConfig:
             branch, or the whole `prediction` after guidance; `auto` is the mode's own.
         indicator: how change is measured (`engine/indicators.py`), or `auto` for the mode's own.
         predictor: how a cached value is continued (`engine/predictors.py`), or `auto` likewise.
-        token_stride: only every `token_stride`-th token is compared by `profile` and
-            `first_block`.
         preset: one setting in place of the others: a quality level, or a wanted speed-up such as
-            "2.0x", resolved by what is known of the model (`engine/presets.py`). With `auto` the
+            "2.0x", resolved by what is known of the model (`engine/presets.py`). `learn` computes
+            every step and saves what the run showed of the model as a profile. With `auto` the
             others decide; while they are untouched too, a calibration of the model is followed.
         coefficients: of a polynomial of your own in place of the profile's, highest power first,
             of any degree from 1; they select the mode `faithful`. None: the profile's.
@@ -127,7 +168,6 @@ class TeaCacheConfig:
     cached: str = "auto"
     indicator: str = "auto"
     predictor: str = "auto"
-    token_stride: int = 1
     preset: str = "auto"
     coefficients: tuple[float, ...] | None = None
 
@@ -141,7 +181,6 @@ class TeaCacheConfig:
                 f"start_percent must be below end_percent, not {start:g} with end_percent {end:g}"
             )
         _whole("max_skip", self.max_skip, 0)
-        _whole("token_stride", self.token_stride, 1)
         if not isinstance(self.profile, str) or not self.profile:
             raise ConfigError(f"profile must be a profile's name or 'auto', not {self.profile!r}")
         _choice("cache_device", self.cache_device, CACHE_DEVICES)
@@ -168,9 +207,6 @@ class TeaCacheConfig:
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> TeaCacheConfig:
         """A config from JSON-like `values`; an unknown key is an error naming the nearest one."""
-        known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
-            if key not in known:
-                hint = nearest(key, known) or "."
-                raise ConfigError(f"unknown setting {key!r}{hint} Known: {', '.join(known)}")
+            check_setting(key)
         return cls(**values)

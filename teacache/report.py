@@ -71,6 +71,19 @@ SKIPPING = tuple(reason for reason in Reason if reason.kind is ReasonKind.SKIPPE
 """The reasons why an evaluation is skipped."""
 
 
+PSNR_AT_ONE, PSNR_PER_DECADE = 23.4, 18.8
+"""Line through PSNR in dB over the logarithm of `RunReport.expected_error`, fitted on the tuning
+pairs of six grounds (`python -m benchmarks.expected_change`)."""
+CHANGES = (
+    (60.0, "no change to be seen"),
+    (45.0, "hardly any change to be seen"),
+    (35.0, "small changes expected"),
+    (25.0, "visible changes expected"),
+    (-math.inf, "another picture expected"),
+)
+"""Least PSNR in dB, and what it means to the eye."""
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """One evaluation of the model by the sampler (one per step for Euler, two for Heun).
@@ -105,6 +118,8 @@ class RunReport:
 
     method: the mode's name, or its parts; cached, indicator (what was read), predictor: those
     parts. profile is empty where none decided. evidence: what a preset was resolved to, and why.
+    expected_error: sum over skipped steps of the error that each was expected to add, in steps,
+    over the steps of the run; None where errors are not measured or nothing was skipped.
 
     Threshold 0 means that the cache was off, and nothing was recorded. `seconds` is the wall time
     from the first evaluation's start to the last one's end, None on a device whose times cannot be
@@ -126,6 +141,7 @@ class RunReport:
     steps: int
     sigmas: list[float]
     evidence: str = ""
+    expected_error: float | None = None
     records: list[StepRecord] = field(default_factory=list)
     seconds: float | None = 0.0
     bytes_held: int = 0
@@ -191,6 +207,25 @@ class RunReport:
         return sum(median - seconds for seconds in skipped)
 
     @property
+    def expected_psnr(self) -> float | None:
+        """Expected PSNR to the uncached picture, in dB, from `expected_error`.
+
+        A fit over pairs and grounds, good for the order of a model's runs and to about 10 dB for
+        its height (benchmarks/results/expected_change.md). None where nothing is known.
+        """
+        if not self.expected_error or not math.isfinite(self.expected_error):
+            return None
+        return PSNR_AT_ONE - PSNR_PER_DECADE * math.log10(self.expected_error)
+
+    @property
+    def expected_change(self) -> str:
+        """`expected_psnr` in words; empty where it is not known."""
+        psnr = self.expected_psnr
+        if psnr is None:
+            return ""
+        return next((words for least, words in CHANGES if psnr >= least), CHANGES[-1][1])
+
+    @property
     def summary(self) -> str:
         """One line for the log and the node."""
         if self.threshold == 0:
@@ -201,9 +236,10 @@ class RunReport:
         gain, saved = "", self.saved_seconds
         if saved is not None:
             gain = f" · {self.estimated_speedup:.2f}x · saved {saved:.1f} s"
+        change = f" · {self.expected_change}" if self.expected_change else ""
         return (
             f"{self.family_name}: {self.computed} of {len(self.records)} {unit} computed, "
-            f"{self.skipped} skipped{gain} · {format_bytes(self.bytes_held)} held"
+            f"{self.skipped} skipped{gain} · {format_bytes(self.bytes_held)} held{change}"
         )
 
     @property
@@ -249,6 +285,8 @@ class RunReport:
             "sampler": self.sampler,
             "threshold": self.threshold,
             "evidence": self.evidence,
+            "expected_psnr": self.expected_psnr,
+            "expected_change": self.expected_change,
             "outcome": self.outcome,
             "steps": self.steps,
             "evaluations": len(self.records),

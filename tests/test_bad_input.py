@@ -18,13 +18,14 @@ from paths import ROOT
 
 from teacache.cli.main import main
 from teacache.config import TeaCacheConfig
-from teacache.errors import ConfigError
+from teacache.environment import resolve_cache_config
+from teacache.errors import ConfigError, UserError
 from teacache.profiles.profile import parse_profile
 
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
 
 NUMBERS = ("rel_l1_thresh", "start_percent", "end_percent")
-COUNTS = {"max_skip": -1, "token_stride": 0}
+COUNTS = {"max_skip": -1}
 """Whole numbers, and the first one below what is allowed."""
 TEXTS = tuple(
     field.name
@@ -63,6 +64,21 @@ def test_every_setting_refuses_what_it_cannot_be(name: str, value: Any) -> None:
 def test_an_unknown_setting_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^unknown setting .* Known: rel_l1_thresh, "):
         TeaCacheConfig.from_mapping({name: 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ('{"token_stride": 4}', "unknown setting 'token_stride', which was removed: leave it out."),
+        ('{"indicator": "spectral"}', "indicator=spectral was removed"),
+        ('{"predictor": "blend"}', "predictor=blend was removed"),
+    ],
+)
+def test_what_was_removed_is_refused_in_one_line(given: str, told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        resolve_cache_config({}, "tea_cache", given)
+    message = str(refused.value)
+    assert message.startswith(f"--cache-config: {told}") and "\n" not in message
 
 
 @pytest.mark.parametrize("node", ["ApplyTeaCache", "ApplyTeaCacheDiffusers"])

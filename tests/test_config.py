@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacache.config import MAX_THRESHOLD, TeaCacheConfig
+from teacache.config import (
+    FORMER_SETTINGS,
+    FORMER_VALUES,
+    MAX_THRESHOLD,
+    TeaCacheConfig,
+    replace_former_values,
+)
 from teacache.errors import ConfigError
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -45,6 +51,46 @@ def test_unknown_key_names_the_nearest() -> None:
         ConfigError, match="unknown setting 'rel_l1_tresh'; did you mean 'rel_l1_th"
     ):
         TeaCacheConfig.from_mapping({"rel_l1_tresh": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("indicator", "spectral", "auto, or one of profile, rate"),
+        ("indicator", "first_block", "auto, or one of profile, rate"),
+        ("predictor", "blend", "auto, or one of reuse, linear, damped"),
+    ],
+)
+def test_a_removed_value_is_refused_with_what_to_use(name: str, value: str, allowed: str) -> None:
+    assert value in FORMER_VALUES[name]
+    for make in (TeaCacheConfig, lambda **values: TeaCacheConfig.from_mapping(values)):
+        with pytest.raises(ConfigError) as caught:
+            make(**{name: value})
+        message = str(caught.value)
+        assert message.startswith(f"{name}={value} was removed") and "\n" not in message
+        assert f"use {name}={allowed}" in message
+
+
+def test_a_removed_setting_is_unknown_and_said_to_be_removed() -> None:
+    assert FORMER_SETTINGS == ("token_stride",)
+    told = "^unknown setting 'token_stride', which was removed: leave it out. Known: rel_l1_thresh"
+    with pytest.raises(ConfigError, match=told) as caught:
+        TeaCacheConfig.from_mapping({"rel_l1_thresh": 0.2, "token_stride": 4})
+    assert str(caught.value).count("token_stride") == 1, "it is not among the known ones"
+
+
+def test_the_values_of_a_saved_graph_are_replaced_and_named() -> None:
+    saved = {"mode": "faithful", "indicator": "first_block", "predictor": "blend", "max_skip": 2}
+    settings, notes = replace_former_values(saved)
+    assert settings == {**saved, "indicator": "auto", "predictor": "auto"}
+    assert saved["indicator"] == "first_block", "what is given stays"
+    assert notes == [
+        "indicator=first_block was removed: indicator=auto is used in its place.",
+        "predictor=blend was removed: predictor=auto is used in its place.",
+    ]
+    today = {"indicator": "rate", "predictor": "linear"}
+    assert replace_former_values(today) == (today, [])
+    assert replace_former_values({"indicator": ["5", 0]}) == ({"indicator": ["5", 0]}, [])
 
 
 @given(

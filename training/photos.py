@@ -210,20 +210,21 @@ def load_model(path: Path) -> tuple[Any, TextTable]:
     """Loads a model, as float32 and for sampling.
 
     Returns:
-        (diffusers' transformer, the text table).
+        (diffusers' transformer, the text table). The transformer has a guidance embedder where
+        the metadata say so: then it is guidance-distilled.
 
     Raises:
         ValueError: if the file is none of this model.
     """
     from diffusers import FluxTransformer2DModel
 
-    read_about(path)
+    distilled = bool(read_about(path).get("guidance_embeds", False))
     parts: dict[str, dict[str, Tensor]] = {"transformer": {}, "text": {}}
     for key, value in load_file(str(path)).items():
         part, name = key.split(".", 1)
         parts[part][name] = value.float()
-    transformer = FluxTransformer2DModel(**TRANSFORMER).eval().requires_grad_(False)
-    transformer.load_state_dict(parts["transformer"])
+    transformer = FluxTransformer2DModel(**{**TRANSFORMER, "guidance_embeds": distilled})
+    transformer.eval().requires_grad_(False).load_state_dict(parts["transformer"])
     text = TextTable().eval().requires_grad_(False)
     text.load_state_dict(parts["text"])
     return transformer, text
@@ -235,6 +236,46 @@ def schedule(steps: int, shift: float = SHIFT) -> Tensor:
     return shift * time / (1 + (shift - 1) * time)
 
 
+def guided_velocity(
+    transformer: Any, text: TextTable, captions: Tensor, x: Tensor, times: Tensor, guidance: Tensor
+) -> Tensor:
+    """What the model predicts for noise - picture, with guidance.
+
+    A guidance-distilled transformer takes the strength as an input and is called for the captions
+    alone; any other is called for the captions and the empty caption in one batch.
+
+    Args:
+        transformer, text: as `load_model` returns them.
+        captions: their numbers, [n].
+        x: noisy latents, packed, [n, TOKENS, 4 * LATENT[0]].
+        times: noise levels, [n].
+        guidance: strengths, [n]; 1 takes the captions as they are.
+
+    Returns:
+        [n, TOKENS, 4 * LATENT[0]].
+    """
+    distilled = transformer.config.guidance_embeds
+    if not distilled:
+        captions = torch.cat((captions, torch.zeros_like(captions)))
+        x, times = torch.cat((x, x)), torch.cat((times, times))
+    tokens, pooled = text(captions)
+    places, text_places = (ids.to(x.device) for ids in positions())
+    velocity: Tensor = transformer(
+        hidden_states=x,
+        encoder_hidden_states=tokens,
+        pooled_projections=pooled,
+        timestep=times,
+        guidance=guidance if distilled else None,
+        img_ids=places,
+        txt_ids=text_places,
+        return_dict=False,
+    )[0]
+    if distilled:
+        return velocity
+    with_text, without = velocity.chunk(2)
+    return without + guidance.view(-1, 1, 1) * (with_text - without)
+
+
 @torch.no_grad()
 def sample(
     transformer: Any,
@@ -244,32 +285,23 @@ def sample(
     levels: Tensor,
     guidance: float = GUIDANCE,
 ) -> Tensor:
-    """Euler steps with guidance against the empty caption.
+    """Euler steps with guidance.
 
     Args:
         transformer, text: as `load_model` returns them.
         captions: n class names.
         noise: [n, *LATENT].
         levels: noise levels, the first 1 and the last 0.
-        guidance: 1 takes the captions as they are.
+        guidance: as in `guided_velocity`.
 
     Returns:
         Latents [n, *LATENT].
     """
     device = text.table.weight.device
-    x, n = pack(noise.to(device)), len(captions)
-    tokens, pooled = text(numbers([*captions, *[""] * n]).to(device))
-    places, text_places = (ids.to(device) for ids in positions())
+    x, rows = pack(noise.to(device)), numbers(captions).to(device)
+    strength = torch.full((len(captions),), guidance, device=device)
     for level, following in itertools.pairwise(levels.tolist()):
-        velocity = transformer(
-            hidden_states=torch.cat((x, x)),
-            encoder_hidden_states=tokens,
-            pooled_projections=pooled,
-            timestep=torch.full((2 * n,), level, device=device),
-            img_ids=places,
-            txt_ids=text_places,
-            return_dict=False,
-        )[0]
-        with_text, without = velocity.chunk(2)
-        x = x + (following - level) * (without + guidance * (with_text - without))
+        times = torch.full_like(strength, level)
+        velocity = guided_velocity(transformer, text, rows, x, times, strength)
+        x = x + (following - level) * velocity
     return unpack(x)

@@ -33,9 +33,9 @@ from training import photos
 from training.data import ROOT
 from training.flow import new_optimizers, stratified_times
 
-OUT = ROOT / "checkpoints"
-CHECKPOINT, DECAYED = "photos.pt", "photos_decayed.pt"
-WEIGHTS, LOG = "photos.safetensors", "photos.jsonl"
+OUT, NAME = ROOT / "checkpoints", "photos"
+CHECKPOINT, DECAYED, WEIGHTS, LOG = ".pt", "_decayed.pt", ".safetensors", ".jsonl"
+"""How the names of a training's files end."""
 STORED = 72
 """Pictures are kept at this size; a square of `photos.SIZE` of it is cut at random."""
 CLOCK = ("step", "seconds", "constant", "decayed")
@@ -110,12 +110,25 @@ class Batches:
 
 
 class Trainer:
-    """Model, optimisers, averaged weights and the clock: all that a checkpoint holds."""
+    """Model, optimisers, averaged weights and the clock: all that a checkpoint holds.
 
-    def __init__(self, device: torch.device, seed: int) -> None:
-        torch.manual_seed(seed)
-        parts = {"transformer": photos.new_transformer(), "text": photos.TextTable()}
-        self.device, self.model = device, nn.ModuleDict(parts).to(device).train()
+    Args:
+        name: how the names of the files begin.
+        transformer, text: the parts of the model, both trained.
+        device: where it is trained.
+        averaging: share of the averaged weights that a step leaves.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transformer: nn.Module,
+        text: photos.TextTable,
+        device: torch.device,
+        averaging: float = AVERAGING,
+    ) -> None:
+        self.name, self.device, self.averaging = name, device, averaging
+        self.model = nn.ModuleDict({"transformer": transformer, "text": text}).to(device).train()
         self.optimizers = new_optimizers(self.model, "muon")
         self.step, self.seconds, self.constant, self.decayed = 0, 0.0, 0, 0.0
         self.places = [ids.to(device) for ids in photos.positions()]
@@ -162,7 +175,28 @@ class Trainer:
 
     def export(self, path: Path) -> None:
         """Writes the averaged weights."""
-        photos.save_model(path, self.ema, step=self.step, seconds=round(self.seconds))
+        photos.save_model(
+            path,
+            self.ema,
+            guidance_embeds=self.model["transformer"].config.guidance_embeds,
+            step=self.step,
+            seconds=round(self.seconds),
+        )
+
+    def loss(self, latents: Tensor, noise: Tensor, times: Tensor, captions: Tensor) -> Tensor:
+        """The flow matching loss of a batch (see `Batches`)."""
+        mix = times.view(-1, 1, 1, 1)
+        tokens, pooled = self.model["text"](captions)
+        velocity = self.model["transformer"](
+            hidden_states=photos.pack((1 - mix) * latents + mix * noise),
+            encoder_hidden_states=tokens,
+            pooled_projections=pooled,
+            timestep=times,
+            img_ids=self.places[0],
+            txt_ids=self.places[1],
+            return_dict=False,
+        )[0]
+        return (velocity.float() - photos.pack(noise - latents)).square().mean()
 
     def advance(self, batches: Batches, share: float) -> float:
         """One optimiser step.
@@ -174,20 +208,9 @@ class Trainer:
         Returns:
             The loss.
         """
-        latents, noise, times, captions = (part.to(self.device) for part in batches(self.step))
-        mix = times.view(-1, 1, 1, 1)
+        batch = [part.to(self.device) for part in batches(self.step)]
         with torch.autocast(self.device.type, torch.bfloat16), quick_attention(self.device):
-            tokens, pooled = self.model["text"](captions)
-            velocity = self.model["transformer"](
-                hidden_states=photos.pack((1 - mix) * latents + mix * noise),
-                encoder_hidden_states=tokens,
-                pooled_projections=pooled,
-                timestep=times,
-                img_ids=self.places[0],
-                txt_ids=self.places[1],
-                return_dict=False,
-            )[0]
-            loss = (velocity.float() - photos.pack(noise - latents)).square().mean()
+            loss = self.loss(*batch)
             loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -196,7 +219,7 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
-        keep = min(AVERAGING, self.step / (self.step + 10))
+        keep = min(self.averaging, self.step / (self.step + 10))
         current = [weight.detach() for weight in self.model.parameters()]
         torch._foreach_lerp_(list(self.ema.values()), current, 1 - keep)
         return float(loss.item())
@@ -218,7 +241,9 @@ def prepare(trainer: Trainer, out: Path, decay: bool) -> str:
     Returns:
         What it was, for the user.
     """
-    checkpoint, decayed, weights = out / CHECKPOINT, out / DECAYED, out / WEIGHTS
+    checkpoint, decayed, weights = (
+        out / f"{trainer.name}{ending}" for ending in (CHECKPOINT, DECAYED, WEIGHTS)
+    )
     if checkpoint.exists():
         trainer.load(checkpoint)
     reached = trainer.step
@@ -235,29 +260,39 @@ def prepare(trainer: Trainer, out: Path, decay: bool) -> str:
     return "starts anew"
 
 
-def train(trainer: Trainer, batches: Batches, args: argparse.Namespace) -> None:
-    """Trains for `args.minutes`, of the decay or of this run, and writes as it goes."""
-    out, limit = args.out, args.minutes * 60
+def train(
+    trainer: Trainer, batches: Batches, minutes: float, decay: bool, args: argparse.Namespace
+) -> None:
+    """Trains and writes as it goes.
+
+    Args:
+        trainer: as `prepare` left it.
+        batches: what it learns from.
+        minutes: of the decay, or of this run at the constant rate.
+        decay: whether the rate falls to zero.
+        args: options of the command (`add_options`).
+    """
+    limit, log_path = minutes * 60, args.out / f"{trainer.name}{LOG}"
     started, before, decayed = time.perf_counter(), trainer.seconds, trainer.decayed
     first, written, smooth = trainer.step, 0.0, 0.0
-    with (out / LOG).open("a", encoding="utf-8") as log:
+    with log_path.open("a", encoding="utf-8") as log:
         while True:
             spent = time.perf_counter() - started
-            used = spent + decayed if args.decay else spent
+            used = spent + decayed if decay else spent
             finished = used >= limit
             if finished or spent - written > args.save_every:
-                trainer.save(out / (DECAYED if args.decay else CHECKPOINT))
-                trainer.export(out / WEIGHTS)
+                trainer.save(args.out / f"{trainer.name}{DECAYED if decay else CHECKPOINT}")
+                trainer.export(args.out / f"{trainer.name}{WEIGHTS}")
                 written = spent
             if finished:
                 return
             warm = min(1.0, (trainer.step - first + 1) / WARMUP)
-            share = (1 - used / limit) if args.decay else warm
+            share = (1 - used / limit) if decay else warm
             loss = trainer.advance(batches, args.rate * share)
             spent = time.perf_counter() - started
             trainer.seconds = before + spent
-            trainer.decayed = decayed + spent if args.decay else 0.0
-            if not args.decay:
+            trainer.decayed = decayed + spent if decay else 0.0
+            if not decay:
                 trainer.constant = trainer.step
             done = trainer.step - first
             smooth += (loss - smooth) / min(done, 50)
@@ -273,29 +308,36 @@ def train(trainer: Trainer, batches: Batches, args: argparse.Namespace) -> None:
                 print(json.dumps(record), file=log, flush=True)
 
 
-def main() -> None:
-    """Runs the training."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser, minutes: float, batch: int) -> None:
+    """Adds the options of a training command; `minutes` and `batch` are defaults."""
     parser.add_argument("--photos", type=Path, required=True, help="the zip of photographs")
     parser.add_argument("--out", type=Path, default=OUT, help="where checkpoints and weights go")
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--decay", action="store_true", help="let the rate fall to zero")
+    parser.add_argument("--minutes", type=float, default=minutes)
     parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=float, default=240.0, metavar="SECONDS")
     parser.add_argument("--threads", type=int, help="of the processor; default: PyTorch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def main() -> None:
+    """Runs the training."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser, minutes=60.0, batch=64)
+    parser.add_argument("--decay", action="store_true", help="let the rate fall to zero")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     batches = Batches(args.photos, args.batch, args.seed)
-    trainer = Trainer(torch.device(args.device), args.seed)
+    torch.manual_seed(args.seed)
+    device = torch.device(args.device)
+    trainer = Trainer(NAME, photos.new_transformer(), photos.TextTable(), device)
     found = prepare(trainer, args.out, args.decay)
     print(f"{len(batches.pictures)} photographs; {found}, step {trainer.step}", flush=True)
-    train(trainer, batches, args)
-    print(f"step {trainer.step}, {trainer.seconds:.0f} s -> {args.out / WEIGHTS}")
+    train(trainer, batches, args.minutes, args.decay, args)
+    print(f"step {trainer.step}, {trainer.seconds:.0f} s -> {args.out / NAME}{WEIGHTS}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@
  * @property {string} profile empty if none was used
  * @property {number} threshold
  * @property {string} evidence what a preset was resolved to, and why
+ * @property {string} expected_change how much the picture is expected to differ, empty if unknown
  * @property {string} outcome
  * @property {number} steps
  * @property {number} computed
@@ -60,6 +61,7 @@ const EMPTY_REPORT = /** @type {Report} */ ({
   profile: "",
   threshold: 0,
   evidence: "",
+  expected_change: "",
   outcome: "running",
   steps: 0,
   computed: 0,
@@ -191,6 +193,8 @@ export function summaryLine(run, texts) {
     parts.push(format(texts.saved, { time: formatDuration(saved) }));
   }
   if (report.bytes_held) parts.push(format(texts.held, { size: formatSize(report.bytes_held) }));
+  const change = report.expected_change;
+  if (change) parts.push(texts[`change ${change}`] ?? change);
   if (report.outcome === "interrupted") parts.push(texts.interrupted);
   if (report.outcome === "failed") parts.push(texts.failed);
   return parts.join(" · ");

@@ -11,15 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ..engine.strategy import Budget
 from ..errors import UserError
 from ..profiles.calibrated import MAX_SCATTER_POINTS, Calibration, PlanResult
 from ..profiles.conditions import Conditions
-from ..profiles.plans import Plan, generic_plan, steps_for
+from ..profiles.plans import Plan, steps_for
 from ..profiles.profile import Profile, Threshold
 from ..profiles.store import PARTIAL_SUFFIX, ProfileStore
 from ..progress import Progress, TimeLeft
 from .fit import Fit, fit_polynomial, thresholds_for
-from .journal import Journal
+from .journal import Journal, Tried
 from .override import RunOverride
 from .recorder import Recorder, Recording
 from .schedule_search import (
@@ -32,6 +33,7 @@ from .schedule_search import (
     weighted,
 )
 from .sketch import Sketcher
+from .trajectory import mean_rates
 
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
 LEAST_STEPS = 8
@@ -76,6 +78,15 @@ class CalibrationBackend(Protocol):
 
 
 @dataclass
+class _Found:
+    """What the search found: plans and the best results by number of computed steps."""
+
+    plans: dict[int, Plan] = field(default_factory=dict)
+    results: dict[int, PlanResult] = field(default_factory=dict)
+    default: PlanResult | None = None
+
+
+@dataclass
 class Calibrator:
     """One calibration.
 
@@ -84,6 +95,8 @@ class Calibrator:
         journal: receives every finished run, which then is not run again.
         on_progress: called after each run; progress is counted in evaluations.
         trials: plans that are run for each speed-up beside the planned one.
+        quick: only the first case is run, once and uncached: the usual errors of this model are
+            learned, and no plan is tried.
     """
 
     backend: CalibrationBackend
@@ -91,6 +104,7 @@ class Calibrator:
     journal: Journal
     on_progress: Callable[[Progress], None] = lambda progress: None
     trials: int = TRIALS
+    quick: bool = False
     _sketch: Sketcher = field(default_factory=Sketcher)
     _done: int = 0
     _time_left: TimeLeft = field(default_factory=TimeLeft)
@@ -110,17 +124,8 @@ class Calibrator:
         if not backend.cases:
             raise UserError("prompts: none is given; one is needed, and three or more are best")
         recordings, euler, conditions = self._record()
-        default = self._outcome(None, recordings)
-        trajectories = [recording.trajectory for recording in recordings]
-        errors = self._weighted(gap_errors(trajectories, euler), recordings)
-        planned = {peak: best_plans(errors, backend.steps, peak) for peak in PEAKS}
-        plans, curve = dict(planned[PEAKS[0]]), {}
-        counts = sorted({*(steps_for(backend.steps, s) for s in SPEEDUPS), default.computed_steps})
-        for count in counts:
-            if count in plans and count < backend.steps:
-                starts = [planned[peak][count] for peak in PEAKS]
-                starts.append(generic_plan(conditions.sigmas, count))
-                plans[count], curve[count] = self._refined(starts, errors, recordings)
+        rates = mean_rates([recording.trajectory for recording in recordings])
+        found = _Found() if self.quick else self._search(recordings, euler, rates)
         points = [point for recording in recordings for point in recording.points]
         fit = fit_polynomial(points)
         shown = points[:: max(1, -(-len(points) // MAX_SCATTER_POINTS))]
@@ -129,38 +134,64 @@ class Calibrator:
             fit_rejection=fit.refused,
             fit_points=fit.points,
             conditions=conditions,
-            plans=plans,
-            plan_results=tuple(curve[count] for count in sorted(curve)),
-            default_result=default,
+            plans=found.plans,
+            plan_results=tuple(found.results[count] for count in sorted(found.results)),
+            default_result=found.default,
+            error_rates=rates,
             provenance={
                 **backend.about,
-                "cases": list(backend.cases),
+                "cases": list(self._cases),
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
             residual_ratios=_mean_ratios(recordings, backend.steps),
             scatter=tuple((point.indicator, point.residual) for point in shown),
         )
 
+    def _search(
+        self, recordings: Sequence[Recording], euler: bool, rates: tuple[float, ...]
+    ) -> _Found:
+        """For several numbers of computed steps the best of some plans and of the forecast."""
+        steps = self.backend.steps
+        default = self._outcome(None, recordings)
+        trajectories = [recording.trajectory for recording in recordings]
+        errors = self._weighted(gap_errors(trajectories, euler), recordings)
+        planned = {peak: best_plans(errors, steps, peak) for peak in PEAKS}
+        found = _Found(dict(planned[PEAKS[0]]), default=default)
+        counts = sorted({*(steps_for(steps, s) for s in SPEEDUPS), default.computed_steps})
+        for count in counts:
+            if count in found.plans and count < steps:
+                starts = [planned[peak][count] for peak in PEAKS]
+                found.plans[count], tried = self._refined(starts, errors, recordings)
+                forecast = self._outcome(Budget(count, rates), recordings)
+                found.results[count] = tried if tried.better_than(forecast) else forecast
+        return found
+
     # --- runs ------------------------------------------------------------------------------------
+
+    @property
+    def _cases(self) -> Sequence[str]:
+        return self.backend.cases[:1] if self.quick else self.backend.cases
 
     @property
     def _total(self) -> int:
         """Evaluations in all, about."""
         steps = self.backend.steps
+        if self.quick:
+            return steps
         plans = sum(steps_for(steps, speedup) for speedup in SPEEDUPS) + steps // 3
         probes = sum(map(len, probe_plans(steps)))
-        return len(self.backend.cases) * (steps + steps // 3 + probes + (1 + self.trials) * plans)
+        return len(self._cases) * (steps + steps // 3 + probes + (2 + self.trials) * plans)
 
     def _report_progress(self, case: int, what: str, evaluations: int) -> None:
         self._done += evaluations
-        stage = f"{what}, case {case + 1} of {len(self.backend.cases)}"
+        stage = f"{what}, case {case + 1} of {len(self._cases)}"
         done, total = min(self._done, self._total), self._total
         self.on_progress(Progress(done, total, stage, self._time_left(done, total)))
 
     def _record(self) -> tuple[list[Recording], bool, Conditions]:
         recordings, euler = [], False
         conditions: Conditions | None = None
-        for case in range(len(self.backend.cases)):
+        for case in range(len(self._cases)):
             recording, known = self.journal.recording(case), self.journal.conditions()
             if recording is None or known is None:
                 recorder = Recorder(self._sketch)
@@ -192,21 +223,29 @@ class Calibrator:
         measured = [self._errors(plan, recordings, "sensitivity")[0] for plan in probes]
         return weighted(errors, probes, measured)
 
-    def _outcome(self, plan: Plan | None, recordings: Sequence[Recording]) -> PlanResult:
-        """Run a plan, or the default, on every case."""
-        what = "default" if plan is None else f"{len(plan)} of {self.backend.steps} steps"
-        errors, computed = self._errors(plan, recordings, what)
-        return PlanResult(round(float(np.mean(computed))), float(np.mean(errors)), max(errors))
+    def _outcome(self, tried: Plan | Budget | None, recordings: Sequence[Recording]) -> PlanResult:
+        """Run a plan, a forecast with a budget, or the default, on every case."""
+        budgeted = isinstance(tried, Budget)
+        if tried is None:
+            what = "default"
+        else:
+            count = tried.count if isinstance(tried, Budget) else len(tried)
+            what = f"{count} of {self.backend.steps} steps"
+        errors, computed = self._errors(tried, recordings, what)
+        mean = float(np.mean(errors))
+        return PlanResult(round(float(np.mean(computed))), mean, max(errors), forecast=budgeted)
 
     def _errors(
-        self, plan: Plan | None, recordings: Sequence[Recording], what: str
+        self, tried: Plan | Budget | None, recordings: Sequence[Recording], what: str
     ) -> tuple[list[float], list[int]]:
         """Relative error of the sampled latent and computed steps, in each case."""
         errors, computed = [], []
+        plan: Tried = tried.count if isinstance(tried, Budget) else tried
+        override = RunOverride(budget=tried) if isinstance(tried, Budget) else RunOverride(tried)
         for case, recording in enumerate(recordings):
             known = self.journal.outcome(case, plan)
             if known is None:
-                sampled = self.backend.sample(case, RunOverride(plan))
+                sampled = self.backend.sample(case, replace(override))
                 self._check(case, sampled.final)
                 missed = self._sketch(sampled.final) - recording.final
                 error = float(missed.double().norm() / recording.final.double().norm())
@@ -294,6 +333,7 @@ def calibrate_and_save(
     name: str | None,
     *,
     trials: int,
+    quick: bool = False,
     overwrite: bool,
     on_progress: Callable[[Progress], None],
     on_resume: Callable[[], None] = lambda: None,
@@ -302,6 +342,7 @@ def calibrate_and_save(
 
     Args:
         name: of the profile; None for one made of the family and the weights.
+        quick: one uncached run and nothing else.
         on_resume: called before an interrupted calibration is resumed.
 
     Raises:
@@ -310,10 +351,13 @@ def calibrate_and_save(
     """
     chosen = store.free_name(backend.family, backend.digest) if name is None else name
     store.new_path(chosen, overwrite)
-    journal = Journal(store.folder / f"{chosen}{PARTIAL_SUFFIX}", {**backend.key, "trials": trials})
+    journal = Journal(
+        store.folder / f"{chosen}{PARTIAL_SUFFIX}",
+        {**backend.key, "trials": trials, "quick": quick},
+    )
     if journal.resumed:
         on_resume()
-    calibration = Calibrator(backend, chosen, journal, on_progress, trials).run()
+    calibration = Calibrator(backend, chosen, journal, on_progress, trials, quick).run()
     store.save(calibration, overwrite)
     journal.remove()
     return calibration

@@ -16,9 +16,13 @@ from ..profiles.conditions import Conditions
 from ..profiles.plans import Plan
 from ..profiles.schema import JsonObject
 from .recorder import Point, Recording
-from .schedule_search import Trajectory
+from .trajectory import Trajectory
 
 log = logging.getLogger("teacache")
+
+
+Tried = Plan | int | None
+"""What a run did: a plan, a forecast with so many computed steps, or the default."""
 
 
 class Journal:
@@ -34,7 +38,7 @@ class Journal:
         self._header = header_of(**key)
         self._recordings: dict[int, Recording] = {}
         self._conditions: tuple[Conditions, bool] | None = None
-        self._outcomes: dict[tuple[int, Plan | None], tuple[float, int]] = {}
+        self._outcomes: dict[tuple[int, Tried], tuple[float, int]] = {}
         self.resumed = False
         if path is not None:
             self._open(path)
@@ -56,7 +60,7 @@ class Journal:
 
     def _take(self, record: Record) -> None:
         if record["kind"] == "tried":
-            plan = None if record["plan"] is None else tuple(record["plan"])
+            plan = tuple(record["plan"]) if isinstance(record["plan"], list) else record["plan"]
             self._outcomes[record["case"], plan] = record["error"], record["computed"]
             return
         conditions = Conditions.from_json(JsonObject(record["conditions"], "conditions"))
@@ -91,11 +95,11 @@ class Journal:
             }
         )
 
-    def outcome(self, case: int, plan: Plan | None) -> tuple[float, int] | None:
-        """Error and computed steps of a plan, or of the default; None if it has not run."""
+    def outcome(self, case: int, plan: Tried) -> tuple[float, int] | None:
+        """Error and computed steps of what was tried; None if it has not run."""
         return self._outcomes.get((case, plan))
 
-    def add_outcome(self, case: int, plan: Plan | None, error: float, computed: int) -> None:
+    def add_outcome(self, case: int, plan: Tried, error: float, computed: int) -> None:
         self._append(
             {"kind": "tried", "case": case, "plan": plan, "error": error, "computed": computed}
         )

@@ -8,7 +8,9 @@ from ..config import TeaCacheConfig
 from ..engine.presets import RunContext
 from ..engine.run import RunObserver
 from ..engine.strategy import (
+    Budget,
     RunSettings,
+    budgeted_settings,
     planned_settings,
     recording_settings,
     settings_from_config,
@@ -20,14 +22,16 @@ from ..profiles.plans import Plan
 class RunOverride:
     """One run of a calibration.
 
-    With `plan` it computes the steps of the plan; with `observer` it computes every step and shows
-    it to the observer; with neither it does what the settings say, without any earlier calibration.
+    With `plan` it computes the steps of the plan; with `budget` it is a forecast that keeps a
+    number of computed steps; with `observer` it computes every step and shows it to the observer;
+    with none of them it does what the settings say, without any earlier calibration.
 
     Args:
         context: what the host knew when the run began; set by the run.
     """
 
     plan: Plan | None = None
+    budget: Budget | None = None
     observer: RunObserver | None = None
     context: RunContext | None = None
 
@@ -36,6 +40,8 @@ class RunOverride:
         self.context = context
         if self.plan is not None:
             return planned_settings(config, context.profile, self.plan)
+        if self.budget is not None:
+            return budgeted_settings(config, context.profile, self.budget)
         if self.observer is not None:
             return recording_settings(config, context.profile)
-        return settings_from_config(config, context.profile, context.sampler, context.packed)
+        return settings_from_config(config, context.profile, context.sampler)

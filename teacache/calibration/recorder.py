@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from ..engine.regions import relative_change
-from .schedule_search import Trajectory
 from .sketch import Sketcher, gram
+from .trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Recorder:
     def _branch(self, branch: Hashable) -> _Branch:
         return self._branches.setdefault(branch, _Branch(len(self._branches)))
 
-    def finish(self, sigmas: Sequence[float], final: torch.Tensor) -> Recording:
-        """The recording of the run over `sigmas` that gave the latent `final`.
+    def finish(self, sigmas: Sequence[float], final: torch.Tensor | None = None) -> Recording:
+        """The recording of the run over `sigmas` that gave the latent `final`, if that is wanted.
 
         ValueError where the run did not step through every noise level.
         """
@@ -103,4 +103,5 @@ class Recorder:
             raise ValueError(f"the sampler evaluated nothing in steps {missing} of {len(steps)}")
         table = gram([self._derivatives[step] for step in steps]).numpy()
         points = sorted(self._points, key=lambda p: (p.step, p.indicator, p.residual))
-        return Recording(Trajectory(tuple(sigmas), table), tuple(points), self._sketch(final))
+        sketched = torch.empty(0) if final is None else self._sketch(final)
+        return Recording(Trajectory(tuple(sigmas), table), tuple(points), sketched)

@@ -12,11 +12,9 @@ def calibration_table(calibration: Calibration) -> str:
     lines = [
         f"Profile {calibration.name} · {profile.family} · {made.get('model', '')} · "
         f"{calibration.conditions.sampler}, {made.get('scheduler', '')}, "
-        f"{calibration.steps} steps · {runs} runs",
+        f"{calibration.steps} steps · {runs} run{'s' if runs > 1 else ''}",
         "",
-        "speed-up  computed  error of the latent, mean  worst run",
-        *(_row(calibration, result, "") for result in reversed(calibration.plan_results)),
-        _row(calibration, calibration.default_result, "  default, before"),
+        *_rows(calibration),
         "",
         fit_line(calibration),
     ]
@@ -29,7 +27,7 @@ def fit_line(calibration: Calibration) -> str:
     if calibration.fit_rejection:
         return (
             f"No coefficients: {calibration.fit_rejection} ({points} points). The faithful mode "
-            "keeps the family's; plans need none, nor do indicator=rate and first_block."
+            "keeps the family's; plans need none, nor does indicator=rate."
         )
     assert profile.r2 is not None and profile.x_range is not None
     low, high = profile.x_range
@@ -37,6 +35,18 @@ def fit_line(calibration: Calibration) -> str:
         f"Coefficients for the faithful mode: R² {profile.r2:.3f} on {points} points, indicator "
         f"{low:.3g} to {high:.3g}."
     )
+
+
+def _rows(calibration: Calibration) -> list[str]:
+    """A heading and a line for each number of computed steps that was tried."""
+    if calibration.default_result is None:
+        return ["Learned the usual errors of this model from one uncached run; nothing was tried."]
+    results = [
+        _row(calibration, result, "  forecast" if result.forecast else "  planned")
+        for result in reversed(calibration.plan_results)
+    ]
+    heading = "speed-up  computed  error of the latent, mean  worst run"
+    return [heading, *results, _row(calibration, calibration.default_result, "  default, before")]
 
 
 def _row(calibration: Calibration, result: PlanResult, label: str) -> str:

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..engine.forward import correction_gain
 from ..engine.predictors import Damped, interpolation_weights
+from .trajectory import NOTHING, Floats, Trajectory, geometric_mean
 
 PEAKS = (4.0, 2.0, 1.0)
 """Powers to which the errors of gaps are added, in order of preference."""
@@ -28,42 +26,6 @@ REACH = 12
 """Longest gap between computed steps that is considered."""
 BANDS = 6
 """Parts of a run whose sensitivity is measured one by one."""
-_NOTHING = torch.empty(0)
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """An uncached run, reduced.
-
-    Args:
-        sigmas: its n + 1 noise levels.
-        gram: [n, n], the inner products of its derivatives.
-    """
-
-    sigmas: tuple[float, ...]
-    gram: Floats
-
-    @cached_property
-    def steps(self) -> int:
-        return len(self.sigmas) - 1
-
-    @cached_property
-    def length(self) -> float:
-        """Sum over steps of the norm of the change that a step makes to the sample."""
-        return float(
-            sum(abs(h) * g**0.5 for h, g in zip(self.spans, self.gram.diagonal(), strict=True))
-        )
-
-    @cached_property
-    def spans(self) -> tuple[float, ...]:
-        return tuple(b - a for a, b in pairwise(self.sigmas))
-
-    def norm(self, weights: dict[int, float]) -> float:
-        """Norm of the sum of derivatives times `weights`, over `length`."""
-        steps = list(weights)
-        w = np.array([weights[step] for step in steps])
-        return float(max(w @ self.gram[np.ix_(steps, steps)] @ w, 0.0) ** 0.5) / self.length
 
 
 def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: bool) -> float:
@@ -85,7 +47,7 @@ def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: 
     predictor = Damped()
     past = [start] if before is None else [before, start]
     for step in past:
-        predictor.observe(run.sigmas[step], _NOTHING)
+        predictor.observe(run.sigmas[step], NOTHING)
     expected = dict(zip(past, predictor.weights(run.sigmas[end]), strict=True))
     error = run.norm({**expected, end: -1.0}) / max(run.norm({end: 1.0}), 1e-30)
     gain = float(correction_gain(torch.tensor(error)))
@@ -219,9 +181,9 @@ def weighted(
             if end > start + 1
         ]
         missed = np.sum([errors[gap] for gap in gaps], axis=0)
-        if not (missed > 0).all():
+        if not (missed > 0).all() or not min(ends) > 0:
             return errors
-        growths.append(float(np.mean(np.array(ends) / missed)))
+        growths.append(geometric_mean(np.array(ends) / missed))
         centres.append(float(np.mean([start + 1 for _, start, _ in gaps])))
     if not centres or not min(growths) > 0:
         return errors

@@ -53,8 +53,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--trials",
         type=whole_number(0, 50),
-        default=TRIALS,
-        help="further plans tried for each speed-up (default: %(default)s)",
+        help=f"further plans tried for each speed-up (default: {TRIALS})",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="learn from one uncached run of one prompt, and try no plans",
     )
     parser.add_argument("--overwrite", action="store_true", help="a profile of the same name")
     only_model = add_pipeline_options(parser.add_argument_group("diffusers pipelines"))
@@ -69,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--model: needs --prompt TEXT, once or more")
     if len(args.prompts or []) > MOST_PROMPTS:
         raise UserError(f"--prompt: at most {MOST_PROMPTS}, not {len(args.prompts)}")
+    if args.quick:
+        refuse_several_runs(args)
     for name in [] if args.model else args.only_model:
         if vars(args)[name] is not None:
             raise UserError(f"--{name.replace('_', '-')}: needs --model")
@@ -78,6 +84,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         calibrate_workflow(args)
     return 0
+
+
+def refuse_several_runs(args: argparse.Namespace) -> None:
+    """Refuses what --quick, which is one uncached run, has no use for."""
+    if args.trials is not None:
+        raise UserError("--quick: tries no plans: leave out --trials")
+    if args.seeds > 1:
+        raise UserError("--quick: takes one run: leave out --seeds")
+    if len(args.prompts or []) > 1:
+        raise UserError(f"--quick: takes one --prompt, not {len(args.prompts)}")
+
+
+def trials_of(args: argparse.Namespace) -> int:
+    trials: int = TRIALS if args.trials is None else args.trials
+    return trials
 
 
 # --- a diffusers pipeline --------------------------------------------------------------------
@@ -109,7 +130,8 @@ def calibrate_pipeline(args: argparse.Namespace) -> None:
                 store,
                 backend,
                 args.name,
-                trials=args.trials,
+                trials=trials_of(args),
+                quick=args.quick,
                 overwrite=args.overwrite,
                 on_progress=on_progress,
                 on_resume=lambda: say("going on with what was interrupted"),
@@ -168,6 +190,7 @@ def node_settings(args: argparse.Namespace) -> dict[str, Any]:
         "name": args.name or "auto",
         "seed": args.seed,
         "seeds": args.seeds,
-        "trials": args.trials,
+        "trials": trials_of(args),
+        "quick": args.quick,
         "overwrite": args.overwrite,
     }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import typing
 from dataclasses import dataclass, replace
 
-from ..config import TeaCacheConfig
-from ..errors import ConfigError, listing, nearest
+from ..config import TeaCacheConfig, check_setting
+from ..errors import ConfigError, listing
 
 Value = float | int | str | bool | None
 MAX_POINTS = 64
@@ -79,10 +78,10 @@ def parse_axis(text: str, source: str) -> Axis:
     setting = setting.strip()
     if not separator or not setting:
         raise ConfigError(f"{source}: write a setting and its values, such as {EXAMPLE}")
-    known = [field.name for field in dataclasses.fields(TeaCacheConfig)]
-    if setting not in known:
-        hint = nearest(setting, known) or "."
-        raise ConfigError(f"{source}: unknown setting {setting!r}{hint} Known: {', '.join(known)}")
+    try:
+        check_setting(setting)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
     return Axis(setting, parse_values(setting, listed, source))
 
 

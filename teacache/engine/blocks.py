@@ -40,13 +40,6 @@ class StackCallbacks(Protocol):
     def image_tokens(self) -> int:
         """Number of image tokens at the input of the stack; 0 before it and after `give_up`."""
 
-    @property
-    def first_block_tokens(self) -> int:
-        """Number of image tokens that `on_first_block` got; 0 without it."""
-
-    def on_first_block(self, image: torch.Tensor) -> None:
-        """The block before the stack is about to run on `image`, the batch first."""
-
     def on_stack_input(
         self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
     ) -> None:
@@ -191,9 +184,8 @@ class StackBlockProxy(BlockProxy):
         if self.stack.callbacks.image_tokens:
             raise RuntimeError("its blocks run more than once within one call")
         stream = self.image_stream
-        packed = stream.pack(arguments.stream(stream))
-        tokens = self.stack.callbacks.first_block_tokens
-        return image_part(packed, stream.role, tokens) if tokens else packed
+        packed: torch.Tensor = stream.pack(arguments.stream(stream))
+        return packed
 
     @reading_model()
     def _passed_through(self, arguments: BlockArguments) -> Any:
@@ -215,33 +207,6 @@ class StackBlockProxy(BlockProxy):
         stream = self.image_stream
         value = out[self.image_index] if len(self.returned) > 1 else out
         return image_part(stream.pack(value), stream.role, tokens)
-
-
-class FirstBlockProxy(BlockProxy):
-    """The first block where the indicator reads its residual: it runs even on a skip."""
-
-    def __init__(self, stack: BlockStack, blocks: BlockList) -> None:
-        super().__init__(stack)
-        self.__dict__["block_list"] = blocks
-
-    def _is_skipped(self) -> bool:
-        return False
-
-    @outside_compiled_regions
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self._before(BlockArguments(args, kwargs))
-        return self.block(*args, **kwargs)
-
-    @never_compiled
-    def _before(self, arguments: BlockArguments) -> None:
-        callbacks, stream = self.stack.callbacks_here, self.block_list.image_stream()
-        if callbacks is None:
-            return
-        try:
-            with self.stack.allocating(), reading_model():
-                callbacks.on_first_block(stream.pack(arguments.stream(stream)))
-        except FamilyMismatch as mismatch:
-            callbacks.give_up(mismatch)
 
 
 class SideBlockProxy(BlockProxy):
@@ -268,7 +233,6 @@ class BlockStack:
     Args:
         transformer: holds the lists.
         block_lists: the stack. side_block_lists: blocks beside it.
-        first_block_runs: the first block runs even on a skip, and the stack begins behind it.
         allocating: makes the context in which the cache allocates memory within a block, some of
             which it holds for longer than the block runs.
 
@@ -281,7 +245,6 @@ class BlockStack:
         transformer: nn.Module,
         block_lists: tuple[BlockList, ...],
         side_block_lists: tuple[SideBlockList, ...] = (),
-        first_block_runs: bool = False,
         allocating: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.callbacks: StackCallbacks | None = None
@@ -298,18 +261,11 @@ class BlockStack:
             for container in [_container(transformer, blocks.path)]
             for name in container._modules
         ]
-        kind = type(transformer).__name__
         if not slots:
-            raise LookupError(f"{kind} has no blocks")
-        first = 1 if first_block_runs else 0
-        if len(slots) <= first:
-            raise LookupError(f"{kind} has no block behind the first one")
+            raise LookupError(f"{type(transformer).__name__} has no blocks")
         for index, (blocks, container, name) in enumerate(slots):
-            proxy: BlockProxy = FirstBlockProxy(self, blocks)
-            if index >= first:
-                last = index == len(slots) - 1
-                proxy = StackBlockProxy(self, blocks, index == first, last)
-            self._slots.append((container, name, proxy))
+            first, last = index == 0, index == len(slots) - 1
+            self._slots.append((container, name, StackBlockProxy(self, blocks, first, last)))
         for side in side_block_lists:
             if not _has(transformer, side.path):
                 continue

@@ -74,14 +74,12 @@ class PassState:
         accumulated: distance since the last computed evaluation.
         skipped_in_a_row: evaluations skipped since then.
         sigma: noise level of the last evaluation.
-        latent_view: what the indicator `spectral` compares with.
     """
 
     branches: dict[Hashable, BranchState] = field(default_factory=dict)
     accumulated: float = 0.0
     skipped_in_a_row: int = 0
     sigma: float | None = None
-    latent_view: torch.Tensor | None = None
 
 
 class Decision:
@@ -206,7 +204,6 @@ class RunState:
     def __init__(self) -> None:
         self._passes: dict[Hashable, PassState] = {}
         self._inputs: list[tuple[BranchState, torch.Tensor]] = []
-        self._views: list[tuple[PassState, torch.Tensor]] = []
 
     def of_pass(self, key: Hashable) -> PassState:
         """The state of the pass `key`, new where it has none."""
@@ -216,27 +213,20 @@ class RunState:
         """`value` becomes the branch's when the evaluation ends."""
         self._inputs.append((state, value))
 
-    def defer_latent_view(self, state: PassState, view: torch.Tensor) -> None:
-        """`view` becomes the pass's when the evaluation ends."""
-        self._views.append((state, view))
-
     def commit(self) -> None:
         """The evaluation has ended: apply the deferred updates."""
         for branch, value in self._inputs:
             branch.indicator_input = value
-        for state, view in self._views:
-            state.latent_view = view
         self.discard()
 
     def discard(self) -> None:
         """Drop the deferred updates: the evaluation is made again."""
-        self._inputs, self._views = [], []
+        self._inputs = []
 
     def release(self) -> None:
         """Free the cached tensors of every pass."""
         for state in self._passes.values():
             state.branches.clear()
-            state.latent_view = None
         self.discard()
 
     @property
@@ -245,8 +235,6 @@ class RunState:
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         for state in self._passes.values():
-            if state.latent_view is not None:
-                yield state.latent_view
             for branch in state.branches.values():
                 yield from branch.predictor.values
                 if branch.followed is not None:

@@ -13,7 +13,7 @@ from ..report import Reason
 from .decision import BranchState, Decision, largest
 from .device import OUT_OF_MEMORY
 from .predictors import combine, interpolation_weights
-from .regions import Regions, relative_change
+from .regions import relative_change
 from .transfer import beside
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def decide_by_error_rate(run: Run, decision: Decision, state: BranchState) -> No
     elif rate.beyond_horizon(predictor, sigma):
         decision.require_compute(Reason.BEYOND_HORIZON)
     else:
-        decision.consider(distance)
+        decision.consider(run.distance_in_budget(distance, state))
 
 
 def cache_value(run: Run, state: BranchState, value: torch.Tensor) -> None:
@@ -156,8 +156,8 @@ class PredictionForward:
         if error is None or state.followed is None or not step_size:
             return value
         after = _precise(value)
-        cached = [beside(held, value).to(after.dtype) for held in state.predictor.values[-2:]]
-        nodes = [*state.predictor.sigmas[-2:], position.sigma]
+        cached = [beside(held, value).to(after.dtype) for held in state.predictor.values]
+        nodes = [*state.predictor.sigmas, position.sigma]
         missed = -beside(state.followed, value)
         for sigma, size in state.skipped:
             missed.add_(combine([*cached, after], interpolation_weights(nodes, sigma)), alpha=size)
@@ -204,18 +204,10 @@ class StackForward:
         self._keys = branches
         self._layout = layout
         self._measure_only = measure_only
-        self._first_block_input: torch.Tensor | None = None
         self._stack_input: torch.Tensor | None = None
         self._prediction: torch.Tensor | None = None
         self._parts: tuple[int, ...] = ()
         """Tokens of the parts that the image stream packs; empty for a single one."""
-
-    @property
-    def first_block_tokens(self) -> int:
-        return 0 if self._first_block_input is None else self._first_block_input.shape[1]
-
-    def on_first_block(self, image: torch.Tensor) -> None:
-        self._first_block_input = self._copy(image)
 
     def on_stack_input(
         self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor
@@ -265,7 +257,7 @@ class StackForward:
 
     def give_up(self, mismatch: FamilyMismatch) -> None:
         self.image_tokens, self.skipping = 0, False
-        self._stack_input = self._first_block_input = None
+        self._stack_input = None
         self._run.give_up(mismatch)
         self._decision.require_compute(Reason.UNCACHED)
 
@@ -292,25 +284,14 @@ class StackForward:
     def _split(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensor.chunk(len(self._keys))
 
-    def _regions(self, tokens: torch.Tensor, stride: int = 1) -> Regions:
-        """The regions of `tokens` [rows, tokens, ...], of which every `stride`-th one is there."""
-        return self._run.latent.token_regions(tokens, self._parts, self.image_tokens, stride)
-
     def _measure(self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor) -> None:
         """Let the change since the last evaluation, or the expected error, decide."""
         layout = (self._layout, image.shape[1:], image.shape[0] // len(self._keys), image.dtype)
         run, decision = self._run, self._decision
         states = [branch_state(run, decision, key, layout) for key in self._keys]
-        indicator = run.strategy.indicator
         if self._run.gave_up:
             decision.require_compute(Reason.UNCACHED)
-        elif indicator == "first_block":
-            assert self._first_block_input is not None
-            stride = run.config.token_stride
-            residual = image[:, ::stride] - self._first_block_input[:, ::stride]
-            self._first_block_input = None
-            self._decide_by_input(states, residual)
-        elif indicator == "profile":
+        elif run.strategy.indicator == "profile":
             read = run.read_stack_input(block, arguments, image)
             if read is None:
                 self._decide_by_timestep()
@@ -329,11 +310,11 @@ class StackForward:
             decision.consider(run.timestep_distance(before))
 
     def _decide_by_input(self, states: Sequence[BranchState], read: torch.Tensor) -> None:
-        """read: what the indicator compares, [rows, tokens, width]."""
+        """read: what the profile compares, [rows, tokens, width]."""
         run, decision = self._run, self._decision
         parts = self._split(read)
         wanted = decision.needs_distance or run.observer is not None
-        regions = self._regions(read, run.config.token_stride)
+        regions = run.latent.token_regions(read, self._parts)
         changes = [
             (key, relative_change(now, beside(state.indicator_input, now), regions))
             for key, state, now in zip(self._keys, states, parts, strict=True)

@@ -3,8 +3,6 @@
 profile      a cheap quantity at the input of the block stack, named by the model's profile; its
              relative L1 change, rescaled by the profile's polynomial, is accumulated
              (arXiv 2411.19108, section 3.3)
-first_block  the change of the first block's own residual
-spectral     the change of the latent behind a filter that follows the noise level
 rate         the error that the predictor made at the last computed step, scaled to this gap
 """
 
@@ -69,17 +67,11 @@ class StackInputReader:
         kind: `modulated_input`, `stack_input`, or one of `TIMESTEP_INDICATORS`, for which nothing
             is read here.
         family: tells how the modulated input is read.
-        stride: only every `stride`-th token is read. If the family's function turns out to treat
-            each token by itself, the other tokens are not computed either.
-        reader: of the run.
     """
 
-    def __init__(self, kind: str, family: Family, stride: int, reader: DeviceReader) -> None:
+    def __init__(self, kind: str, family: Family) -> None:
         self._kind = kind
         self._read = family.modulated_input
-        self._stride = stride
-        self._reader = reader
-        self._per_token: bool | None = None
 
     @reading_model()
     def __call__(
@@ -98,36 +90,10 @@ class StackInputReader:
         """
         if self._kind in TIMESTEP_INDICATORS:
             return None
-        stride = self._stride
         if self._kind == "stack_input":
-            return image[:, ::stride].clone()
+            return image.clone()
         assert self._read is not None
-        if stride == 1:
-            return self._read(block, arguments)
-        if self._per_token:
-            subsampled = arguments.subsampled(stride)
-            assert subsampled is not None
-            return self._read(block, subsampled)
-        read = self._read(block, arguments)[:, ::stride].clone()
-        if self._per_token is None:
-            self._per_token = self._treats_tokens_separately(block, arguments, read)
-        return read
-
-    def _treats_tokens_separately(
-        self, block: nn.Module, arguments: BlockArguments, expected: torch.Tensor
-    ) -> bool:
-        """Whether reading some of the tokens gives the same as reading all and selecting."""
-        subsampled = arguments.subsampled(self._stride)
-        if subsampled is None:
-            return False
-        assert self._read is not None
-        try:
-            read = self._read(block, subsampled)
-        except (RuntimeError, ValueError):  # a modulation with one row per token does not fit
-            return False
-        if read.shape != expected.shape:
-            return False
-        return self._reader.read(torch.isclose(read, expected, 1e-2, 1e-3).all().view(1)) == [1.0]
+        return self._read(block, arguments)
 
 
 class ErrorRate:
@@ -168,10 +134,10 @@ class ErrorRate:
             The relative error, still on the device; None where nothing could be predicted.
         """
         known = predictor.sigmas
-        if len(known) < predictor.order or any(same_sigma(sigma, level) for level in known):
+        if len(known) < predictor.capacity or any(same_sigma(sigma, level) for level in known):
             return None
         self._error = None
-        self._span = _span(sigma, predictor.nodes)
+        self._span = _span(sigma, known)
         expected = predictor.predict(sigma, value)
         error = relative_change(value, expected, regions).max()
         self._reader.defer(DeferredScalar(error, self._receive))
@@ -179,6 +145,12 @@ class ErrorRate:
 
     def _receive(self, error: float) -> None:
         self._error = error
+
+    @property
+    def rate(self) -> float | None:
+        """The last measured error over the product of its distances to the nodes; None if there
+        is none yet."""
+        return None if self._error is None else self._error / max(self._span, 1e-30)
 
     def beyond_horizon(self, predictor: Predictor, sigma: float) -> bool:
         """Whether `sigma` is too far from the cached values to extrapolate."""
@@ -199,7 +171,8 @@ class ErrorRate:
             The distance, or None where it is unknown: while no error has been measured, and at a
             level that has been computed, where a sampler such as Heun's has moved the latent.
         """
-        if any(same_sigma(sigma, level) for level in predictor.nodes):
+        known = predictor.sigmas
+        if any(same_sigma(sigma, level) for level in known):
             return None
         if self._error is None:
             self._reader.read()
@@ -207,36 +180,9 @@ class ErrorRate:
             return None
         if not math.isfinite(self._error):
             return FORCE_COMPUTE
-        error = self._error * _span(sigma, predictor.nodes) / self._span
+        error = self._error * _span(sigma, known) / self._span
         return min(error * relative_step_size, FORCE_COMPUTE)
 
 
 def _span(sigma: float, nodes: Sequence[float]) -> float:
     return math.prod(abs(sigma - node) for node in nodes)
-
-
-def spectral_view(latent: torch.Tensor, sigma: float) -> torch.Tensor:
-    """`latent` behind a Wiener filter for its noise level (SeaCache, arXiv 2602.18993).
-
-    The gain is a S / (a^2 S + b^2) for the power S = |f|^-p of the clean signal (p = 2 for images,
-    3 for videos), with signal level a = 1 - sigma and noise level b = sigma, divided by its mean.
-    Strong noise hides detail: only what is visible is compared.
-
-    Args:
-        latent: [rows, channels, (frames,) height, width].
-        sigma: noise level; above 1 (not flow matching) sigma / (1 + sigma) is used.
-    """
-    axes = list(range(2, latent.ndim))
-    noise = sigma if sigma <= 1 else sigma / (1 + sigma)
-    signal = max(1 - noise, 1e-6)
-    squares = torch.zeros((), device=latent.device)
-    for place, axis in enumerate(axes):
-        frequencies = torch.fft.fftfreq(latent.shape[axis], device=latent.device)
-        shape = [-1 if other == place else 1 for other in range(len(axes))]
-        squares = squares + frequencies.square().view(shape)
-    exponent = 1.5 if len(axes) == 3 else 1.0
-    power = squares.pow(exponent).clamp_min(1e-12).reciprocal()
-    gain = signal * power / (signal**2 * power + noise**2)
-    spectrum = torch.fft.fftn(latent.float(), dim=axes)
-    view: torch.Tensor = torch.fft.ifftn(spectrum * (gain / gain.mean()), dim=axes).real
-    return view.contiguous()  # `real` is a view that would keep the imaginary half in memory

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..report import Reason
+from ..schedule import Schedule
+from .strategy import RunSettings, SamplerTraits
 
 
 class Policy(Protocol):
@@ -117,3 +119,23 @@ class EveryStep:
 
     def cache_is_reusable(self, step: int) -> bool:
         return False
+
+
+def policy_of(settings: RunSettings, sampler: SamplerTraits, schedule: Schedule) -> Policy:
+    """The policy of one run."""
+    if sampler.adaptive:
+        return EveryStep()
+    last_step = schedule.steps - 1 if sampler.visits_every_level else schedule.last_step
+    if settings.plan is not None:
+        return PlannedSteps(frozenset(settings.plan), schedule.first_steps, last_step)
+    config = settings.config
+    return AccumulatedDistance(
+        threshold=settings.threshold,
+        steps=schedule.steps,
+        start=config.start_percent,
+        end=config.end_percent,
+        max_skip=config.max_skip,
+        warmup=settings.profile.warmup_steps if settings.strategy.indicator == "profile" else 0,
+        first_steps=schedule.first_steps,
+        last_step=last_step,
+    )

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from ..config import PREDICTORS
@@ -48,13 +47,11 @@ def interpolation_weights(nodes: Sequence[float], sigma: float) -> list[float]:
 class Predictor(ABC):
     """Predicts a value from the cached values of computed steps.
 
-    capacity: number of values that are cached.
-    order: number of newest values that the prediction's leading term interpolates. Its error grows
+    capacity: number of values that are cached. The prediction interpolates them: its error grows
         with the product of the distances to them in sigma.
     """
 
     capacity: int
-    order: int
 
     def __init__(self) -> None:
         self._cache: deque[tuple[float, torch.Tensor]] = deque(maxlen=self.capacity)
@@ -104,16 +101,11 @@ class Predictor(ABC):
         """The cached values, newest last."""
         return [value for _, value in self._cache]
 
-    @property
-    def nodes(self) -> list[float]:
-        """Noise levels of the values that the leading term interpolates."""
-        return self.sigmas[-self.order :]
-
 
 class Reuse(Predictor):
     """The newest value, unchanged (arXiv 2411.19108, section 3.1)."""
 
-    capacity, order = 1, 1
+    capacity = 1
 
     def weights(self, sigma: float) -> list[float]:
         return [1.0]
@@ -122,7 +114,7 @@ class Reuse(Predictor):
 class Linear(Predictor):
     """Linear extrapolation from the two newest values; the newest one while there is only one."""
 
-    capacity, order = 2, 2
+    capacity = 2
 
     def weights(self, sigma: float) -> list[float]:
         return interpolation_weights(self.sigmas, sigma)
@@ -156,55 +148,18 @@ class Damped(Linear):
         line = combine(values, super().weights(sigma)) - newest
         line, change = line.flatten().float(), (value - newest).flatten().float()
         norm: torch.Tensor = torch.dot(line, line)
-        return DeferredScalar(torch.dot(change, line) / norm.clamp_min(1e-30), self._update)
+        return DeferredScalar(torch.dot(change, line) / norm.clamp_min(1e-30), self.learn)
 
-    def _update(self, best: float) -> None:
+    def learn(self, best: float) -> None:
+        """Take the fraction that would have been best at a computed step into the mean."""
         if math.isfinite(best):
             self.fraction = (self.fraction + min(max(best, 0.0), 1.0)) / 2
-
-
-class Blend(Predictor):
-    """Linear extrapolation plus half of a Chebyshev fit to its residuals.
-
-    Ridge regression in Chebyshev polynomials on four values, as the spectral forecast of cache-dit
-    blends it with a Taylor series (weight 0.5, 4 terms, ridge 0.1). It is fitted to the deviations
-    from the line through the two newest values, so that a linear series stays exact. With fewer
-    values it is `Linear`.
-    """
-
-    capacity, order = 4, 2
-    fit_weight, ridge = 0.5, 0.1
-
-    def weights(self, sigma: float) -> list[float]:
-        sigmas = self.sigmas
-        line = self._line(sigma)
-        if len(sigmas) < self.capacity:
-            return line
-        # Row i: the deviation of value i from the line through the two newest values.
-        deviations = np.eye(len(sigmas)) - np.array([self._line(node) for node in sigmas])
-        basis = self._basis(np.array([*sigmas, sigma]))
-        known, wanted = basis[:-1], basis[-1]
-        gram = known.T @ known + self.ridge * np.eye(self.capacity)
-        fit = wanted @ np.linalg.solve(gram, known.T)
-        weights = np.array(line) + self.fit_weight * (fit @ deviations)
-        return [float(weight) for weight in weights]
-
-    def _line(self, sigma: float) -> list[float]:
-        sigmas = self.sigmas
-        return [0.0] * (len(sigmas) - 2) + interpolation_weights(sigmas[-2:], sigma)
-
-    def _basis(self, levels: np.ndarray) -> np.ndarray:
-        """Chebyshev polynomials of `levels`, mapped to -1 … 1 over all but the last."""
-        low, high = levels[:-1].min(), levels[:-1].max()
-        scaled = 2 * (levels - low) / (high - low) - 1
-        return np.polynomial.chebyshev.chebvander(scaled, self.capacity - 1)
 
 
 _BY_NAME: dict[str, type[Predictor]] = {
     "reuse": Reuse,
     "linear": Linear,
     "damped": Damped,
-    "blend": Blend,
 }
 
 

@@ -1,9 +1,9 @@
 """Resolving a preset, or an untouched configuration, to the settings of one run.
 
-A wanted speed-up is a number of computed steps, which a plan keeps exactly. A quality level is an
-error: a calibration knows the fastest plan that stays below it. Without a calibration the forecast
-measures its own error, or a generic plan keeps the wanted number of steps. A sampler that cannot
-be forecast falls back on the family's published thresholds, in the faithful mode.
+A wanted speed-up is a number of computed steps. A quality level is an error: a calibration knows
+the fastest plan that stays below it. Where no plan was tried, or none was better, the forecast
+measures its own error, and keeps the wanted number of steps by it. A sampler that cannot be
+forecast falls back on the family's published thresholds, in the faithful mode.
 """
 
 from __future__ import annotations
@@ -11,16 +11,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from ..config import TeaCacheConfig, wanted_speedup
+from ..config import LEARN, TeaCacheConfig, wanted_speedup
 from ..families.spec import Family
 from ..profiles.calibrated import Calibration
 from ..profiles.conditions import Conditions, differences, incompatibility
-from ..profiles.plans import Plan, adapt_plan, apply_limits, generic_plan, steps_for
+from ..profiles.plans import adapt_plan, apply_limits, steps_for
 from ..profiles.profile import Profile
+from ..schedule import Schedule
+from .budget import budget_of, rates_at, usual_rates
+from .policy import policy_of
 from .strategy import (
+    FAITHFUL,
+    Budget,
     RunSettings,
     SamplerTraits,
+    budgeted_settings,
     planned_settings,
+    recording_settings,
     resolve_strategy,
     settings_from_config,
     threshold_of,
@@ -33,7 +40,8 @@ LEVEL_THRESHOLDS = {"quality": 0.05, "balanced": 0.2, "fast": 0.5}
 LEVEL_SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
 """Speed-ups that the levels stand for where only published thresholds are known."""
 KNOWN_SAMPLER = SamplerTraits("", deterministic=True)
-UNKNOWN_SAMPLER = SamplerTraits("", deterministic=False)
+OTHERWISE = f"{FAITHFUL.name} with samplers that add noise or are not known"
+"""What runs with a sampler that cannot be extrapolated."""
 _EFFECT = re.compile(r"(\d+(?:\.\d+)?)x")
 
 
@@ -47,7 +55,6 @@ class RunContext:
         sampler: its traits.
         calibration: the user's own, if one was named or found.
         named: whether the user named that calibration.
-        packed: the latent is a list of tokens, without height and width.
     """
 
     profile: Profile
@@ -55,7 +62,6 @@ class RunContext:
     sampler: SamplerTraits
     calibration: Calibration | None = None
     named: bool = False
-    packed: bool = False
 
 
 def resolve_settings(config: TeaCacheConfig, context: RunContext) -> RunSettings:
@@ -74,6 +80,8 @@ def resolve_settings(config: TeaCacheConfig, context: RunContext) -> RunSettings
         profile=config.profile,
         preset=config.preset,
     )
+    if config.preset == LEARN:
+        return _recorded(base, context)
     if config.preset == "faithful":
         faithful = replace(base, mode="faithful", coefficients=config.coefficients)
         settings = _by_config(faithful, context)
@@ -89,6 +97,21 @@ def resolve_settings(config: TeaCacheConfig, context: RunContext) -> RunSettings
     return replace(settings, evidence=f"preset {config.preset}: {evidence}.", notes=notes)
 
 
+def learned_name(conditions: Conditions) -> str:
+    """The name of the profile that a run with `preset` = `learn` saves."""
+    return f"learned-{conditions.family}-{conditions.weights_digest[:6]}"
+
+
+def _recorded(config: TeaCacheConfig, context: RunContext) -> RunSettings:
+    """Every step is computed, and recorded where the sampler can be forecast at all."""
+    settings = recording_settings(config, context.profile)
+    if context.sampler.deterministic:
+        what = f"profile {learned_name(context.conditions)} is saved when the run ends"
+    else:
+        what = f"nothing is learned ({context.sampler.why_not_extrapolated})"
+    return replace(settings, evidence=f"preset {LEARN}: every step is computed; {what}.")
+
+
 def _by_config(config: TeaCacheConfig, context: RunContext) -> RunSettings:
     """By mode and threshold; the faithful mode with the user's own coefficients, if there are."""
     calibration, profile = context.calibration, context.profile
@@ -100,7 +123,7 @@ def _by_config(config: TeaCacheConfig, context: RunContext) -> RunSettings:
             notes = (
                 f"Profile {calibration.name} holds no coefficients: {calibration.fit_rejection}.",
             )
-    settings = settings_from_config(config, profile, context.sampler, context.packed)
+    settings = settings_from_config(config, profile, context.sampler)
     return replace(settings, notes=(*settings.notes, *notes))
 
 
@@ -109,18 +132,17 @@ def _calibrated_default(config: TeaCacheConfig, context: RunContext) -> RunSetti
     default mode itself where it was better than that plan."""
     calibration = context.calibration
     assert calibration is not None
-    default = settings_from_config(config, context.profile, context.sampler, context.packed)
+    default = settings_from_config(config, context.profile, context.sampler)
     refused = incompatibility(calibration.conditions, context.conditions)
     if refused:
         note = f"Profile {calibration.name} is not used: {refused}."
         return replace(default, notes=(*default.notes, note))
     before = calibration.default_result
+    if before is None:
+        evidence = f"profile {calibration.name}: one uncached run, in which no plan was tried"
+        return replace(default, evidence=f"{evidence}.")
     tried = calibration.nearest_result(before.computed_steps)
-    if (
-        tried is None
-        or tried.worst_error > before.worst_error
-        or tried.mean_error > before.mean_error
-    ):
+    if tried is None or tried.forecast or not tried.better_than(before):
         evidence = f"profile {calibration.name}: no plan was better than the forecast when tried"
         return replace(default, evidence=f"{evidence}.")
     speedup = calibration.speedup(before.computed_steps)
@@ -133,22 +155,18 @@ def _by_plan_or_forecast(config: TeaCacheConfig, context: RunContext) -> tuple[R
     aside = ""
     if calibration is not None:
         refused = incompatibility(calibration.conditions, context.conditions)
-        if not refused:
+        if not refused and (speedup or calibration.plan_results):
             wanted = speedup or _fastest_below(calibration, LEVEL_ERRORS[config.preset])
             return _by_calibration(config, context, calibration, wanted)
-        aside = f" (profile {calibration.name} is not used: {refused})"
+        aside = f" (profile {calibration.name} is not used: {refused})" if refused else ""
     if speedup is None:
         threshold = LEVEL_THRESHOLDS[config.preset]
         with_threshold = replace(config, rel_l1_thresh=threshold)
-        settings = settings_from_config(
-            with_threshold, context.profile, context.sampler, context.packed
-        )
+        settings = settings_from_config(with_threshold, context.profile, context.sampler)
         evidence = f"no calibration of this model{aside}; forecast, threshold {threshold:g}"
         return settings, f"{evidence}, which measures its own error"
-    steps = context.conditions.steps
-    plan = generic_plan(context.conditions.sigmas, steps_for(steps, speedup))
-    evidence = f"no calibration of this model{aside}; a generic plan, {len(plan)} of {steps} steps"
-    return _by_plan(config, context, plan), f"{evidence} computed; its quality is not known"
+    settings, evidence = _by_budget(config, context, speedup, None)
+    return settings, f"no calibration of this model{aside}; {evidence}"
 
 
 def _by_calibration(
@@ -157,21 +175,48 @@ def _by_calibration(
     made, run = calibration.conditions, context.conditions
     count = steps_for(run.steps, speedup)
     own = calibration.nearest_plan(steps_for(made.steps, speedup))
-    plan = adapt_plan(own, made.sigmas, run.sigmas, count)
-    tried = calibration.nearest_result(len(own))
-    evidence = f"profile {calibration.name}: {len(plan)} of {run.steps} steps planned"
+    tried = calibration.nearest_result(steps_for(made.steps, speedup))
+    if own is None or tried is None or tried.forecast:
+        settings, evidence = _by_budget(config, context, speedup, calibration)
+    else:
+        plan = apply_limits(adapt_plan(own, made.sigmas, run.sigmas, count), run.steps, config)
+        settings = planned_settings(config, context.profile, plan)
+        evidence = f"{len(plan)} of {run.steps} steps planned"
+    evidence = f"profile {calibration.name}: {evidence}"
     if tried is not None:
         evidence += f"; error {100 * tried.worst_error:.2g} % at worst with"
         evidence += f" {tried.computed_steps} of {made.steps} when tried"
     changed = differences(made, run)
     if changed:
         evidence += f"; adapted: this run has {', '.join(changed)}"
-    return _by_plan(config, context, plan), evidence
+    return settings, evidence
 
 
-def _by_plan(config: TeaCacheConfig, context: RunContext, plan: Plan) -> RunSettings:
-    limited = apply_limits(plan, context.conditions.steps, config)
-    return planned_settings(config, context.profile, limited)
+def _by_budget(
+    config: TeaCacheConfig, context: RunContext, speedup: float, calibration: Calibration | None
+) -> tuple[RunSettings, str]:
+    """A forecast that keeps the wanted number of computed steps, as far as steps can be skipped.
+
+    Args:
+        calibration: tells the usual errors of this model; None for those of any model.
+    """
+    sigmas, steps = context.conditions.sigmas, context.conditions.steps
+    if calibration is not None and calibration.error_rates:
+        rates = rates_at(calibration.error_rates, calibration.conditions.sigmas, sigmas)
+    else:
+        rates = usual_rates(sigmas)
+    count = steps_for(steps, speedup)
+    settings = budgeted_settings(config, context.profile, Budget(count, tuple(rates)))
+    schedule = Schedule(sigmas)
+    budget = budget_of(settings, schedule, policy_of(settings, context.sampler, schedule))
+    assert budget is not None
+    least = budget.least()
+    evidence = f"forecast, {max(count, least)} of {steps} steps computed"
+    if count < least:
+        limited = config.max_skip or config.start_percent > 0 or config.end_percent < 1
+        why = "within max_skip and the range" if limited else "to measure the error and to end"
+        evidence += f" in place of {count}: so many must be, {why}"
+    return settings, evidence
 
 
 def _fastest_below(calibration: Calibration, error: float) -> float:
@@ -220,7 +265,7 @@ def describe_settings(
         parts = [family.name, f"preset {config.preset}, resolved when a run starts"]
         return " · ".join([*parts, *own])
     if calibration is not None and config.untouched:
-        return " · ".join([family.name, "planned", *own, _otherwise(config)])
+        return " · ".join([family.name, "planned", *own, OTHERWISE])
     if config.coefficients is not None:
         profile, calibration = profile.with_coefficients(config.coefficients), None
     strategy, _ = resolve_strategy(config, KNOWN_SAMPLER)
@@ -237,12 +282,6 @@ def describe_settings(
         parts.append(f"profile {profile.name}{label}")
     elif config.profile != "auto":
         parts.append(f"profile {config.profile} is for the faithful mode: not used")
-    if threshold and resolve_strategy(config, UNKNOWN_SAMPLER)[0] != strategy:
-        parts.append(_otherwise(config))
+    if threshold and strategy != FAITHFUL:
+        parts.append(OTHERWISE)
     return " · ".join(parts)
-
-
-def _otherwise(config: TeaCacheConfig) -> str:
-    """What runs with a sampler that cannot be extrapolated; the sampler is not known yet."""
-    strategy, _ = resolve_strategy(config, UNKNOWN_SAMPLER)
-    return f"{strategy.name} with samplers that add noise or are not known"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 import torch
 from torch.nn.functional import max_pool2d
@@ -62,53 +61,37 @@ class LatentLayout:
         mask: torch.Tensor | None = None,
     ) -> None:
         self._shape = tuple(shape)
-        self._packed = [tuple(each) for each in packed] if len(packed) > 1 else []
-        sizes = tuple(math.prod(each[1:]) for each in self._packed)
-        if sizes and sum(sizes) != math.prod(shape[1:]):
-            self._packed, sizes = [], ()
+        sizes = tuple(math.prod(each[1:]) for each in packed) if len(packed) > 1 else ()
+        if sum(sizes) != math.prod(shape[1:]):
+            sizes = ()
         fits = mask is not None and mask.shape[1:] == self._shape[1:]
         self._mask = _weights(mask) if mask is not None and fits else None
         self._token_weights: dict[int, torch.Tensor | None] = {}
         self.regions = Regions(sizes, self._mask)
         """Of the latent, and of predictions in its shape."""
 
-    def map(
-        self, view: Callable[[torch.Tensor], torch.Tensor], latent: torch.Tensor
-    ) -> torch.Tensor:
-        """`view` of each latent that `latent` packs, packed in the same way."""
-        if not self._packed or not self.regions.fits(latent):
-            return view(latent)
-        parts = torch.split(latent.flatten(1), list(self.regions.sizes), dim=1)
-        views = [
-            view(part.reshape(-1, *shape[1:])).flatten(1)
-            for part, shape in zip(parts, self._packed, strict=True)
-        ]
-        return torch.cat(views, dim=1).reshape(latent.shape)
-
-    def token_regions(
-        self, tokens: torch.Tensor, parts: Sequence[int], count: int, stride: int = 1
-    ) -> Regions:
+    def token_regions(self, tokens: torch.Tensor, parts: Sequence[int]) -> Regions:
         """The regions of what a block stack makes of the latent.
 
         Args:
-            tokens: [rows, tokens, ...]; only every `stride`-th of `count` tokens.
-            parts: how many of the `count` tokens the packed parts have; empty for one part.
+            tokens: [rows, tokens, ...].
+            parts: how many of the tokens the packed parts have; empty for one part.
         """
         if parts:
-            ends = [-(-end // stride) for end in accumulate(parts, initial=0)]
             width = tokens[0, :1].numel()
-            return Regions(tuple((end - start) * width for start, end in pairwise(ends)))
+            return Regions(tuple(part * width for part in parts))
+        count = tokens.shape[1]
         if count not in self._token_weights:
             self._token_weights[count] = self._weights_of_tokens(count)
         weights = self._token_weights[count]
-        return WHOLE if weights is None else Regions(weights=weights[:, ::stride])
+        return WHOLE if weights is None else Regions(weights=weights)
 
     def _weights_of_tokens(self, count: int) -> torch.Tensor | None:
         """The mask as [1 or rows, count, 1]: a token counts as its most important element does.
 
         None without a mask, and where `count` is not the number of square patches of the latent.
         """
-        if self._mask is None or self._packed or len(self._shape) not in (4, 5):
+        if self._mask is None or self.regions.sizes or len(self._shape) not in (4, 5):
             return None
         mask = self._mask.amax(dim=1)  # the channels
         frames = mask if mask.ndim == 4 else mask.unsqueeze(1)  # [rows, frames, height, width]

@@ -28,28 +28,22 @@ from ..families.spec import TIMESTEP_INDICATORS, Family
 from ..families.streams import FamilyMismatch, reading_model
 from ..report import Reason, RunReport, StepRecord
 from ..schedule import Schedule, StepTracker
-from .decision import MIXED, BranchState, Decision, RunState, largest
+from .budget import budget_of
+from .decision import MIXED, BranchState, Decision, RunState
 from .device import OUT_OF_MEMORY, DeviceReader, Mark, RunTimer, SigmaReader
-from .indicators import (
-    ErrorRate,
-    StackInputReader,
-    TimestepChanges,
-    spectral_view,
-)
+from .indicators import ErrorRate, StackInputReader, TimestepChanges
 from .parallel import Ranks
-from .policy import AccumulatedDistance, EveryStep, PlannedSteps, Policy
+from .policy import policy_of
 from .predictors import make_predictor
-from .regions import LatentLayout, relative_change
+from .regions import LatentLayout
 from .strategy import RunSettings, SamplerTraits
-from .transfer import beside, to_main_memory
+from .transfer import to_main_memory
 
 log = logging.getLogger("teacache")
 
 RunListener = Callable[[str, dict[str, Any]], None]
 """Receives a run's events: ("start" | "step" | "end", JSON-like data)."""
 
-SPECTRAL_MAX_SKIP = 2
-"""SeaCache's own limit of skips in a row, where the user sets none."""
 SCHEDULE_LEFT = "The sampler evaluated the model at other noise levels than its schedule names."
 
 
@@ -113,11 +107,10 @@ class Run:
             settings.profile.indicator if self.strategy.indicator == "profile" else ""
         )
         """What the family's profile reads; empty where another indicator decides."""
-        self.read_stack_input = StackInputReader(
-            self.profile_indicator, family, self.config.token_stride, self.reader
-        )
+        self.read_stack_input = StackInputReader(self.profile_indicator, family)
         self._profile = settings.profile
-        self._policy = _policy(settings, sampler, schedule)
+        self._policy = policy_of(settings, sampler, schedule)
+        self._budget = budget_of(settings, schedule, self._policy)
         self._read_sigma = SigmaReader(self.reader)
         self._timestep_changes: TimestepChanges | None = None
         self._decisions: list[tuple[Hashable, Hashable | None, Decision]] = []
@@ -212,28 +205,6 @@ class Run:
         finally:
             self._lead = None
 
-    def decide_by_latent(self, decision: Decision, latent: torch.Tensor) -> None:
-        """Let the visible change of the latent decide (indicator `spectral`)."""
-        if self.strategy.indicator != "spectral":
-            return
-        asked = decision.needs_distance
-        try:
-            self._decide_by_view(decision, latent)
-        except OUT_OF_MEMORY:
-            self.release()
-            decision.require_compute(Reason.UNCACHED)
-        self.agree(decision, asked)
-
-    def _decide_by_view(self, decision: Decision, latent: torch.Tensor) -> None:
-        view = self.latent.map(lambda part: spectral_view(part, self.position.sigma), latent)
-        before = decision.state.latent_view
-        if before is not None and before.shape == view.shape and decision.needs_distance:
-            change = relative_change(view, beside(before, view), self.latent.regions)
-            decision.consider(largest(self.reader.read(change)))
-        elif decision.needs_distance:
-            decision.require_compute(Reason.NEW_BRANCH if before is None else Reason.MISMATCH)
-        self.state.defer_latent_view(decision.state, self.to_cache_device(view))
-
     def agree(self, decision: Decision, asked: bool, failed: bool = False) -> None:
         """Let the largest distance that any process has read decide for all of them.
 
@@ -281,8 +252,19 @@ class Run:
         record = self._record(self._timer.end(end))
         self.report.bytes_held = max(self.report.bytes_held, self.state.bytes_held)
         self.report.records.append(record)
+        self._add_expected_error(record)
+        if self._budget is not None:
+            self._budget.record(record.step, record.skipped)
         self._emit("step", lambda: {"record": record.to_json()})
         self._decisions = []
+
+    def _add_expected_error(self, record: StepRecord) -> None:
+        """Of a forecast that measures its errors: what a skip is expected to have missed."""
+        if self.strategy.indicator != "rate" or not record.skipped or record.distance is None:
+            return
+        unit = 1.0 if self._budget is None else self._budget.threshold
+        before = self.report.expected_error or 0.0
+        self.report.expected_error = before + record.distance * unit / self.report.steps
 
     def _record(self, seconds: float | None) -> StepRecord:
         decisions = [decision for _, _, decision in self._decisions]
@@ -343,8 +325,16 @@ class Run:
         return self._profile.distance(nan if before is None else self.timestep_change(before))
 
     def distance(self, change: float) -> float:
-        """The distance that a relative `change` of what the indicator reads stands for."""
-        return self._profile.distance(change) if self.profile_indicator else change
+        """The distance that a relative `change` of what the profile reads stands for."""
+        return self._profile.distance(change)
+
+    def distance_in_budget(self, distance: float, state: BranchState) -> float:
+        """`distance` of a forecast's skip, as a part of the threshold that keeps the number of
+        computed steps; itself where none is wanted."""
+        if self._budget is None:
+            return distance
+        nodes, rate = state.predictor.sigmas, state.error_rate.rate
+        return self._budget.relative(distance, self.position.step, nodes, rate)
 
     def to_cache_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` where cached tensors are kept."""
@@ -380,28 +370,15 @@ class Run:
             times, self.report.seconds = self._timer.resolve()
             self.report.set_times(times)
         self.report.outcome = outcome
+        if self._budget is not None and self._budget.exceeded:
+            self.report.warn(
+                f"{self._budget.count} computed steps were wanted, and "
+                f"{self.report.computed_steps} were computed: with fewer, this picture would "
+                "change more than by sampling with fewer steps."
+            )
         self._emit("end", lambda: {"report": self.report.to_json()})
         return self.report
 
     def _emit(self, event: str, data: Callable[[], dict[str, Any]]) -> None:
         if self._listener is not None:
             self._listener(event, data())
-
-
-def _policy(settings: RunSettings, sampler: SamplerTraits, schedule: Schedule) -> Policy:
-    if sampler.adaptive:
-        return EveryStep()
-    last_step = schedule.steps - 1 if sampler.visits_every_level else schedule.last_step
-    if settings.plan is not None:
-        return PlannedSteps(frozenset(settings.plan), schedule.first_steps, last_step)
-    config, indicator = settings.config, settings.strategy.indicator
-    return AccumulatedDistance(
-        threshold=settings.threshold,
-        steps=schedule.steps,
-        start=config.start_percent,
-        end=config.end_percent,
-        max_skip=config.max_skip or (SPECTRAL_MAX_SKIP if indicator == "spectral" else 0),
-        warmup=settings.profile.warmup_steps if indicator == "profile" else 0,
-        first_steps=schedule.first_steps,
-        last_step=last_step,
-    )

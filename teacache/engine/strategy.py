@@ -7,14 +7,8 @@ from dataclasses import dataclass, replace
 from ..config import NEVER_SKIP, TeaCacheConfig
 from ..profiles.profile import Profile
 
-RECOMMENDED_THRESHOLDS = {"rate": 0.2, "spectral": 0.25, "first_block": 0.1}
-"""Thresholds of the indicators that no profile rescales: SeaCache's, FBCache's usual ones."""
-MODEL_INDICATORS = ("profile", "first_block")
-"""Indicators that read the inside of the model."""
-PACKED_NOTE = (
-    "indicator=spectral needs a latent with height and width, and this pipeline hands its "
-    "transformer a list of tokens: the profile's indicator is used."
-)
+RATE_THRESHOLD = 0.2
+"""Recommended threshold of the indicator `rate`, which no profile rescales."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +88,19 @@ MODES = {"forecast": FORECAST, "faithful": FAITHFUL}
 
 
 @dataclass(frozen=True)
+class Budget:
+    """A wanted number of computed steps, which a forecast keeps (`engine/budget.py`).
+
+    Args:
+        count: of computed steps.
+        rates: the usual error of each step (`budget.usual_rates`).
+    """
+
+    count: int
+    rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Everything that is decided before the first step of a run.
 
@@ -101,6 +108,8 @@ class RunSettings:
         config: with the range of steps that applies.
         threshold: in the indicator's distance; 0 turns the cache off.
         plan: indices of the computed steps, where they are known before the run.
+        budget: how many steps are computed, where that is wanted; the threshold is then 1, and
+            distances are parts of the one that keeps the number.
         notes: one sentence for each part that differs from what was asked for.
         evidence: what a preset was resolved to, and why.
     """
@@ -110,6 +119,7 @@ class RunSettings:
     strategy: CacheStrategy
     threshold: float
     plan: tuple[int, ...] | None = None
+    budget: Budget | None = None
     notes: tuple[str, ...] = ()
     evidence: str = ""
 
@@ -118,31 +128,25 @@ def requested_strategy(config: TeaCacheConfig) -> CacheStrategy:
     """The strategy that `config` asks for."""
     parts = {"cached": config.cached, "indicator": config.indicator, "predictor": config.predictor}
     named = {part: value for part, value in parts.items() if value != "auto"}
-    if "cached" not in named and named.get("indicator") in MODEL_INDICATORS:
+    if "cached" not in named and named.get("indicator") == "profile":
         named["cached"] = "residual"
     mode = config.mode if config.coefficients is None else "faithful"
     return replace(MODES[mode], **named)
 
 
 def resolve_strategy(
-    config: TeaCacheConfig, sampler: SamplerTraits, packed: bool = False
+    config: TeaCacheConfig, sampler: SamplerTraits
 ) -> tuple[CacheStrategy, list[str]]:
     """The strategy that a run uses.
-
-    Args:
-        packed: the latent is a list of tokens, without height and width.
 
     Returns:
         The strategy, and one sentence for each part that differs from `config`.
     """
     strategy, notes = requested_strategy(config), []
-    if strategy.indicator == "spectral" and packed:
-        notes.append(PACKED_NOTE)
-        strategy = replace(strategy, cached="residual", indicator="profile")
-    if strategy.caches_prediction and strategy.indicator in MODEL_INDICATORS:
+    if strategy.caches_prediction and strategy.indicator == "profile":
         notes.append(
-            f"cached=prediction runs nothing of the model on a skipped step, so that "
-            f"indicator={strategy.indicator} has nothing to read: rate is used."
+            "cached=prediction runs nothing of the model on a skipped step, so that "
+            "indicator=profile has nothing to read: rate is used."
         )
         strategy = replace(strategy, indicator="rate")
     if sampler.deterministic:
@@ -152,42 +156,34 @@ def resolve_strategy(
             f"The sampler {sampler.name} chooses its own noise levels: every step is computed."
         )
         return FAITHFUL, notes
+    why = sampler.why_not_extrapolated
     if strategy == FORECAST:
         notes.append(
-            f"The sampler {sampler.name} cannot be forecast ({sampler.why_not_extrapolated}): the "
-            "faithful mode is used."
+            f"The sampler {sampler.name} cannot be forecast ({why}): the faithful mode is used."
         )
-        return FAITHFUL, notes
-    extrapolates = strategy.caches_prediction or strategy.predictor != "reuse"
-    if extrapolates or strategy.indicator == "rate":
-        strategy = replace(
-            strategy,
-            cached="residual",
-            predictor="reuse",
-            indicator="profile" if strategy.indicator == "rate" else strategy.indicator,
-        )
+    elif strategy != FAITHFUL:
         notes.append(
-            f"The sampler {sampler.name} cannot be extrapolated ({sampler.why_not_extrapolated}): "
-            f"cached={strategy.cached}, indicator={strategy.indicator} and "
-            f"predictor={strategy.predictor} are used."
+            f"The sampler {sampler.name} cannot be extrapolated ({why}): "
+            f"cached={FAITHFUL.cached}, indicator={FAITHFUL.indicator} and "
+            f"predictor={FAITHFUL.predictor} are used."
         )
-    return strategy, notes
+    return FAITHFUL, notes
 
 
 def threshold_of(config: TeaCacheConfig, profile: Profile, strategy: CacheStrategy) -> float:
     """The threshold of `config`, or the recommended one where it names none."""
     if config.rel_l1_thresh is not None:
         return config.rel_l1_thresh
-    return RECOMMENDED_THRESHOLDS.get(strategy.indicator, profile.default_threshold)
+    return RATE_THRESHOLD if strategy.indicator == "rate" else profile.default_threshold
 
 
 def settings_from_config(
-    config: TeaCacheConfig, profile: Profile, sampler: SamplerTraits, packed: bool = False
+    config: TeaCacheConfig, profile: Profile, sampler: SamplerTraits
 ) -> RunSettings:
-    """The settings that follow from mode and threshold. packed: as in `resolve_strategy`."""
+    """The settings that follow from mode and threshold."""
     if config.coefficients is not None:
         profile = profile.with_coefficients(config.coefficients)
-    strategy, notes = resolve_strategy(config, sampler, packed)
+    strategy, notes = resolve_strategy(config, sampler)
     threshold = threshold_of(config, profile, strategy)
     whole_range = config.start_percent == 0.0 and config.end_percent == 1.0
     if strategy.indicator == "profile" and whole_range:
@@ -202,6 +198,11 @@ def planned_settings(
 ) -> RunSettings:
     """Settings that compute the steps of `plan` and predict all others."""
     return RunSettings(config, profile, PLANNED, 1.0, plan)
+
+
+def budgeted_settings(config: TeaCacheConfig, profile: Profile, budget: Budget) -> RunSettings:
+    """Settings of a forecast that computes as many steps as `budget` says."""
+    return RunSettings(config, profile, FORECAST, 1.0, budget=budget)
 
 
 def recording_settings(config: TeaCacheConfig, profile: Profile) -> RunSettings:

@@ -104,30 +104,6 @@ class BlockArguments:
             return tuple(part[0].numel() for part in self.stream(self._image))
         return () if self._image.part_sizes is None else self._image.part_sizes(self)
 
-    def subsampled(self, stride: int) -> BlockArguments | None:
-        """The same with every `stride`-th image token only.
-
-        Returns:
-            None where the image stream is not [rows, tokens, width] of the image alone.
-        """
-        stream = self._image
-        if (
-            stream is None
-            or stream.role is not Role.IMAGE
-            or stream.batch_dim != 0
-            or stream.is_tuple
-        ):
-            return None
-        tokens = self.stream(stream)
-        if tokens.ndim != 3:
-            return None
-        some, args, kwargs = tokens[:, ::stride], list(self.args), dict(self.kwargs)
-        if stream.name in kwargs:
-            kwargs[stream.name] = some
-        else:
-            args[stream.position] = some
-        return BlockArguments(tuple(args), kwargs)
-
 
 @dataclass(frozen=True)
 class BlockList:

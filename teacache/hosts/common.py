@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..calibration.learn import Learning
 from ..calibration.override import RunOverride
-from ..config import TeaCacheConfig
+from ..config import LEARN, TeaCacheConfig
 from ..engine.blocks import BlockStack
 from ..engine.presets import RunContext, describe_settings, resolve_settings
 from ..engine.regions import LatentLayout
-from ..engine.run import Run, RunListener
+from ..engine.run import Run, RunListener, RunObserver
 from ..engine.strategy import SamplerTraits, requested_strategy
 from ..families.registry import find_family, find_uncacheable, known_profiles
 from ..families.spec import Family, RunScope, class_name, unwrap_compiled
@@ -112,6 +113,8 @@ class CacheHandle:
         self._host = host
         self._listener = listener
         self._override = override
+        self._learning: Learning | None = None
+        """What the run at hand is recorded for, with `preset` = `learn`."""
 
     def describe(self) -> str:
         """What was recognised and what will be done, in one line."""
@@ -125,7 +128,6 @@ class CacheHandle:
         scope_of: Callable[[], RunScope | None],
         sampler: SamplerTraits,
         conditions_of: Callable[[bool], Conditions],
-        packed: bool = False,
         layout: LatentLayout | None = None,
     ) -> Run:
         """A run with the settings that follow from everything known now.
@@ -139,7 +141,6 @@ class CacheHandle:
             sampler: its traits.
             conditions_of: gives the run's conditions; called with whether the weights must be
                 identified, which takes time.
-            packed: the latent is a list of tokens, without height and width.
             layout: how the latent is compared; None where nothing is known of it.
         """
         profile = self.profile
@@ -150,11 +151,15 @@ class CacheHandle:
                 name = choose(unwrap_compiled(transformer), scope)
                 profile = get_profile(name, self.family.id, known_profiles())
         named, calibration = self.calibration is not None, self.calibration
-        conditions = conditions_of(named or self._override is not None or bool(store.names()))
+        identify = named or self._override is not None or bool(store.names())
+        conditions = conditions_of(identify or config.preset == LEARN)
         if self.config.profile == "auto":
             calibration = store.find(conditions)
-        context = RunContext(profile, conditions, sampler, calibration, named, packed)
+        context = RunContext(profile, conditions, sampler, calibration, named)
         override = self._override
+        self._learning = None
+        if config.preset == LEARN and override is None and sampler.deterministic:
+            self._learning = Learning(context, store)
         settings = (
             resolve_settings(config, context)
             if override is None
@@ -167,9 +172,16 @@ class CacheHandle:
             conditions.sigmas,
             self._host,
             self._listener,
-            None if override is None else override.observer,
+            self._observer,
             layout,
         )
+
+    @property
+    def _observer(self) -> RunObserver | None:
+        """Who is shown what the run computes."""
+        if self._learning is not None:
+            return self._learning.recorder
+        return None if self._override is None else self._override.observer
 
     def off_report(self, sigmas: list[float], outcome: str) -> RunReport:
         """The report of a run that the cache left alone, since its threshold is 0."""
@@ -194,8 +206,12 @@ class CacheHandle:
         return report
 
     def keep(self, report: RunReport) -> None:
-        """Keep the report of a finished run, and log it."""
+        """Keep the report of a finished run, and log it; save what was learned from it."""
         self.reports.append(report)
+        learning, self._learning = self._learning, None
+        if learning is not None and report.outcome == "done":
+            report.warn(learning.finish())
+            log.info("TeaCache: %s", report.warnings[-1])
         if report.steps > SHORTEST_STEPS or report.threshold == 0:
             log.info("TeaCache: %s", report.summary)
             if report.advice:
@@ -241,7 +257,6 @@ def prepare_stack(
                     transformer,
                     run.family.block_lists,
                     run.family.side_block_lists,
-                    first_block_runs=run.strategy.indicator == "first_block",
                     allocating=allocating,
                 )
         run.prepare_timestep_changes(embed, ahead)

@@ -11,7 +11,9 @@ from .canvas import GRID, MUTED, PANEL, TEXT, Canvas, Point, Scale, shorten
 
 WIDTH, HEIGHT = 1040, 380
 LEFT, TOP, BOTTOM, PANEL_WIDTH, GAP = 70, 64, 318, 420, 90
-SCATTER_COLOR, FIT_COLOR, PLANS_COLOR, DEFAULT_COLOR = "#9db7dd", "#3d6fb4", "#3fae7f", "#d1495b"
+SCATTER_COLOR, FIT_COLOR = "#9db7dd", "#3d6fb4"
+PLANS_COLOR, FORECAST_COLOR, DEFAULT_COLOR = "#3fae7f", "#7b5ea7", "#d1495b"
+NOTHING_TRIED = "one uncached run: nothing was tried"
 HEADROOM = 1.08
 
 
@@ -73,19 +75,24 @@ def _draw_ticks(canvas: Canvas, left: float, x_scale: Scale, y_scale: Scale) -> 
 
 
 def _draw_errors(canvas: Canvas, left: float, data: dict[str, Any]) -> None:
-    """Latent error of the plans and of the default settings, on a logarithmic scale.
+    """Latent error of what was kept and of the default settings, on a logarithmic scale.
 
-    The worst run is drawn as a large dot, the mean of the runs as a small one.
+    The worst run is drawn as a large dot, the mean of the runs as a small one; plans and forecasts
+    have colours of their own.
     """
     _draw_panel(canvas, left, "error of the latent in the worst run, %", "speed-up")
-    steps = len(data["conditions"]["sigmas"]) - 1
-    plans = [outcome for outcome in data["curve"] if outcome["worst"] > 0]
-    default = [data["default"]] if data["default"]["worst"] > 0 else []
-    if not plans:
+    if data["default"] is None:
+        middle = left + PANEL_WIDTH / 2, (TOP + BOTTOM) / 2
+        canvas.text(*middle, NOTHING_TRIED, 14, MUTED, "ms")
         return
-    errors = [100 * outcome[key] for outcome in [*plans, *default] for key in ("mean", "worst")]
+    steps = len(data["conditions"]["sigmas"]) - 1
+    kept = [outcome for outcome in data["curve"] if outcome["worst"] > 0]
+    default = [data["default"]] if data["default"]["worst"] > 0 else []
+    if not kept:
+        return
+    errors = [100 * outcome[key] for outcome in [*kept, *default] for key in ("mean", "worst")]
     low, high = math.floor(math.log10(min(errors))), math.ceil(math.log10(max(errors)))
-    fastest = max(steps / outcome["computed"] for outcome in [*plans, *default])
+    fastest = max(steps / outcome["computed"] for outcome in [*kept, *default])
     x_scale = Scale(1.0, fastest * 1.05, left + 8, left + PANEL_WIDTH - 8)
     y_scale = Scale(low, max(high, low + 1), BOTTOM, TOP)
     for power in range(low, max(high, low + 1) + 1):
@@ -98,16 +105,24 @@ def _draw_errors(canvas: Canvas, left: float, data: dict[str, Any]) -> None:
     def position(outcome: dict[str, Any], key: str) -> Point:
         return x_scale(steps / outcome["computed"]), y_scale(math.log10(100 * outcome[key]))
 
-    canvas.line([position(outcome, "worst") for outcome in plans], PLANS_COLOR, 2.2)
-    for outcomes, color in ((plans, PLANS_COLOR), (default, DEFAULT_COLOR)):
+    canvas.line([position(outcome, "worst") for outcome in kept], MUTED, 1.2)
+    y = TOP + 18
+    for outcomes, color, label in (
+        ([tried for tried in kept if not tried["forecast"]], PLANS_COLOR, "plan"),
+        (
+            [tried for tried in kept if tried["forecast"]],
+            FORECAST_COLOR,
+            "forecast, no plan better",
+        ),
+        (default, DEFAULT_COLOR, "default, before"),
+    ):
         for outcome in outcomes:
             canvas.dot(*position(outcome, "worst"), 4.5, color)
             canvas.dot(*position(outcome, "mean"), 2.6, color)
-    y = TOP + 18
-    for color, label in ((PLANS_COLOR, "plans (small: mean)"), (DEFAULT_COLOR, "default, before")):
-        canvas.dot(left + 18, y - 4, 4.5, color)
-        canvas.text(left + 30, y, label, 12, MUTED)
-        y += 18
+        if outcomes:
+            canvas.dot(left + 18, y - 4, 4.5, color)
+            canvas.text(left + 30, y, f"{label} (small: mean)", 12, MUTED)
+            y += 18
 
 
 def _polynomial(coefficients: list[float], x: float) -> float:

@@ -17,24 +17,32 @@ MAX_SCATTER_POINTS = 400
 
 @dataclass(frozen=True)
 class PlanResult:
-    """The measured error of one plan, or of the default mode.
+    """The measured error of one plan, of a forecast, or of the default mode.
 
     An error is the relative L2 distance of the sampled latent from the uncached run's.
 
     Args:
         computed_steps: steps that were computed.
         mean_error, worst_error: over the runs of the calibration.
+        forecast: whether no plan with this number of computed steps was better than the forecast
+            that keeps the number (`engine/budget.py`), whose errors these are.
     """
 
     computed_steps: int
     mean_error: float
     worst_error: float
+    forecast: bool = False
+
+    def better_than(self, other: PlanResult) -> bool:
+        """Whether neither its mean nor its worst error is the larger one."""
+        return self.mean_error <= other.mean_error and self.worst_error <= other.worst_error
 
     def to_json(self) -> dict[str, Any]:
         return {
             "computed": self.computed_steps,
             "mean": self.mean_error,
             "worst": self.worst_error,
+            "forecast": self.forecast,
         }
 
 
@@ -47,9 +55,11 @@ class Calibration:
         fit_rejection: why the fit was rejected; empty if it was not.
         fit_points: number of points that the polynomial was fitted to.
         conditions: what the calibration was made with.
-        plans: a plan for each number of computed steps.
-        plan_results: of the plans that were measured, fewest computed steps first.
-        default_result: of the default mode, without a calibration.
+        plans: a plan for each number of computed steps; none where nothing was tried.
+        plan_results: the best that was measured, fewest computed steps first.
+        default_result: of the default mode, without a calibration; None where nothing was tried.
+        error_rates: for each step the error of a prediction one step ahead, over the product of the
+            distances to its nodes; empty in files of version 0.2.
         provenance: names of the model and the scheduler, prompts, seeds, versions and date.
         residual_ratios: for each step from the second, the norm of the stack's residual over that
             of the step before (MagCache).
@@ -62,7 +72,8 @@ class Calibration:
     conditions: Conditions
     plans: dict[int, Plan]
     plan_results: tuple[PlanResult, ...]
-    default_result: PlanResult
+    default_result: PlanResult | None
+    error_rates: tuple[float, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     residual_ratios: tuple[float, ...] = ()
     scatter: tuple[tuple[float, float], ...] = ()
@@ -70,6 +81,11 @@ class Calibration:
     @property
     def name(self) -> str:
         return self.profile.name
+
+    @property
+    def learned(self) -> bool:
+        """Whether a run with `preset` = `learn` saved it: it is used only where it is named."""
+        return bool(self.provenance.get("learned", False))
 
     @property
     def steps(self) -> int:
@@ -87,9 +103,12 @@ class Calibration:
             default=None,
         )
 
-    def nearest_plan(self, computed_steps: int) -> Plan:
-        """The plan with the nearest number of computed steps; of two, the one with more."""
-        return self.plans[min(self.plans, key=lambda count: (abs(count - computed_steps), -count))]
+    def nearest_plan(self, computed_steps: int) -> Plan | None:
+        """The plan with the nearest number of computed steps, of two the one with more; None where
+        there are no plans."""
+        return self.plans.get(
+            min(self.plans, key=lambda count: (abs(count - computed_steps), -count), default=0)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The contents of the profile's file; `parse_calibration` is the inverse."""
@@ -113,7 +132,8 @@ class Calibration:
             "conditions": self.conditions.to_json(),
             "plans": [list(plan) for _, plan in sorted(self.plans.items())],
             "curve": [result.to_json() for result in self.plan_results],
-            "default": self.default_result.to_json(),
+            "default": None if self.default_result is None else self.default_result.to_json(),
+            "rates": list(self.error_rates),
             "ratios": list(self.residual_ratios),
             "scatter": [list(pair) for pair in self.scatter],
             "made": self.provenance,
@@ -153,7 +173,12 @@ def parse_calibration(text: str, source: str) -> Calibration:
         plan_results=tuple(
             _read_result(JsonObject(item, f"{source}: curve"), conditions.steps) for item in results
         ),
-        default_result=_read_result(data.child("default"), conditions.steps),
+        default_result=(
+            None
+            if data["default"] is None
+            else _read_result(data.child("default"), conditions.steps)
+        ),
+        error_rates=_read_rates(data, conditions.steps),
         provenance=provenance,
         residual_ratios=tuple(data.numbers("ratios")),
         scatter=_read_scatter(data),
@@ -162,7 +187,7 @@ def parse_calibration(text: str, source: str) -> Calibration:
 
 def _read_plans(data: JsonObject, steps: int) -> list[Plan]:
     plans = data["plans"]
-    if not isinstance(plans, list) or not plans:
+    if not isinstance(plans, list) or (not plans and data["default"] is not None):
         raise data.error("plans must be a list of one plan or more")
     for plan in plans:
         if (
@@ -176,6 +201,13 @@ def _read_plans(data: JsonObject, steps: int) -> list[Plan]:
                 f"a plan must be rising steps from 0 to {steps - 1}, both included, not {plan!r}"
             )
     return [tuple(plan) for plan in plans]
+
+
+def _read_rates(data: JsonObject, steps: int) -> tuple[float, ...]:
+    rates = tuple(data.numbers("rates")) if "rates" in data else ()
+    if rates and (len(rates) != steps or not all(0 < rate < math.inf for rate in rates)):
+        raise data.error(f"rates must be {steps} positive numbers, one for each step")
+    return rates
 
 
 def _read_scatter(data: JsonObject) -> tuple[tuple[float, float], ...]:
@@ -193,4 +225,5 @@ def _read_result(data: JsonObject, steps: int) -> PlanResult:
         data.integer("computed", 1, steps),
         data.number("mean", 0.0, math.inf),
         data.number("worst", 0.0, math.inf),
+        bool(data.get("forecast", False)),
     )

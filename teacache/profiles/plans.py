@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
 
 from ..config import TeaCacheConfig
-from ..schedule import Schedule
 from .conditions import same_sigmas
 
 Plan = tuple[int, ...]
@@ -21,19 +19,6 @@ def steps_for(steps: int, speedup: float) -> int:
         `steps / speedup`, rounded; at least 2, for the first and the last step.
     """
     return min(max(round(steps / speedup), min(2, steps)), steps)
-
-
-def generic_plan(sigmas: Sequence[float], count: int) -> Plan:
-    """A plan for a model without a calibration: evenly spaced by relative step size.
-
-    Args:
-        sigmas: noise levels of the run.
-        count: number of computed steps.
-    """
-    schedule, distances = Schedule(sigmas), [0.0]
-    for start, end in pairwise(sigmas[:-1]):
-        distances.append(distances[-1] + schedule.relative_step_size(start, end))
-    return _evenly_spaced(distances, count)
 
 
 def adapt_plan(

@@ -131,13 +131,19 @@ class ProfileStore:
     def find(self, conditions: Conditions) -> Calibration | None:
         """The calibration for a run: of those for the same weights and patches, the most similar.
 
+        Profiles that `preset` = `learn` saved are used only where they are named.
+
         Args:
             conditions: of the run.
 
         Returns:
             The one with the fewest `differences`, the newest of several; None if there is none.
         """
-        candidates = [c for c in self.load_all() if c.conditions.identity == conditions.identity]
+        candidates = [
+            c
+            for c in self.load_all()
+            if c.conditions.identity == conditions.identity and not c.learned
+        ]
         return min(
             candidates, key=lambda c: len(differences(c.conditions, conditions)), default=None
         )

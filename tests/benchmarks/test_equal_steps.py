@@ -21,10 +21,13 @@ def test_figures_lie_between_the_two_nearest_points() -> None:
 
 
 @pytest.mark.slow
-def test_a_ground_is_measured_and_shown(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("model", ["photos", "photos-distilled"])
+def test_a_ground_is_measured_and_shown(
+    comfy: Any, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
     monkeypatch.setattr(equal_steps, "THRESHOLDS", (1e-9, 30.0))
     monkeypatch.setattr(equal_steps, "FAITHFUL_THRESHOLDS", (1e-9, 30.0))
-    ground, testbed = Ground("photos", 8, 4.0), testbeds.load("photos")
+    ground, testbed = Ground(model, 8, 4.0), testbeds.load(model)
     (pair,) = testbed.test_pairs(1)
     measured = equal_steps.measure(testbed, ground, [pair])
     for name in ("forecast", "forecast, residuals", "faithful TeaCache"):

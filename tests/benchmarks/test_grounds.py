@@ -105,7 +105,7 @@ def test_what_every_ground_is_compared_by(ground: Ground) -> None:
     main = select_variants("main", False, ground)
     running = {variant.method for variant in main if variant.unsupported is None}
     assert running >= {
-        UNCACHED[COMFYUI], OURS_DEFAULT, f"{OURS}: {RESIDUALS}", f"{OURS}: planned", FAITHFUL,
+        UNCACHED[COMFYUI], OURS_DEFAULT, f"{OURS}: {RESIDUALS}", f"{OURS}: preset", FAITHFUL,
         f"{FEWER}, {ground.sampler}", "EasyCache", "LazyCache",
     }  # fmt: skip
     quick = select_variants("main", True, ground)

@@ -1,7 +1,8 @@
-"""How rough the grounds are, and the photos model on both hosts."""
+"""How rough the grounds are, and the photos models on both hosts."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ def photos(comfy: Any) -> Testbed:
     return testbeds.load("photos")
 
 
+@pytest.fixture(scope="module")
+def distilled(comfy: Any) -> Testbed:
+    return testbeds.load("photos-distilled")
+
+
 def test_both_hosts_draw_the_same_photograph(photos: Testbed) -> None:
     pair, sigmas = Pair("hat", 3), photos.sigmas(4)
     torch.testing.assert_close(sigmas, photos.exact_sigmas(4), rtol=0, atol=1e-3)
@@ -34,15 +40,35 @@ def test_both_hosts_draw_the_same_photograph(photos: Testbed) -> None:
     assert frames.shape == (1, 64, 64, 3) and 0 <= frames.min() < frames.max() <= 1
 
 
-@pytest.mark.parametrize("model", ["demo", "photos"])
-def test_the_stacks_output_is_followed_by_branch(comfy: Any, model: str, photos: Testbed) -> None:
-    """Of the image alone, in both branches of guidance, at every step."""
-    testbed = photos if model == "photos" else testbeds.load(model)
+def test_guidance_is_an_input_of_the_distilled_model_on_both_hosts(distilled: Testbed) -> None:
+    """One row for each pair; the strength reaches the model, which follows it."""
+    pair, sigmas, drawn = Pair("hat", 3), distilled.sigmas(4), []
+    for guidance in (1.5, 6.0):
+        testbed = replace(distilled, ground=replace(distilled.ground, guidance=guidance))
+        one = sample(testbed, COMFYUI, testbed.patcher, [pair], sigmas)
+        other = sample(testbed, DIFFUSERS, testbed.pipe, [pair], sigmas)
+        torch.testing.assert_close(one.latents, other.latents, rtol=0, atol=1e-4)
+        assert one.computed == other.computed == 4
+        drawn.append(one.latents)
+    assert float((drawn[0] - drawn[1]).abs().mean()) > 0.05
+
+
+def test_without_guidance_one_branch_is_a_whole_evaluation(photos: Testbed) -> None:
+    testbed = replace(photos, ground=replace(photos.ground, guidance=1.0))
+    assert (photos.branches, testbed.branches) == (2, 1)
+    for host, target in ((COMFYUI, testbed.patcher), (DIFFUSERS, testbed.pipe)):
+        assert sample(testbed, host, target, [Pair("hat", 3)], testbed.sigmas(2)).computed == 2
+
+
+@pytest.mark.parametrize("model", ["demo", "photos", "photos-distilled"])
+def test_the_stacks_output_is_followed_by_branch(comfy: Any, model: str) -> None:
+    """Of the image alone, in all branches of guidance, at every step."""
+    testbed = testbeds.load(model)
     recorder = roughness.StackOutputs(testbed.patcher.model.diffusion_model)
     pair = Pair(testbed.test_captions[0], 1)
     with recorder.recorded() as outputs:
         sample(testbed, COMFYUI, testbed.patcher, [pair], testbed.sigmas(3))
-    assert [each.shape[:2] for each in outputs] == [(2, 64)] * 3
+    assert [each.shape[:2] for each in outputs] == [(testbed.branches, 64)] * 3
     by_hand = [
         max(float((a - b).abs().sum() / b.abs().sum()) for a, b in zip(now, before, strict=True))
         for before, now in pairwise(outputs)
@@ -69,8 +95,9 @@ def test_the_grounds_are_told_apart_by_their_names() -> None:
 def test_a_ground_without_its_weights_says_which_command_makes_them(
     comfy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"no .*none.*python -m training\.train_photos"):
-        testbeds.load("photos", tmp_path / "none.safetensors")
+    for name, module in (("photos", "train_photos"), ("photos-distilled", "distill_photos")):
+        with pytest.raises(UserError, match=rf"no .*none.*python -m training\.{module}"):
+            testbeds.load(name, tmp_path / "none.safetensors")
     monkeypatch.setattr(testbeds, "DIGITS_WEIGHTS", tmp_path / "digits.safetensors")
     (row,) = roughness.rows_of([Ground("digits", 20, 5.0)], 1)
     assert row[0] == "digits, 20 steps, guidance 5 (rough)"

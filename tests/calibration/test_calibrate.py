@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from teacache.calibration.sketch import Sketcher
 from teacache.config import TeaCacheConfig
 from teacache.errors import ConfigError, UserError
 from teacache.profiles.calibrated import Calibration
+from teacache.profiles.plans import steps_for
+from teacache.report import RunReport
 
 pytestmark = pytest.mark.usefixtures("comfy")
 STEPS = 14
@@ -63,9 +66,12 @@ class Counting:
         return self._backend.sample(case, override)
 
 
-def calibrate(backend: Any, path: Path | None = None, trials: int = 1) -> Calibration:
+def calibrate(
+    backend: Any, path: Path | None = None, trials: int = 1, quick: bool = False
+) -> Calibration:
+    journal = Journal(path, backend.key)
     with torch.inference_mode():
-        return Calibrator(backend, "mine", Journal(path, backend.key), trials=trials).run()
+        return Calibrator(backend, "mine", journal, trials=trials, quick=quick).run()
 
 
 def plain(calibration: Calibration) -> dict[str, Any]:
@@ -177,6 +183,84 @@ def test_a_calibration_is_found_and_followed_by_an_untouched_cache(
     assert other.computed == 10 and "20 steps instead of 14" in other.evidence
     assert "profile mine" in run().evidence
     assert "profile mine" in run(profile="mine", preset="1.5x").evidence
+
+
+def test_the_best_of_plans_and_forecast_is_kept_for_each_number_of_steps(
+    sd3: Any, profile_folder: Path
+) -> None:
+    """Against the forecast as it was tried, and followed by a preset as the file says."""
+    from teacache.hosts.comfyui.conditions import profile_store
+
+    backend = backend_of(sd3)
+    journal = Journal(None, backend.key)
+    with torch.inference_mode():
+        found = Calibrator(backend, "mine", journal, trials=1).run()
+    assert len(found.error_rates) == STEPS and min(found.error_rates) > 0
+    assert found.to_json()["rates"] == list(found.error_rates)
+    for result in found.plan_results:
+        forecast = [journal.outcome(case, result.computed_steps) for case in range(2)]
+        errors = [outcome[0] for outcome in forecast if outcome is not None]
+        assert len(errors) == 2
+        kept, tried = (result.mean_error, result.worst_error), (sum(errors) / 2, max(errors))
+        assert kept == pytest.approx(tried) if result.forecast else kept <= tried
+    profile_store().save(found)
+    for speedup in (1.5, 2.0):
+        report = run_preset(sd3, f"{speedup}x")
+        result = found.nearest_result(steps_for(STEPS, speedup))
+        assert result is not None and report.computed == steps_for(STEPS, speedup)
+        assert report.cached == "prediction" and report.method == (
+            "forecast" if result.forecast else "planned"
+        )
+
+
+def test_one_uncached_run_teaches_a_wanted_speedup_and_nothing_else(
+    sd3: Any, profile_folder: Path
+) -> None:
+    from teacache.hosts.comfyui.conditions import profile_store
+
+    quality, untouched = run_preset(sd3, "quality"), latent_of(sd3)
+    backend = Counting(backend_of(sd3, runs=3))
+    learned = calibrate(backend, quick=True)
+    assert backend.runs == 1 and learned.provenance["cases"] == ["prompt 0, seed 0"]
+    assert (learned.plans, learned.plan_results, learned.default_result) == ({}, (), None)
+    assert len(learned.error_rates) == STEPS and min(learned.error_rates) > 0
+    store = profile_store()
+    store.save(learned)
+    assert store.load("mine") == learned
+
+    for preset, count in (("1.5x", 9), ("2.0x", 7)):
+        report = run_preset(sd3, preset)
+        told = f"preset {preset}: profile mine: forecast, {count} of {STEPS} steps computed."
+        assert (report.computed, report.evidence) == (count, told)
+    assert run_preset(sd3, "quality").evidence == quality.evidence
+    assert torch.equal(latent_of(sd3), untouched)
+
+    as_learned = computed_steps(run_preset(sd3, "2.0x"))
+    late = tuple(rate * 20.0**step for step, rate in enumerate(learned.error_rates))
+    store.save(replace(learned, error_rates=late), overwrite=True)
+    kept_for_later = computed_steps(run_preset(sd3, "2.0x"))
+    assert len(kept_for_later) == len(as_learned) and sum(kept_for_later) > sum(as_learned)
+
+
+def run_preset(model: Any, preset: str) -> RunReport:
+    """The report of a run in which only the preset was set."""
+    from teacache.hosts.comfyui.patch import apply_teacache
+
+    clone, handle = apply_teacache(model, TeaCacheConfig(rel_l1_thresh=None, preset=preset))
+    sample(clone, "sd3", steps=STEPS)
+    return report_of(handle)
+
+
+def latent_of(model: Any) -> torch.Tensor:
+    """What an untouched cache samples."""
+    from teacache.hosts.comfyui.patch import apply_teacache
+
+    clone, _ = apply_teacache(model, TeaCacheConfig(rel_l1_thresh=None))
+    return sample(clone, "sd3", steps=STEPS)
+
+
+def computed_steps(report: RunReport) -> list[int]:
+    return [record.step for record in report.records if not record.skipped]
 
 
 def test_the_branches_of_guidance_are_never_mixed(sd3: Any) -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from teacache.calibration.schedule_search import (
     PEAKS,
-    Trajectory,
     best_plans,
     gap_error,
     gap_errors,
@@ -23,6 +22,7 @@ from teacache.calibration.schedule_search import (
     weighted,
 )
 from teacache.calibration.sketch import SIZE, Sketcher, gram
+from teacache.calibration.trajectory import Trajectory
 from teacache.engine.forward import RELIABLE_ERROR
 
 

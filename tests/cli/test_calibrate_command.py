@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,12 @@ REFUSED = [
     ([str(QUICKSTART), "--steps", "20"], "--steps: needs --model"),
     ([str(QUICKSTART), "--seeds", "0"], "--seeds: must be a whole number from 1 to 32"),
     ([str(QUICKSTART), *["--prompt", "x"] * 9], "--prompt: at most 8, not 9"),
+    ([str(QUICKSTART), "--quick", "--trials", "3"], "--quick: tries no plans: leave out --trials"),
+    ([str(QUICKSTART), "--quick", "--seeds", "2"], "--quick: takes one run: leave out --seeds"),
+    (
+        ["--model", "demo", "--quick", "--prompt", "x", "--prompt", "y"],
+        "--quick: takes one --prompt, not 2",
+    ),
     (["missing.json"], "missing.json: no such file"),
     (["--model", "demo", "--prompt", "x", "--name", "../x"], "profile name '../x': must be"),
     (["--model", "demo", "--prompt", "x", "--name", "flux1-dev"], "a shipped profile has it"),
@@ -107,6 +116,54 @@ def test_the_demo_pipeline_is_calibrated_and_its_profile_used(
     report = json.loads((tmp_path / "made" / "report.json").read_text(encoding="utf-8"))
     run = report["run"]
     assert run["computed"] == 5 and "profile mine: 5 of 10 steps planned" in run["evidence"]
+
+
+LEARNED = "Learned the usual errors of this model from one uncached run; nothing was tried."
+
+
+def test_the_demo_pipeline_is_learned_in_one_run_and_a_wanted_speedup_goes_by_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, profile_folder: Path
+) -> None:
+    demo = ["--model", "demo", "--prompt", "a fox", "--steps", "12"]
+    out = ["--name", "quick", "--out", str(tmp_path)]
+    assert main(["calibrate", *demo, "--quick", *out]) == 0
+    shown = capsys.readouterr().out
+    assert LEARNED in shown.splitlines() and "speed-up  computed" not in shown
+    with Image.open(tmp_path / "quick.png") as picture:
+        assert picture.size == (1040, 380)
+    data = json.loads((profile_folder / "quick.json").read_text(encoding="utf-8"))
+    assert (data["plans"], data["curve"], data["default"]) == ([], [], None)
+    assert len(data["rates"]) == 12 and data["made"]["cases"] == ["a fox, seed 0"]
+
+    cache = ["--cache-backend", "tea_cache", "--cache-config", '{"preset": "2.0x"}']
+    assert main(["generate", *demo, *cache, "--out", str(tmp_path / "made")]) == 0
+    run = json.loads((tmp_path / "made" / "report.json").read_text(encoding="utf-8"))["run"]
+    assert run["computed"] == 6
+    assert "profile quick: forecast, 6 of 12 steps computed" in run["evidence"]
+
+
+def test_a_workflow_is_learned_in_one_run(
+    comfy_dir: Path, tmp_path: Path, profile_folder: Path
+) -> None:
+    graph = json.loads(QUICKSTART.read_text(encoding="utf-8"))
+    (settings,) = [n["inputs"] for n in graph.values() if n["class_type"] == "KSampler"]
+    settings["steps"] = 10
+    short = tmp_path / "short.json"
+    short.write_text(json.dumps(graph), encoding="utf-8")
+    command = [sys.executable, "-m", "teacache", "calibrate", str(short), "--quick"]
+    done = subprocess.run(
+        [*command, "--name", "quick", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COMFYUI_DIR": str(comfy_dir), "PYTHONPATH": str(ROOT)},
+        cwd=comfy_dir.parent,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert LEARNED in done.stdout.splitlines()
+    data = json.loads((profile_folder / "quick.json").read_text(encoding="utf-8"))
+    assert (len(data["rates"]), data["plans"], data["made"]["host"]) == (10, [], "ComfyUI")
 
 
 def test_profiles_are_listed_shown_renamed_exported_imported_and_deleted(

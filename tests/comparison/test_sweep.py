@@ -20,7 +20,7 @@ from teacache.comparison import (
 )
 from teacache.comparison.results import figures, notes, results, table
 from teacache.config import TeaCacheConfig
-from teacache.errors import ExecutionError, UserError
+from teacache.errors import ConfigError, ExecutionError, UserError
 from teacache.plots.pixels import to_pil
 from teacache.plots.sweep import Layout, sweep_plot
 from teacache.workflows.definitions import NodeKind
@@ -186,9 +186,22 @@ def test_settings_on_the_node():
     (point,) = grid_points(parse_axis("preset=2.0x", "x"))
     changed = with_settings(graph, ["2"], point, lambda name: known)["2"]["inputs"]
     assert (changed["preset"], changed["rel_l1_thresh"]) == ("2.0x", 0.2)
-    (point,) = grid_points(parse_axis("token_stride=2", "x"))
-    with pytest.raises(UserError, match=r"has no widget 'token_stride'; it has model, rel_l1"):
+    (point,) = grid_points(parse_axis("max_skip=2", "x"))
+    with pytest.raises(UserError, match=r"has no widget 'max_skip'; it has model, rel_l1"):
         with_settings(graph, ["2"], point, kind)
+
+
+@pytest.mark.parametrize(
+    ("axis", "told"),
+    [
+        ("token_stride=1,2", "unknown setting 'token_stride', which was removed: leave it out."),
+        ("token_strade=1,2", "unknown setting 'token_strade'"),
+        ("predictor=linear,blend", "predictor=blend was removed"),
+    ],
+)
+def test_what_was_removed_cannot_be_varied(axis, told):
+    with pytest.raises(ConfigError, match=f"^--x: {told}"):
+        parse_axis(axis, "--x")
 
 
 def test_a_prompt_that_is_not_one_text():
@@ -357,7 +370,7 @@ def test_the_table_has_no_empty_columns():
 @pytest.mark.parametrize(("columns", "rows"), [(1, 1), (3, 1), (6, 1), (3, 2), (2, 4)])
 def test_every_cell_shows_its_picture(columns, rows):
     x = parse_axis("max_skip=" + ",".join(map(str, range(columns))), "x")
-    y = parse_axis("token_stride=" + ",".join(map(str, range(1, rows + 1))), "y")
+    y = parse_axis("end_percent=" + ",".join(f"{1 - row / 10:g}" for row in range(rows)), "y")
     y = y if rows > 1 else None
     comparison = Comparison(grid_points(x, y), 1)
     comparison.run(FakeBackend(failing=(2,)), lambda progress: None, lambda variant, _: None)

@@ -33,7 +33,7 @@ from teacache.families.streams import (
 def test_during_a_call_the_proxies_show_the_blocks() -> None:
     transformer = Transformer()
     block = transformer.blocks[0]
-    stack = BlockStack(transformer, (PAIR, SINGLE), first_block_runs=False)
+    stack = BlockStack(transformer, (PAIR, SINGLE))
     with stack.installed(Callbacks()):
         proxy = transformer.blocks[0]
         assert proxy is not block and isinstance(proxy, Block)
@@ -63,12 +63,12 @@ def test_weights_are_found_in_the_blocks_that_run() -> None:
     for skip in (False, True):
         transformer = WithSide()
         lists = {"block_lists": (PAIR,), "side_block_lists": (side_list(),)}
-        with BlockStack(transformer, **lists, first_block_runs=True).installed(Callbacks(skip)):
+        with BlockStack(transformer, **lists).installed(Callbacks(skip)):
             transformer(*inputs())
             found = [
                 len(list(proxy.modules())) for proxy in (*transformer.blocks, *transformer.side)
             ]
-        assert found == ([2, 0, 0, 0] if skip else [2, 2, 1, 1])
+        assert found == ([0, 0, 0, 0] if skip else [2, 2, 1, 1])
     shared = Transformer()
     shared.blocks[0].again = shared.blocks[0].inner
     with BlockStack(shared, (PAIR,)).installed(Callbacks()):
@@ -86,10 +86,6 @@ def test_memory_within_blocks_is_allocated_in_the_hosts_context() -> None:
         inside.append("out")
 
     class Watching(Callbacks):
-        def on_first_block(self, image: torch.Tensor) -> None:
-            assert inside[-1] == "in"
-            super().on_first_block(image)
-
         def on_stack_input(self, *args: Any) -> None:
             assert inside[-1] == "in"
             super().on_stack_input(*args)
@@ -99,8 +95,8 @@ def test_memory_within_blocks_is_allocated_in_the_hosts_context() -> None:
             super().on_stack_output(image)
 
     callbacks = Watching()
-    called(callbacks, first_block_runs=True, allocating=allocating)
-    assert len(callbacks.events) == 3 and inside[-1] == "out"
+    called(callbacks, allocating=allocating)
+    assert len(callbacks.events) == 2 and inside[-1] == "out"
 
 
 def test_a_proxy_before_its_first_call_is_an_empty_module() -> None:
@@ -144,7 +140,7 @@ def test_a_proxy_that_is_kept_beyond_its_call_runs_its_block() -> None:
 
 def test_only_the_thread_that_made_the_call_is_served() -> None:
     transformer, callbacks = WithSide(), Callbacks(skip=True)
-    stack = BlockStack(transformer, (PAIR,), (side_list(),), first_block_runs=True)
+    stack = BlockStack(transformer, (PAIR,), (side_list(),))
     seen: list[Any] = []
 
     def elsewhere() -> None:
@@ -218,8 +214,6 @@ def test_a_transformer_without_the_lists_or_blocks_is_refused() -> None:
         BlockStack(Empty(), (PAIR,))
     one = Transformer()
     del one.blocks[1]
-    with pytest.raises(LookupError, match="Transformer has no block behind the first one"):
-        BlockStack(one, (PAIR,), first_block_runs=True)
     BlockStack(one, (PAIR,))
 
 

@@ -10,7 +10,6 @@ from made_up_blocks import (
     PAIR,
     SINGLE,
     TEXT,
-    Block,
     Callbacks,
     Joined,
     Transformer,
@@ -128,55 +127,6 @@ def test_a_stream_of_several_tensors_is_predicted_in_their_shapes() -> None:
     assert torch.equal(torch.cat([part.flatten() for part in out]), torch.arange(10.0))
 
 
-# --- the first block -----------------------------------------------------------------------------
-
-
-def test_the_first_block_may_run_even_on_a_skip() -> None:
-    callbacks = Callbacks(skip=True)
-    out, transformer = called(callbacks, first_block_runs=True)
-    assert [block.calls for block in transformer.every] == [1, 0, 0, 0]
-    (first, before), (begin, given) = callbacks.events
-    assert (first, begin) == ("first", "input")
-    assert torch.equal(before, torch.ones(1, 3, 2)) and torch.equal(
-        given, torch.full((1, 3, 2), 2.0)
-    )
-    assert torch.equal(out[:, :2], torch.ones(1, 2, 2)), "the first block's text"
-
-
-def test_the_stack_behind_the_first_block_begins_with_the_images_tokens() -> None:
-    """Where the text is joined to the image behind the first block."""
-
-    class Late(Transformer):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.ModuleList([Block(1.0)])
-
-    callbacks = Callbacks()
-    called(callbacks, Late(), first_block_runs=True)
-    assert torch.equal(callbacks.events[1][1], torch.full((1, 3, 2), 2.0))
-
-
-def test_a_first_block_that_cannot_be_read_is_a_mismatch() -> None:
-    other = BlockList("blocks", (Stream(Role.IMAGE, 5, "missing"), TEXT), (Role.TEXT, Role.IMAGE))
-    callbacks = Callbacks()
-    out, _ = called(callbacks, lists=(other, SINGLE), first_block_runs=True)
-    assert callbacks.mismatches and torch.equal(out, Transformer()(*inputs()))
-
-
-def test_a_first_block_that_alone_cannot_be_read_is_a_mismatch() -> None:
-    class Late(Transformer):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.ModuleList([Block(1.0)])
-
-    other = BlockList("blocks", (Stream(Role.IMAGE, 5, "missing"), TEXT), (Role.TEXT, Role.IMAGE))
-    callbacks = Callbacks()
-    out, _ = called(callbacks, Late(), (other, SINGLE), first_block_runs=True)
-    (mismatch,) = callbacks.mismatches
-    assert isinstance(mismatch.__cause__, IndexError)
-    assert torch.equal(out, Late()(*inputs()))
-
-
 # --- what does not match -------------------------------------------------------------------------
 
 
@@ -186,6 +136,14 @@ def test_a_mismatch_at_the_input_computes_the_call() -> None:
     assert torch.equal(out, Transformer()(*inputs()))
     assert [str(each) for each in callbacks.mismatches] == ["ValueError: no norm"]
     assert [event for event, _ in callbacks.events] == ["input"], "nothing is observed any more"
+
+
+def test_a_first_block_that_cannot_be_read_is_a_mismatch() -> None:
+    other = BlockList("blocks", (Stream(Role.IMAGE, 5, "missing"), TEXT), (Role.TEXT, Role.IMAGE))
+    callbacks = Callbacks()
+    out, _ = called(callbacks, lists=(other, SINGLE))
+    assert isinstance(callbacks.mismatches[0].__cause__, IndexError)
+    assert torch.equal(out, Transformer()(*inputs()))
 
 
 def test_blocks_that_run_twice_within_a_call_are_a_mismatch() -> None:

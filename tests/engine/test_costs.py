@@ -63,8 +63,7 @@ def test_a_forecast_is_read_once_for_each_computed_step(slow_device: None) -> No
     "config",
     [
         {"mode": "faithful"},
-        {"indicator": "first_block"},
-        {"indicator": "spectral"},
+        {"mode": "faithful", "predictor": "damped"},
         {"cached": "residual"},
     ],
 )
@@ -197,9 +196,7 @@ def test_what_no_later_step_can_use_is_not_kept() -> None:
     [
         ("sd3", {"mode": "forecast"}),
         ("sd3", {"mode": "faithful"}),
-        ("sd3", {"mode": "faithful", "token_stride": 3}),
-        ("sd3", {"mode": "faithful", "indicator": "first_block"}),
-        ("sd3", {"mode": "forecast", "indicator": "spectral"}),
+        ("sd3", {"mode": "faithful", "predictor": "damped"}),
         ("sd3", {"cached": "residual"}),
         ("wan21", {"mode": "faithful"}),
         ("flux1", {"mode": "forecast", "cache_device": "cpu"}),

@@ -220,7 +220,7 @@ def test_each_pass_has_a_state_of_its_own() -> None:
     first, second = run.of_pass("one"), run.of_pass("two")
     assert first is run.of_pass("one") and first is not second
     assert first.accumulated == 0.0 and first.skipped_in_a_row == 0
-    assert first.sigma is None and first.latent_view is None
+    assert first.sigma is None
     assert first.branches == {} and first.branches is not second.branches
 
 
@@ -231,34 +231,31 @@ def test_a_new_branch_has_skipped_nothing() -> None:
 
 
 def test_what_the_indicator_read_counts_from_the_end_of_the_evaluation_on() -> None:
-    run, state, of_pass = RunState(), branch(), PassState()
+    run, state = RunState(), branch()
     run.defer_indicator_input(state, torch.ones(2))
-    run.defer_latent_view(of_pass, torch.zeros(3))
-    assert state.indicator_input is None and of_pass.latent_view is None
+    assert state.indicator_input is None
     run.commit()
     assert state.indicator_input is not None and torch.equal(state.indicator_input, torch.ones(2))
-    assert of_pass.latent_view is not None and torch.equal(of_pass.latent_view, torch.zeros(3))
-    state.indicator_input = of_pass.latent_view = None
+    state.indicator_input = None
     run.commit()
-    assert state.indicator_input is None and of_pass.latent_view is None, "applied once only"
+    assert state.indicator_input is None, "applied once only"
 
 
 def test_an_evaluation_that_is_repeated_leaves_nothing_of_the_first_try() -> None:
-    run, state, of_pass = RunState(), branch(), PassState()
+    run, state = RunState(), branch()
     run.defer_indicator_input(state, torch.ones(2))
-    run.defer_latent_view(of_pass, torch.zeros(3))
     run.discard()
     run.commit()
-    assert state.indicator_input is None and of_pass.latent_view is None
+    assert state.indicator_input is None
 
 
 def held() -> tuple[RunState, PassState]:
-    """A run that holds 2 + 3 + 4 floats, in one branch and the latent's view."""
+    """A run that holds 2 + 3 + 4 floats, in one branch."""
     run = RunState()
     state = run.of_pass("pass")
     state.accumulated = 0.5
-    state.latent_view = torch.zeros(2)
     state.branches["cond"] = cond = branch()
+    cond.followed = torch.zeros(2)
     cond.indicator_input = torch.zeros(3)
     cond.predictor.observe(1.0, torch.zeros(4))
     return run, state
@@ -267,18 +264,19 @@ def held() -> tuple[RunState, PassState]:
 def test_held_bytes_are_those_of_all_tensors() -> None:
     run, state = held()
     assert run.bytes_held == 4 * (2 + 3 + 4)
-    state.latent_view = None
+    state.branches["cond"].followed = None
     state.branches["cond"].indicator_input = None
     assert run.bytes_held == 4 * 4
 
 
 def test_releasing_frees_the_tensors_and_keeps_the_count_of_each_pass() -> None:
     run, state = held()
-    run.defer_latent_view(state, torch.zeros(2))
+    cond = state.branches["cond"]
+    run.defer_indicator_input(cond, torch.ones(2))
     run.release()
     assert run.bytes_held == 0
     run.commit()
-    assert state.branches == {} and state.latent_view is None
+    assert state.branches == {} and torch.equal(cond.indicator_input, torch.zeros(3))
     assert run.of_pass("pass") is state and state.accumulated == 0.5
 
 

@@ -203,7 +203,7 @@ def test_the_horizon_is_four_gaps_in_either_direction() -> None:
     assert not rate.beyond_horizon(rising, 0.59) and rate.beyond_horizon(rising, 0.61)
     exact, at_limit = rate_after("linear", [(1.0, 1.0), (0.875, 2.0)])
     assert not exact.beyond_horizon(at_limit, 0.375)
-    _, newest = rate_after("blend", [(1.0, 1.0), (0.5, 2.0), (0.4, 3.0), (0.3, 4.0)])
+    _, newest = rate_after("linear", [(1.0, 1.0), (0.5, 2.0), (0.4, 3.0), (0.3, 4.0)])
     assert exact.beyond_horizon(newest, -0.2) and not exact.beyond_horizon(newest, -0.05)
     single, one = rate_after("linear", [(0.9, 1.0)])
     assert single.beyond_horizon(one, 0.1) is False
@@ -212,6 +212,6 @@ def test_the_horizon_is_four_gaps_in_either_direction() -> None:
 
 def test_the_horizon_is_measured_by_the_two_newest_values() -> None:
     series = [(0.9, 1.0), (0.8, 2.0), (0.7, 3.0), (0.65, 4.0)]
-    rate, predictor = rate_of("blend", series)
+    rate, predictor = rate_of("linear", series)
     assert not rate.beyond_horizon(predictor, 0.46)
     assert rate.beyond_horizon(predictor, 0.44)

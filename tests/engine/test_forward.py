@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lone_calls import Observer, call_of, first_block_run, full, image, stack_input_run
+from lone_calls import Observer, call_of, full, image, stack_input_run
 from lone_runs import CPU, SIGMAS, rate_run, run_of, timestep_settings
 from torch import nn
 
@@ -84,16 +84,6 @@ def test_other_shapes_types_and_layouts_are_computed() -> None:
         assert not forward.skipping and run.report.records[-1].reason is Reason.MISMATCH
 
 
-def test_only_every_so_many_tokens_are_compared() -> None:
-    run = stack_input_run(9.0, token_stride=3)
-    call_of(run, 1.0, image(1.0))
-    given = image(1.0)
-    given[:, 1:3] = 7.0
-    given[:, 3] = 2.0
-    call_of(run, 0.8, given)
-    assert run.report.records[-1].distance == pytest.approx(0.5), "tokens 0 and 3"
-
-
 def test_residuals_and_changes_are_observed() -> None:
     observer = Observer()
     run = stack_input_run(1e-9, observer=observer)
@@ -161,40 +151,6 @@ def test_while_measuring_blocks_pass_their_inputs_through() -> None:
     assert run.state.bytes_held == 0 and observer.residuals == []
 
 
-# --- the first block -----------------------------------------------------------------------------
-
-
-def test_the_first_blocks_own_residual_decides() -> None:
-    run = first_block_run()
-    forward, _ = call_of(run, 1.0, image(3.0), first_block=image(1.0))
-    assert forward.first_block_tokens == 0, "let go once it was compared"
-    call_of(run, 0.8, image(7.5), first_block=image(5.0))
-    record = run.report.records[-1]
-    assert record.distance == pytest.approx(0.25) and record.skipped
-
-
-def test_the_first_blocks_input_may_be_overwritten() -> None:
-    run = first_block_run()
-    run.begin_evaluation(1.0, CPU)
-    forward = StackForward(run, run.decide("pass"), ("cond",), "layout")
-    assert forward.first_block_tokens == 0
-    given = image(1.0)
-    forward.on_first_block(given)
-    given.fill_(3.0)
-    assert forward.first_block_tokens == 4
-    forward.on_stack_input(nn.Identity(), BlockArguments((), {}), given)
-    run.end_evaluation()
-    held = run.state.of_pass(("pass", 0)).branches["cond"].indicator_input
-    assert held is not None and torch.equal(held, image(2.0))
-
-
-def test_of_the_first_blocks_residual_some_tokens_are_compared() -> None:
-    run = first_block_run(token_stride=3)
-    call_of(run, 1.0, image(3.0), first_block=image(1.0))
-    held = run.state.of_pass(("pass", 0)).branches["cond"].indicator_input
-    assert held is not None and held.shape == (1, 2, 2)
-
-
 # --- the timestep --------------------------------------------------------------------------------
 
 
@@ -247,13 +203,12 @@ def began(run: Run, sigma: float = 0.8) -> StackForward:
 def test_a_mismatch_turns_the_cache_off() -> None:
     run = stack_input_run()
     forward = began(run)
-    forward.on_first_block(image(1.0))
     forward.on_stack_input(nn.Identity(), BlockArguments((), {}), image(1.0))
     try:
         raise FamilyMismatch from ValueError("no such block")
     except FamilyMismatch as mismatch:
         forward.give_up(mismatch)
-    assert forward.image_tokens == 0 and not forward.skipping and forward.first_block_tokens == 0
+    assert forward.image_tokens == 0 and not forward.skipping
     assert run.gave_up and "no such block" in run.report.warnings[0]
     forward.on_stack_output(image(1.0))
     run.end_evaluation()

@@ -160,10 +160,9 @@ def test_regions_are_compared_apart() -> None:
     assert call._state.error_rate._error == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("indicator", ["spectral", "plan"])
-def test_only_where_it_decides_or_corrects_an_error_is_measured(indicator: str) -> None:
+def test_only_where_it_decides_or_corrects_an_error_is_measured() -> None:
     run = run_of(rel_l1_thresh=0.5, predictor="reuse", indicator="rate")
-    run.strategy = replace(run.strategy, indicator=indicator)
+    run.strategy = replace(run.strategy, indicator="plan")
     observed(run, 0.8, [[1.0, 1.0]])
     call = observed(run, 0.6, [[1.5, 1.5]])
     run.reader.read()

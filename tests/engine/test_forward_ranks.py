@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from lone_calls import call_of, first_block_run, full, image, stack_input_run
+from lone_calls import call_of, full, image, stack_input_run
 from lone_runs import CPU, SIGMAS, OtherRank, run_of
 from torch import nn
 
@@ -25,7 +27,8 @@ def among(run: Run, rank: OtherRank) -> Run:
 
 def predicted(rank: OtherRank, steps: int, indicator: str = "rate") -> PredictionForward:
     """The last of `steps` calls, all before it computed; before that one `rank` joins."""
-    run = run_of(rel_l1_thresh=0.5, predictor="reuse", indicator=indicator)
+    run = run_of(rel_l1_thresh=0.5, predictor="reuse", indicator="rate")
+    run.strategy = replace(run.strategy, indicator=indicator)
     for sigma in SIGMAS[: steps - 1]:
         run.begin_evaluation(sigma, CPU)
         PredictionForward(run, run.decide("pass"), "key", "layout").observe(
@@ -59,9 +62,9 @@ def test_a_prediction_that_is_computed_anyway_is_not_agreed_on() -> None:
     assert predicted(rank, 1)._decision.reason is Reason.FIRST and rank.asked == []
 
 
-def test_a_prediction_that_was_decided_by_the_latent_is_not_agreed_on_again() -> None:
+def test_a_prediction_that_is_planned_is_not_agreed_on() -> None:
     rank = OtherRank(9.0)
-    assert predicted(rank, 3, "spectral")._decision.reason is None and rank.asked == []
+    assert predicted(rank, 3, "plan")._decision.reason is None and rank.asked == []
 
 
 # --- the block stack -----------------------------------------------------------------------------
@@ -109,10 +112,9 @@ def test_a_process_that_cannot_read_its_model_makes_all_compute() -> None:
 
 def test_a_model_that_cannot_be_read_in_a_computed_step_is_not_agreed_on() -> None:
     rank = OtherRank(0.1)
-    run = among(first_block_run(), rank)
+    run = among(stack_input_run(), rank)
     run.begin_evaluation(1.0, CPU)
     forward = StackForward(run, run.decide("pass"), ("cond",), "layout")
-    forward.on_first_block(image(1.0))
 
     def unreadable(*_: object) -> None:
         raise FamilyMismatch from ValueError("no tokens")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from lone_calls import Observer, call_of, first_block_run, full, image, stack_input_run
+from lone_calls import Observer, call_of, full, image, stack_input_run
 from lone_runs import CPU, run_of
 from torch import nn
 
@@ -46,22 +45,11 @@ def test_of_packed_parts_the_one_that_changes_most_decides() -> None:
     assert run.report.records[-1].distance == pytest.approx(0.5)
 
 
-def test_packed_parts_are_compared_apart_among_some_of_the_tokens() -> None:
-    run = stack_input_run(9.0, token_stride=2)
-    given = image(9.0, tokens=5)
-    given[:, 4] = 1.0
-    call_of(run, 1.0, given, parts=(3, 2))
-    changed = given.clone()
-    changed[:, 4] = 1.5
-    call_of(run, 0.8, changed, parts=(3, 2))
-    assert run.report.records[-1].distance == pytest.approx(0.5), "tokens 0 and 2, and 4"
-
-
-def masked(run: Run, width: int = 4) -> Run:
+def masked(run: Run) -> Run:
     """A latent of one row of tokens, of which only the last one is sampled."""
-    mask = torch.zeros(1, 4, 1, width)
+    mask = torch.zeros(1, 4, 1, 4)
     mask[..., -1] = 1.0
-    run.latent = LatentLayout((1, 4, 1, width), mask=mask)
+    run.latent = LatentLayout((1, 4, 1, 4), mask=mask)
     return run
 
 
@@ -70,15 +58,6 @@ def test_tokens_that_are_not_sampled_do_not_count() -> None:
     call_of(run, 1.0, image(1.0))
     changed = image(1.0)
     changed[:, :3], changed[:, 3] = 7.0, 1.25
-    call_of(run, 0.8, changed)
-    assert run.report.records[-1].distance == pytest.approx(0.25)
-
-
-def test_every_so_many_tokens_have_their_own_weights() -> None:
-    run = masked(stack_input_run(9.0, token_stride=2), 5)
-    call_of(run, 1.0, image(1.0, tokens=5))
-    changed = image(1.0, tokens=5)
-    changed[:, :4], changed[:, 4] = 7.0, 1.25
     call_of(run, 0.8, changed)
     assert run.report.records[-1].distance == pytest.approx(0.25)
 
@@ -182,9 +161,8 @@ def test_a_mismatch_forgets_what_was_copied() -> None:
     run = stack_input_run()
     forward = stack(run)
     give(forward, image(1.0))
-    forward.on_first_block(image(1.0))
     forward.give_up("no such block")  # type: ignore[arg-type]
-    assert forward._stack_input is None and forward._first_block_input is None
+    assert forward._stack_input is None
     assert forward.image_tokens == 0 and forward.skipping is False
 
 
@@ -236,24 +214,15 @@ def test_without_memory_for_the_input_read_a_step_that_could_be_skipped_is_compu
     assert forward.skipping is False and forward._decision.reason is Reason.UNCACHED
 
 
-@pytest.mark.parametrize("where", ["first block", "stack"])
-def test_without_memory_for_a_copy_the_cache_is_let_go(
-    where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = first_block_run()
-    call_of(run, 1.0, image(3.0), first_block=image(1.0))
+def test_without_memory_for_a_copy_the_cache_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stack_input_run()
+    call_of(run, 1.0, image(3.0))
     assert run.state.bytes_held
     forward = stack(run)
-    if where == "stack":
-        forward.on_first_block(image(1.0))
+    run.read_stack_input = lambda *_: image(9.0)  # type: ignore[assignment]
     monkeypatch.setattr(torch.Tensor, "clone", full)
-    if where == "stack":
-        give(forward, image(9.0))
-        assert forward._stack_input is None
-    else:
-        forward.on_first_block(image(1.0))
-        assert forward.first_block_tokens == 0
-        give(forward, image(9.0))
+    give(forward, image(9.0))
+    assert forward._stack_input is None
     assert run.gave_up and not forward.skipping
     assert [branch.predictor.sigmas for branch in forward._decision.state.branches.values()] in (
         [], [[]],
@@ -320,24 +289,6 @@ def test_two_skipped_steps_are_made_good_together() -> None:
     got = prediction(run, 0.3).observe(exact)
     gain = 1 / (1 + (0.5 / RELIABLE_ERROR) ** 2)
     torch.testing.assert_close(got, exact + gain * (0.2 * 0.2 + 0.4 * 0.1) / 0.2)
-
-
-def test_of_many_cached_values_the_two_newest_show_what_was_missed() -> None:
-    sigmas = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.0]
-    run = run_of(sigmas, rel_l1_thresh=9.0, predictor="blend")
-    computed(run, {1.0: 1.0, 0.9: 5.0, 0.8: 2.0, 0.7: 3.0})
-    call = prediction(run, 0.6)
-    call._decision.reason = Reason.UNDER_THRESHOLD
-    used = call.predict(torch.zeros(1, 2, dtype=torch.float64))
-    assert used is not None
-    run.end_evaluation()
-    exact = torch.full((1, 2), 7.0, dtype=torch.float64)
-    error = exact / call._state.predictor.predict(0.5) - 1
-    parabola = float(np.polyval(np.polyfit([0.8, 0.7, 0.5], [2.0, 3.0, 7.0], 2), 0.6))
-    gain = 1 / (1 + (error / RELIABLE_ERROR) ** 2)
-    torch.testing.assert_close(
-        prediction(run, 0.5).observe(exact), exact + gain * (parabola - used)
-    )
 
 
 def test_a_corrected_value_has_the_type_of_the_computed_one() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,10 +11,8 @@ from hypothesis import strategies as st
 
 from teacache.config import PREDICTORS
 from teacache.engine.predictors import (
-    Blend,
     Linear,
     Predictor,
-    Reuse,
     combine,
     interpolation_weights,
     make_predictor,
@@ -43,15 +40,14 @@ def test_a_constant_is_continued_exactly(
     assert torch.equal(observed(name, series).predict(sigma), value)
 
 
-@pytest.mark.parametrize("name", ["linear", "blend"])
 @given(levels=LEVELS, ahead=st.floats(0.01, 0.3), rising=st.booleans())
 def test_a_line_is_continued_exactly_in_both_directions(
-    name: str, levels: list[float], ahead: float, rising: bool
+    levels: list[float], ahead: float, rising: bool
 ) -> None:
     offset = torch.tensor([0.3, -2.0], dtype=torch.float64)
     slope = torch.tensor([5.0, 0.7], dtype=torch.float64)
     ordered = sorted(levels, reverse=not rising)
-    predictor = observed(name, [(level, offset + slope * level) for level in ordered])
+    predictor = observed("linear", [(level, offset + slope * level) for level in ordered])
     sigma = ordered[-1] + (ahead if rising else -ahead)
     torch.testing.assert_close(predictor.predict(sigma), offset + slope * sigma, rtol=0, atol=1e-9)
 
@@ -66,7 +62,7 @@ def test_weights_add_up_to_one(name: str, levels: list[float], sigma: float) -> 
 
 def test_each_holds_no_more_than_it_needs() -> None:
     series = [(1 - 0.1 * i, torch.full((2,), float(i))) for i in range(8)]
-    for name, count in (("reuse", 1), ("linear", 2), ("blend", 4)):
+    for name, count in (("reuse", 1), ("linear", 2), ("damped", 2)):
         predictor = observed(name, series)
         assert [float(value[0]) for value in predictor.values] == list(range(8 - count, 8))
 
@@ -76,37 +72,8 @@ def test_reuse_gives_what_it_holds_without_a_copy() -> None:
     assert observed("reuse", [(0.5, value)]).predict(0.1) is value
 
 
-def test_blend_is_the_line_until_four_observations_exist() -> None:
-    series = [(0.9, 1.0), (0.8, 4.0), (0.7, 2.0), (0.6, 8.0)]
-    values = [(sigma, torch.tensor([value])) for sigma, value in series]
-    for count in (2, 3):
-        line, blend = observed("linear", values[:count]), observed("blend", values[:count])
-        assert torch.allclose(line.predict(0.5), blend.predict(0.5))
-    assert not torch.allclose(
-        observed("linear", values).predict(0.5), observed("blend", values).predict(0.5)
-    )
-
-
-def test_blend_is_half_of_a_ridge_fit_to_what_the_line_misses() -> None:
-    """Against numpy's own least squares on the padded system."""
-    sigmas, values = [0.9, 0.75, 0.6, 0.5], np.array([1.0, 0.2, 2.0, 1.4])
-    predictor = observed(
-        "blend",
-        [(s, torch.tensor([v], dtype=torch.float64)) for s, v in zip(sigmas, values, strict=True)],
-    )
-    line = np.polynomial.Polynomial.fit(sigmas[-2:], values[-2:], 1)
-    scale = [2 * (s - 0.5) / 0.4 - 1 for s in [*sigmas, 0.4]]
-    basis = np.polynomial.chebyshev.chebvander(np.array(scale), 3)
-    padded = np.vstack([basis[:-1], np.sqrt(0.1) * np.eye(4)])
-    missed = np.concatenate([values - line(np.array(sigmas)), np.zeros(4)])
-    fit = np.linalg.lstsq(padded, missed, rcond=None)[0]
-    expected = line(0.4) + 0.5 * (basis[-1] @ fit)
-    assert float(predictor.predict(0.4)) == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("kind", [Linear, Blend])
-def test_another_value_at_the_newest_level_takes_its_place(kind: type[Predictor]) -> None:
-    predictor = kind()
+def test_another_value_at_the_newest_level_takes_its_place() -> None:
+    predictor = Linear()
     for sigma, value in ((0.9, 1.0), (0.8, 2.0), (0.8, 3.0)):
         predictor.observe(sigma, torch.tensor([value]))
     assert predictor.sigmas == [0.9, 0.8]
@@ -129,12 +96,8 @@ def test_combining_in_half_precision_is_as_exact_as_its_numbers() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="reuse, linear, damped, blend, not 'oracle'"):
+    with pytest.raises(ConfigError, match="reuse, linear, damped, not 'oracle'"):
         make_predictor("oracle")
-
-
-def test_orders_are_the_values_that_the_leading_term_passes_through() -> None:
-    assert [kind.order for kind in (Reuse, Linear, Blend)] == [1, 2, 2]
 
 
 def test_a_damped_line_is_followed_as_far_as_lines_were_right() -> None:
@@ -220,27 +183,13 @@ def test_a_turn_after_one_value_forgets_nothing() -> None:
     assert predictor.sigmas == [0.7, 0.9], "a rising level is no turn"
 
 
-def test_the_leading_term_goes_through_the_newest_values() -> None:
-    series = [(0.9 - 0.1 * place, torch.ones(1)) for place in range(4)]
-    assert observed("reuse", series).nodes == pytest.approx([0.6])
-    for name in ("linear", "damped", "blend"):
-        assert observed(name, series).nodes == pytest.approx([0.7, 0.6])
-
-
 def test_reuse_gives_the_newest_value_its_whole_weight() -> None:
     assert observed("reuse", [(0.9, torch.zeros(1)), (0.8, torch.ones(1))]).weights(0.3) == [1.0]
 
 
-def test_blend_weighs_rising_levels_as_falling_ones() -> None:
-    falling = [0.9, 0.75, 0.6, 0.5]
-    there = observed("blend", [(level, torch.zeros(1)) for level in falling])
-    back = observed("blend", [(1 - level, torch.zeros(1)) for level in falling])
-    assert back.weights(1 - 0.35) == pytest.approx(there.weights(0.35))
-
-
 def test_only_the_damped_line_learns() -> None:
     series = [(0.9, torch.zeros(1, 2)), (0.8, torch.ones(1, 2))]
-    for name in ("reuse", "linear", "blend"):
+    for name in ("reuse", "linear"):
         assert observed(name, series).deferred_update(0.7, torch.ones(1, 2)) is None
     assert observed("damped", series).deferred_update(0.7, torch.ones(1, 2)) is not None
 

@@ -6,17 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from calibrations import calibration, conditions, shifted_sigmas
+from calibrations import calibration, conditions, even_plan, shifted_sigmas
 from hypothesis import given
 from hypothesis import strategies as st
 
 from teacache.config import TeaCacheConfig
+from teacache.engine.budget import rates_at, usual_rates
 from teacache.engine.presets import RunContext, resolve_settings
 from teacache.engine.strategy import FAITHFUL, FORECAST, PLANNED, SamplerTraits
 from teacache.errors import ConfigError
 from teacache.profiles.calibrated import PlanResult
 from teacache.profiles.conditions import differences, incompatibility
-from teacache.profiles.plans import adapt_plan, apply_limits, generic_plan, steps_for
+from teacache.profiles.plans import adapt_plan, apply_limits, steps_for
 from teacache.profiles.profile import Threshold, load_profiles
 
 EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
@@ -34,12 +35,57 @@ def config(preset: str = "auto", **others: Any) -> TeaCacheConfig:
 
 def test_a_wanted_speedup_is_a_number_of_computed_steps() -> None:
     for preset, count in (("2.0x", 25), ("2.5x", 20), ("3x", 17), ("4.0x", 12)):
-        for own in (None, calibration()):
-            chosen = resolve_settings(config(preset), known(calibration=own))
-            assert chosen.strategy == PLANNED and chosen.plan is not None
-            assert len(chosen.plan) == count
-            assert chosen.evidence.startswith(f"preset {preset}: ")
-            assert ("profile mine" in chosen.evidence) == (own is not None)
+        planned = resolve_settings(config(preset), known(calibration=calibration()))
+        assert planned.strategy == PLANNED and len(planned.plan or ()) == count
+        assert planned.evidence.startswith(f"preset {preset}: profile mine: {count} of 50 steps")
+        forecast = resolve_settings(config(preset), known())
+        assert forecast.strategy == FORECAST and forecast.plan is None
+        assert forecast.budget is not None and forecast.budget.count == count
+        assert forecast.budget.rates == tuple(usual_rates(conditions().sigmas))
+        assert f"no calibration of this model; forecast, {count} of 50" in forecast.evidence
+
+
+def test_a_wanted_speedup_that_cannot_be_had_is_told() -> None:
+    run = known(conditions=replace(conditions(), sigmas=shifted_sigmas(10)))
+
+    def told(preset: str, **settings: Any) -> str:
+        return resolve_settings(config(preset, **settings), run).evidence
+
+    # the first three, the last, and one that is out of reach of the third
+    must = "forecast, 5 of 10 steps computed in place of 2: so many must be, to measure the error"
+    assert must in told("4.0x")
+    within = "in place of 5: so many must be, within max_skip and the range"
+    assert f"forecast, 7 of 10 steps computed {within}" in told("2.0x", start_percent=0.5)
+    assert f"forecast, 7 of 10 steps computed {within}" in told("2.0x", max_skip=1)
+    assert "forecast, 5 of 10 steps computed." in told("2.0x")
+
+
+def test_where_the_forecast_was_better_than_plans_it_is_used_with_the_models_own_errors() -> None:
+    rates = tuple(float(step + 1) for step in range(50))
+    better = tuple(replace(tried, forecast=True) for tried in calibration().plan_results)
+    own = calibration(plan_results=better, error_rates=rates)
+    chosen = resolve_settings(config("2.0x"), known(calibration=own))
+    assert chosen.strategy == FORECAST and chosen.budget is not None
+    assert chosen.budget.rates == pytest.approx(rates)
+    assert "profile mine: forecast, 25 of 50 steps computed; error 2 % at worst" in chosen.evidence
+    assert "no plan was better" in resolve_settings(config(), known(calibration=own)).evidence
+    other = replace(conditions(), sigmas=shifted_sigmas(30))
+    adapted = resolve_settings(config("2.0x"), known(calibration=own, conditions=other, named=True))
+    assert adapted.budget is not None and adapted.budget.count == 15
+    assert adapted.budget.rates == pytest.approx(rates_at(rates, conditions().sigmas, other.sigmas))
+
+
+def test_one_uncached_run_gives_the_budget_its_errors_and_changes_no_default() -> None:
+    rates = tuple(float(step + 1) for step in range(50))
+    learned = calibration(plans={}, plan_results=(), default_result=None, error_rates=rates)
+    chosen = resolve_settings(config("2.0x"), known(calibration=learned))
+    assert chosen.budget is not None and chosen.budget.rates == pytest.approx(rates)
+    default = resolve_settings(config(), known(calibration=learned))
+    assert (default.strategy, default.budget) == (FORECAST, None)
+    assert "no plan was tried" in default.evidence
+    for level in ("quality", "balanced", "fast"):
+        by_error = resolve_settings(config(level), known(calibration=learned))
+        assert by_error == resolve_settings(config(level), known())
 
 
 def test_a_level_is_the_fastest_plan_below_its_error() -> None:
@@ -152,21 +198,11 @@ def test_what_is_not_sound_is_refused_and_told(changed: dict[str, Any], told: st
 # --- plans ---------------------------------------------------------------------------------------
 
 
-@given(steps=st.integers(2, 80), speedup=st.floats(1.1, 10.0), shift=st.floats(0.5, 6.0))
-def test_a_generic_plan_has_its_count_and_both_ends(
-    steps: int, speedup: float, shift: float
-) -> None:
-    count = steps_for(steps, speedup)
-    plan = generic_plan(shifted_sigmas(steps, shift), count)
-    assert len(plan) == count == len(set(plan)) and sorted(plan) == list(plan)
-    assert plan[0] == 0 and plan[-1] == steps - 1
-
-
 @given(made=st.integers(10, 60), run=st.integers(5, 90), speedup=st.floats(1.1, 5.0))
 def test_an_adapted_plan_is_as_dense_over_the_noise_levels(
     made: int, run: int, speedup: float
 ) -> None:
-    plan = generic_plan(shifted_sigmas(made), steps_for(made, speedup))
+    plan = even_plan(made, steps_for(made, speedup))
     count = steps_for(run, speedup)
     adapted = adapt_plan(plan, shifted_sigmas(made), shifted_sigmas(run), count)
     assert len(adapted) == count and adapted[0] == 0 and adapted[-1] == run - 1

@@ -172,3 +172,31 @@ def test_max_skip_and_range_are_kept(sd3: Any) -> None:
     clone, handle = cached(sd3, SKIP_ALL, start_percent=0.4, end_percent=0.8)
     sample(clone, "sd3", steps=10)
     assert "".join("s" if r.skipped else "c" for r in report_of(handle).records) == "ccccsssscc"
+
+
+@pytest.mark.parametrize("predictor", ["reuse", "linear"])
+def test_a_residual_is_continued(sd3: Any, predictor: str) -> None:
+    """What the blocks add to the embedded latent is, on a skip, what the computed steps tell."""
+    clone, handle = cached(sd3, SKIP_ALL, predictor=predictor, start_percent=0.4)
+    transformer = sd3.model.diffusion_model
+    entries: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
+    hooks = [
+        transformer.x_embedder.register_forward_hook(
+            lambda m, given, out: entries.append(out.clone())
+        ),
+        transformer.final_layer.register_forward_pre_hook(
+            lambda m, given: seen.append(given[0] - entries.pop())
+        ),
+    ]
+    sample(clone, "sd3", steps=6)
+    for hook in hooks:
+        hook.remove()
+    records = report_of(handle).records
+    assert [record.skipped for record in records] == [False, False, False, True, True, False]
+    s = [record.sigma for record in records]
+    for step in (3, 4):
+        expected = seen[2]
+        if predictor == "linear":
+            expected = seen[2] + (seen[2] - seen[1]) * ((s[step] - s[2]) / (s[2] - s[1]))
+        torch.testing.assert_close(seen[step], expected, rtol=1e-4, atol=1e-5)

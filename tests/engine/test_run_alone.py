@@ -50,7 +50,8 @@ def test_a_finished_run_that_something_still_holds_keeps_no_tensor() -> None:
     run.begin_evaluation(1.0, CPU)
     decision = run.decide("prediction")
     PredictionForward(run, decision, "prediction", "layout").observe(torch.ones(1, 3))
-    run.state.defer_latent_view(decision.state, torch.ones(2))
+    branch = decision.state.branches["prediction"]
+    run.state.defer_indicator_input(branch, torch.ones(2))
     run.reader.defer(DeferredScalar(torch.ones(()), lambda value: None))
     assert len(tensors_reached_from(run)) >= 3
     run.finish("interrupted")
@@ -116,16 +117,10 @@ def test_the_first_step_after_each_turn_is_the_policys() -> None:
     assert policy_of(run_of(turning)).first_steps == {0, 1}
 
 
-def test_only_the_spectral_indicator_has_a_limit_of_its_own() -> None:
-    assert policy_of(run_of(indicator="spectral")).max_skip == 2
-    assert policy_of(run_of(indicator="spectral", max_skip=5)).max_skip == 5
-    assert policy_of(run_of(indicator="rate")).max_skip == 0
-
-
 def test_the_profiles_warm_up_holds_where_the_profile_decides() -> None:
     config, warm = TeaCacheConfig(mode="faithful"), profile(warmup_steps=3)
     assert policy_of(run_of(settings=settings_from_config(config, warm, EULER))).warmup == 3
-    other = replace(config, indicator="first_block")
+    other = replace(config, indicator="rate")
     assert policy_of(run_of(settings=settings_from_config(other, warm, EULER))).warmup == 0
 
 

@@ -12,9 +12,6 @@ from lone_runs import CPU, SIGMAS, OtherRank, evaluating, run_of, timestep_setti
 from teacache.config import FORCE_COMPUTE
 from teacache.engine.decision import MIXED, Decision
 from teacache.engine.forward import branch_state
-from teacache.engine.indicators import spectral_view
-from teacache.engine.regions import LatentLayout
-from teacache.engine.run import Run
 from teacache.families.streams import FamilyMismatch
 from teacache.report import Reason
 
@@ -92,15 +89,6 @@ def test_a_process_that_ends_the_cache_tells_the_others() -> None:
     run.give_up("no reason")
     run.begin_evaluation(0.4, CPU)
     assert rank.conditions == [False, True] and run.ranks is None
-
-
-def test_the_visible_change_is_agreed_on() -> None:
-    run = run_of(indicator="spectral", rel_l1_thresh=9.0)
-    looked_at(run, 0.8, latent(1.0))
-    rank = OtherRank(10.0)
-    run.ranks = rank  # type: ignore[assignment]
-    (decision,) = looked_at(run, 0.6, latent(1.0))
-    assert len(rank.asked) == 1 and decision.reason is Reason.OVER_THRESHOLD
 
 
 # --- the record of an evaluation -----------------------------------------------------------------
@@ -239,9 +227,8 @@ def test_an_embedding_that_cannot_be_called_is_a_mismatch() -> None:
         run_of(settings=timestep_settings()).prepare_timestep_changes(missing)
 
 
-def test_only_a_profile_rescales_the_change() -> None:
+def test_the_profile_rescales_the_change() -> None:
     assert run_of(settings=timestep_settings()).distance(0.1) == pytest.approx(0.2)
-    assert run_of(indicator="first_block").distance(0.1) == 0.1
 
 
 class Elsewhere:
@@ -257,95 +244,3 @@ def test_cached_tensors_are_moved_where_the_user_wants_them() -> None:
     tensor: Any = Elsewhere()
     assert run_of(cache_device="cpu").to_cache_device(tensor) == "cpu"
     assert run_of(cache_device="device").to_cache_device(tensor) is tensor
-
-
-# --- the spectral indicator ----------------------------------------------------------------------
-
-
-def latent(value: float, size: int = 4) -> torch.Tensor:
-    return torch.full((1, 2, size, size), value)
-
-
-def looked_at(run: Run, sigma: float, *latents: torch.Tensor) -> list[Decision]:
-    """The decisions of one evaluation, one pass for each latent."""
-    run.begin_evaluation(sigma, CPU)
-    made = []
-    for place, each in enumerate(latents):
-        decision = run.decide(place)
-        run.decide_by_latent(decision, each)
-        made.append(decision)
-    run.end_evaluation()
-    return made
-
-
-def seen_change(before: torch.Tensor, at: float, now: torch.Tensor, to: float) -> float:
-    """The relative L1 change of the spectral view of two latents."""
-    old, new = spectral_view(before, at), spectral_view(now, to)
-    return float((new - old).abs().sum() / old.abs().sum())
-
-
-def test_the_visible_change_of_the_latent_decides() -> None:
-    run = run_of(indicator="spectral", rel_l1_thresh=0.8)
-    assert looked_at(run, 0.8, latent(1.0))[0].reason is Reason.NEW_BRANCH
-    (skipped,) = looked_at(run, 0.6, latent(1.1))
-    assert skipped.reason is Reason.UNDER_THRESHOLD
-    assert skipped.distance == pytest.approx(seen_change(latent(1.0), 0.8, latent(1.1), 0.6))
-    (computed,) = looked_at(run, 0.4, latent(2.2))
-    assert computed.reason is Reason.OVER_THRESHOLD
-    assert computed.distance == pytest.approx(seen_change(latent(1.1), 0.6, latent(2.2), 0.4))
-
-
-def test_of_several_pictures_the_one_that_changes_most_decides() -> None:
-    run = run_of(indicator="spectral", rel_l1_thresh=9.0)
-    before = torch.cat([latent(1.0), latent(1.0), latent(1.0)])
-    now = torch.cat([latent(1.0), latent(9.0), latent(2.0)])
-    looked_at(run, 0.8, before)
-    (decision,) = looked_at(run, 0.6, now)
-    assert decision.distance == pytest.approx(seen_change(latent(1.0), 0.8, latent(9.0), 0.6))
-
-
-def test_of_packed_latents_the_one_that_changes_most_decides() -> None:
-    run = run_of(indicator="spectral", rel_l1_thresh=9.0)
-    run.latent = LatentLayout((1, 1, 64), [(1, 2, 4, 4), (1, 2, 4, 4)])
-
-    def packed(one: float, other: float) -> torch.Tensor:
-        return torch.cat([latent(one), latent(other)]).reshape(1, 1, 64)
-
-    looked_at(run, 0.8, packed(9.0, 1.0))
-    (decision,) = looked_at(run, 0.6, packed(9.0, 5.0))
-    assert decision.distance == pytest.approx(seen_change(latent(1.0), 0.8, latent(5.0), 0.6))
-
-
-def test_a_latent_of_another_size_is_computed() -> None:
-    run = run_of(indicator="spectral", rel_l1_thresh=0.5)
-    looked_at(run, 0.8, latent(1.0))
-    (resized,) = looked_at(run, 0.6, latent(1.0, size=6))
-    assert resized.reason is Reason.MISMATCH
-    (again,) = looked_at(run, 0.4, latent(1.0, size=6))
-    assert again.distance is not None
-
-
-def test_a_step_that_is_computed_anyway_is_looked_at_for_the_next_one() -> None:
-    run = run_of(indicator="spectral", rel_l1_thresh=0.5)
-    assert looked_at(run, 1.0, latent(1.0))[0].reason is Reason.FIRST
-    reads = run.reader.count
-    (later,) = looked_at(run, 0.8, latent(1.0))
-    assert later.distance is not None and run.reader.count == reads + 1
-    (last,) = looked_at(run, 0.2, latent(1.0))
-    assert last.reason is Reason.LAST and run.reader.count == reads + 1, "nothing left to decide"
-
-
-def test_other_indicators_do_not_look_at_the_latent() -> None:
-    run = run_of(rel_l1_thresh=0.5)
-    assert looked_at(run, 0.8, latent(1.0))[0].reason is None
-    assert run.state.bytes_held == 0
-
-
-def test_without_memory_for_the_view_the_pass_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> torch.Tensor:
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr("teacache.engine.run.spectral_view", full)
-    run = run_of(indicator="spectral", rel_l1_thresh=0.5)
-    assert looked_at(run, 0.8, latent(1.0))[0].reason is Reason.UNCACHED
-    assert run.gave_up

@@ -23,7 +23,7 @@ class Call:
     """A call of the model that computes, or skips with a fixed residual."""
 
     def __init__(self, skipping: bool = False, residual: torch.Tensor | None = None) -> None:
-        self.skipping, self.image_tokens, self.first_block_tokens = skipping, 0, 0
+        self.skipping, self.image_tokens = skipping, 0
         self.residual = residual
         self.entry: torch.Tensor | None = None
 

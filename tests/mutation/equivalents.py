@@ -175,15 +175,6 @@ _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
             'self._required: Reason | None = ""',
         ),
     ],
-    "A number on the host can be added to a tensor on any device.": [
-        (
-            INDICATORS,
-            "spectral_view",
-            "squares = torch.zeros((), device=latent.device)",
-            f"squares = torch.zeros((), {device})",
-        )
-        for device in ("device=None", "")
-    ],
     "What is bound to `self` is taken out again.": [
         (
             BRANCHES,

@@ -41,7 +41,7 @@ def sd3(comfy: Any) -> Any:
         ({"rel_l1_thresh": 0.35}, "forecast · threshold 0.35 (set)"),
         ({"rel_l1_thresh": 0.0}, "forecast · off"),
         ({"auto_threshold": False}, "forecast · threshold 0.2 (set)"),
-        ({"indicator": "spectral"}, "prediction, spectral, damped · threshold 0.25 (recommended)"),
+        ({"predictor": "linear"}, "prediction, rate, linear · threshold 0.2 (recommended)"),
         ({"profile": "sd3-uncalibrated"}, "forecast · threshold 0.2 (recommended) · profile"),
         (
             {"mode": "faithful"},

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from calibrations import calibration
 from PIL import Image
 
-from teacache.plots.canvas import ticks, wrap
+from teacache.plots.calibration import (
+    DEFAULT_COLOR,
+    FORECAST_COLOR,
+    PLANS_COLOR,
+    calibration_plot,
+)
+from teacache.plots.canvas import Canvas, ticks, wrap
 from teacache.plots.comparison import comparison
 from teacache.plots.timeline import (
     CELLS_HEIGHT,
@@ -78,7 +86,7 @@ def test_a_plan_has_no_threshold_and_tells_its_evidence():
     planned = timeline({**data, "method": "planned"})
     orange = np.abs(np.asarray(planned).astype(int) - (0xC7, 0x7D, 0x0A)).sum(axis=-1) < 60
     assert not orange.any()
-    with_evidence = timeline({**data, "evidence": "preset 2.0x: a generic plan."})
+    with_evidence = timeline({**data, "evidence": "preset 2.0x: 10 of 20 steps planned."})
     assert with_evidence.height == timeline(data).height + 20
 
 
@@ -158,3 +166,32 @@ def test_wrap_keeps_every_word():
     text = "one two three four five six seven eight nine ten"
     lines = wrap(text, 13, 80)
     assert len(lines) > 2 and " ".join(lines) == text
+
+
+def test_a_calibration_tells_plans_from_forecasts():
+    def drawn(own, *colors):
+        image = np.asarray(calibration_plot(own.to_json()))[:, 580:].astype(int)
+        targets = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in colors]
+        return [bool((np.abs(image - target).sum(axis=-1) == 0).any()) for target in targets]
+
+    tried = calibration()
+    assert drawn(tried, PLANS_COLOR, FORECAST_COLOR, DEFAULT_COLOR) == [True, False, True]
+    first, *others = tried.plan_results
+    mixed = replace(tried, plan_results=(replace(first, forecast=True), *others))
+    assert drawn(mixed, PLANS_COLOR, FORECAST_COLOR, DEFAULT_COLOR) == [True, True, True]
+
+
+def test_a_calibration_in_one_run_says_that_nothing_was_tried(monkeypatch):
+    texts = []
+    write = Canvas.text
+
+    def noted(canvas, x, y, text, *rest):
+        texts.append((text, x))
+        write(canvas, x, y, text, *rest)
+
+    monkeypatch.setattr(Canvas, "text", noted)
+    learned = calibration(plans={}, plan_results=(), default_result=None, error_rates=(1.0,) * 50)
+    image = calibration_plot(learned.to_json())
+    ((told, x),) = [each for each in texts if "nothing was tried" in each[0]]
+    assert told == "one uncached run: nothing was tried" and x > image.width / 2
+    assert not any(text.endswith("x") and text[0].isdigit() for text, _ in texts)

@@ -100,7 +100,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "another kind": ({"kind": "workflow"}, "kind must be 'calibration'"),
     "one coefficient": ({"coefficients": [1]}, "two or more finite numbers"),
     "NaN": ({"coefficients": [1, 2, 3, 4, float("nan")]}, "two or more finite numbers"),
-    "no plans": ({"plans": []}, "plans must be a list of one plan or more"),
+    "no list of plans": ({"plans": None}, "plans must be a list"),
+    "rates of other steps": ({"rates": [1.0] * 49}, "rates must be 50 positive numbers"),
+    "a rate of zero": ({"rates": [0.0] * 50}, "rates must be 50 positive numbers"),
+    "a rate that is no number": ({"rates": [float("nan")] * 50}, "rates must"),
     "a plan that does not end": ({"plans": [[0, 4]]}, "rising steps from 0 to 49"),
     "a plan that falls": ({"plans": [[0, 9, 8, 49]]}, "rising steps from 0 to 49"),
     "a plan of texts": ({"plans": [["0", "49"]]}, "rising steps from 0 to 49"),
@@ -120,6 +123,25 @@ def test_a_foreign_or_broken_file_is_one_clear_line(case: str) -> None:
         parse_calibration(text, "x.json")
     message = str(refused.value)
     assert told in message and message.startswith("x.json: ") and "\n" not in message
+
+
+def test_a_file_of_version_0_2_is_read_and_followed() -> None:
+    """It has no rates, and does not say where a forecast was better."""
+    data = calibration(error_rates=(1.0,) * 50).to_json()
+    del data["rates"]
+    for result in [*data["curve"], data["default"]]:
+        del result["forecast"]
+    old = parse_calibration(json.dumps(data), "x.json")
+    assert old == calibration() and old.error_rates == ()
+
+
+def test_one_uncached_run_is_saved_without_plans(store: ProfileStore) -> None:
+    learned = calibration_named(
+        "quick", plans={}, plan_results=(), default_result=None, error_rates=(0.5,) * 50
+    )
+    store.save(learned)
+    assert store.load("quick") == learned
+    assert (learned.nearest_plan(25), learned.nearest_result(25)) == (None, None)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])

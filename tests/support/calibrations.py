@@ -7,7 +7,7 @@ from typing import Any
 
 from teacache.profiles.calibrated import Calibration, PlanResult
 from teacache.profiles.conditions import Conditions
-from teacache.profiles.plans import generic_plan
+from teacache.profiles.plans import Plan
 from teacache.profiles.profile import load_profiles
 
 
@@ -23,6 +23,11 @@ def conditions(steps: int = 50, **changed: Any) -> Conditions:
     return replace(base, **changed)
 
 
+def even_plan(steps: int, count: int) -> Plan:
+    """`count` of `steps` steps, evenly spaced, with the first and the last one."""
+    return tuple(round(number * (steps - 1) / (count - 1)) for number in range(count))
+
+
 def calibration(**changed: Any) -> Calibration:
     """A calibration of an SD3 model; `changed` replaces fields."""
     base = conditions()
@@ -36,7 +41,7 @@ def calibration(**changed: Any) -> Calibration:
         x_range=(0.0, 1.0),
     )
     counts = range(10, 51)
-    plans = {count: generic_plan(base.sigmas, count) for count in counts}
+    plans = {count: even_plan(base.steps, count) for count in counts}
     curve = tuple(
         PlanResult(count, error, 2 * error)
         for count, error in ((12, 0.06), (17, 0.02), (25, 0.01), (33, 0.004))

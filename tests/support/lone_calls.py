@@ -38,7 +38,7 @@ class Observer:
 
 def stack_input_run(threshold: float = 0.5, **more: Any) -> Run:
     """A run whose indicator is the input of the stack, its change being the distance."""
-    config = {key: more.pop(key) for key in ("token_stride", "cache_device") if key in more}
+    config = {key: more.pop(key) for key in ("cache_device",) if key in more}
     settings = settings_from_config(
         TeaCacheConfig(rel_l1_thresh=threshold, mode="faithful", **config),
         profile(indicator="stack_input", coefficients=()),
@@ -58,7 +58,6 @@ def call_of(
     keys: Sequence[str] = ("cond",),
     layout: str = "layout",
     add: float = 10.0,
-    first_block: torch.Tensor | None = None,
     measure_only: bool = False,
     parts: tuple[int, ...] = (),
 ) -> tuple[StackForward, torch.Tensor]:
@@ -69,8 +68,6 @@ def call_of(
     """
     run.begin_evaluation(sigma, CPU)
     forward = StackForward(run, run.decide("pass"), keys, layout, measure_only)
-    if first_block is not None:
-        forward.on_first_block(first_block)
     stream = Stream(Role.IMAGE, 0, "x", part_sizes=lambda _: parts)
     forward.on_stack_input(nn.Identity(), BlockArguments((given,), {}, stream), given)
     if forward.skipping:
@@ -80,7 +77,3 @@ def call_of(
         forward.on_stack_output(out)
     run.end_evaluation()
     return forward, out
-
-
-def first_block_run(threshold: float = 0.5, **config: Any) -> Run:
-    return run_of(rel_l1_thresh=threshold, mode="faithful", indicator="first_block", **config)

@@ -71,13 +71,9 @@ class Callbacks:
     def __init__(self, skip: bool = False, refuse: str = "") -> None:
         self.skip, self.refuse = skip, refuse
         self.skipping = False
-        self.image_tokens = self.first_block_tokens = 0
+        self.image_tokens = 0
         self.events: list[tuple[str, Any]] = []
         self.mismatches: list[FamilyMismatch] = []
-
-    def on_first_block(self, image: torch.Tensor) -> None:
-        self.first_block_tokens = image.shape[1]
-        self.events.append(("first", image.clone()))
 
     def on_stack_input(
         self, block: nn.Module, arguments: BlockArguments, image: torch.Tensor

@@ -83,7 +83,7 @@ def generate(pipe: Any, **changes: Any) -> torch.Tensor:
 
 
 def sampled(
-    pipe: Any, threshold: float, mode: str, indicator: str = "auto", **changes: Any
+    pipe: Any, threshold: float, mode: str, cached: str = "auto", **changes: Any
 ) -> dict[str, Any]:
     """A cached run: its latents, report, and what this process read in each step alone."""
     from teacache.engine.parallel import Ranks
@@ -98,7 +98,7 @@ def sampled(
             own.append((values[0], reduced[0]))
         return reduced
 
-    settings = {"mode": mode, "indicator": indicator}
+    settings = {"mode": mode, "cached": cached}
     with teacache(pipe, threshold, **settings) as handle, patch.object(Ranks, "largest", spied):
         latents = generate(pipe, **changes)
     report = handle.report_for()
@@ -106,6 +106,7 @@ def sampled(
     return {
         "latents": latents,
         "skipped": [record.skipped for record in report.records],
+        "decided": [record.distance is not None for record in report.records],
         "warnings": report.warnings,
         "read": own,
     }
@@ -206,12 +207,13 @@ def data_parallel(rank: int) -> dict[str, Any]:
 def sharded(rank: int) -> dict[str, Any]:
     """FSDP: the pictures differ, and all processes must call the same blocks."""
     pipe = fully_sharded()
-    settings = {"mode": "faithful", "indicator": "first_block", "seed": rank, "steps": 9}
+    settings = {"mode": "forecast", "cached": "residual", "seed": rank, "steps": 9}
     first = sampled(pipe, 1e-12, **settings)
     both: list[Any] = [None] * WORLD
     distributed.all_gather_object(both, first["read"][0][0])
     return {
         "first_read": both,
         "at_middle": sampled(pipe, sum(both) / WORLD, **settings),
+        "skip_all": sampled(pipe, 90.0, **settings),
         "forecast": sampled(pipe, 1.0, "forecast", seed=rank, steps=12),
     }

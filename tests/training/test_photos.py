@@ -1,4 +1,4 @@
-"""The photos model: its latents, and its file sampled by diffusers' own FLUX pipeline."""
+"""The photos models: their latents, and their files sampled by diffusers' own FLUX pipeline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from training import photos
 
-WEIGHTS = ROOT / "models" / "photos" / "photos.safetensors"
+MODELS = ROOT / "models" / "photos"
 
 
 def test_latents_are_pictures() -> None:
@@ -35,10 +35,14 @@ def test_packing_is_undone_and_is_the_pipelines() -> None:
     assert torch.equal(photos.unpack(tokens), latents)
 
 
-def test_sampling_is_that_of_the_pipeline() -> None:
+@pytest.mark.parametrize("name", ["photos", "photos_distilled"])
+def test_sampling_is_that_of_the_pipeline(name: str) -> None:
+    """With two branches, or with guidance as an input, as FLUX.1-dev has it."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-    transformer, text = photos.load_model(WEIGHTS)
+    transformer, text = photos.load_model(MODELS / f"{name}.safetensors")
+    distilled = name == "photos_distilled"
+    assert transformer.config.guidance_embeds is distilled
     noise = torch.randn(2, *photos.LATENT, generator=torch.Generator().manual_seed(2))
     captions, steps = ["pants", "shirt"], 4
     own = photos.sample(transformer, text, captions, noise, photos.schedule(steps))
@@ -47,10 +51,10 @@ def test_sampling_is_that_of_the_pipeline() -> None:
     )
     pipe.set_progress_bar_config(disable=True)
     negative = {f"negative_{key}": value for key, value in photos.embed(text, ["", ""]).items()}
+    two_branches = {**negative, "true_cfg_scale": photos.GUIDANCE}
     (packed,) = pipe(
         **photos.embed(text, captions),
-        **negative,
-        true_cfg_scale=photos.GUIDANCE,
+        **({"guidance_scale": photos.GUIDANCE} if distilled else two_branches),
         sigmas=photos.schedule(steps)[:-1].tolist(),
         latents=photos.pack(noise),
         height=128,

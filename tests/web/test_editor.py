@@ -199,12 +199,33 @@ def test_a_preset_tells_its_evidence(editor: Editor) -> None:
     advice = editor.page.locator(".teacache-advice")
     advice.filter(has_text="preset 2.0x: ").wait_for()
     assert advice.inner_text().split("\n")[0] == report["evidence"]
-    assert "a generic plan, 6 of 12 steps computed" in report["evidence"]
+    assert "forecast, 6 of 12 steps computed" in report["evidence"]
     assert (report["computed"], report["skipped"]) == (6, 6)
     head = editor.page.locator(".teacache-head").inner_text().split("\n")
-    assert head == [f"{report['family_name']} · planned", "plan"]
+    assert head == [f"{report['family_name']} · forecast", "threshold 1"]
     assert set(cell_kinds(editor)) == {"forced", "computed", "skipped"}
     editor.screenshot("preset")
+
+
+def test_a_graph_with_removed_values_keeps_them_and_runs_with_auto(editor: Editor) -> None:
+    graph = quickstart_graph(steps=12)
+    (node,) = [node for node in graph["nodes"] if node["type"] == "ApplyTeaCache"]
+    node["widgets_values"] += ["forecast", "auto", "spectral", "blend", "auto"]
+    editor.load(graph)
+    shown = editor.page.evaluate(
+        """() => {
+            const { widgets } = app.graph.nodes.find(({ type }) => type === "ApplyTeaCache");
+            const kept = widgets.filter(({ name }) => ["indicator", "predictor"].includes(name));
+            return kept.map(({ value }) => value);
+        }"""
+    )
+    assert shown == ["spectral", "blend"]
+    editor.run()
+    (report,) = editor.finish().values()
+    assert (report["method"], report["outcome"]) == ("forecast", "done")
+    said = "indicator=spectral was removed: indicator=auto is used in its place."
+    editor.page.locator(".teacache-advice").filter(has_text=said).wait_for(state="attached")
+    editor.screenshot("removed_values")
 
 
 def test_a_calibration_is_shown_found_and_deleted(editor: Editor, running_server: Server) -> None:

@@ -86,13 +86,15 @@ def test_settings_are_translated():
 
 
 def test_every_phrase_is_used_and_every_reason_has_one():
-    from teacache.report import Reason
+    from teacache.report import CHANGES, Reason
 
     script = "".join(path.read_text() for path in (ROOT / "web").glob("*.js"))
     phrases = set(locale("en", "main")["teacache"])
     reasons = {reason.translation_key for reason in Reason}
     assert {phrase for phrase in phrases if phrase.startswith("reason ")} == reasons
-    assert set(re.findall(r"texts\.(\w+)", script)) == phrases - reasons
+    changes = {f"change {words}" for _, words in CHANGES}
+    assert {phrase for phrase in phrases if phrase.startswith("change ")} == changes
+    assert set(re.findall(r"texts\.(\w+)", script)) == phrases - reasons - changes
 
 
 def test_every_node_has_its_help(definitions):

@@ -122,7 +122,6 @@ class RunWrappers:
         run, sigma = self._run, self._run.position.sigma
         layout = (tuple(x.shape), x.dtype, str(x.device), self._phase())
         decision = run.decide("prediction")
-        run.decide_by_latent(decision, x)
         forward = PredictionForward(run, decision, "prediction", layout)
         if run.strategy.caches_prediction:
             predicted = forward.predict(x) if forward.skipping else None
@@ -172,7 +171,6 @@ class RunWrappers:
             return executor(model, conds, x, timestep, model_options)
         key = _pass_key(model_options.get("transformer_options", {}))
         decision = self._run.decide(key, window=("frames", key[0]))
-        self._run.decide_by_latent(decision, x)
         outer, self._decision = self._decision, decision
         try:
             try:

@@ -47,8 +47,6 @@ from .weights import weights_digest
 
 UNREAD = "runs without the cache: the scheduler's noise levels cannot be read"
 log = logging.getLogger("teacache")
-PACKED_DIMENSIONS = 3
-"""Dimensions of a latent that is a list of tokens."""
 
 
 class UnsupportedModel(ConfigError):
@@ -118,7 +116,6 @@ class CachedPipeline(CacheHandle):
                 lambda: RunScope(latent, full_range) if latent else None,
                 sampler,
                 conditions_of,
-                packed=len(latent) == PACKED_DIMENSIONS,
             )
             run.ranks = ranks_of(known.values(), device)
             return run

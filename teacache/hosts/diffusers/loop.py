@@ -227,8 +227,6 @@ class DenoisingLoop:
         assert run is not None and decision is not None
         branch = self._identify(alike, call, run, decision)
         latent = given[latent_name(given)]
-        if first and not run.gave_up and isinstance(latent, torch.Tensor):
-            run.decide_by_latent(decision, latent)
         if run.strategy.follows_prediction and first and not run.gave_up:
             layout = (component, layout_of(latent))
             self._prediction = PredictionForward(run, decision, PREDICTION, layout)

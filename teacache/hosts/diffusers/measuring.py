@@ -15,7 +15,7 @@ from .calls import BranchKey, Call
 
 def other_branches_count(run: Run, decision: Decision) -> bool:
     """Whether the other branches may measure another distance than the first one."""
-    if run.strategy.indicator not in ("profile", "first_block") or not decision.needs_distance:
+    if not run.profile_indicator or not decision.needs_distance:
         return False
     if run.profile_indicator in TIMESTEP_INDICATORS:
         return False

@@ -230,7 +230,7 @@ def test_at_threshold_0_nothing_of_ours_is_reached(
 # --- what is called more than once in an evaluation ----------------------------------------------
 
 
-@pytest.mark.parametrize("indicator", ["auto", "spectral", "rate"])
+@pytest.mark.parametrize("indicator", ["auto", "rate"])
 def test_tiles_are_computed_and_the_report_says_so(model: Any, indicator: str) -> None:
     """A wrapper that calls the model once for each tile: one branch, several contents."""
 

@@ -74,6 +74,23 @@ def test_progress_and_a_clean_log(quickstart):
     assert strange == []
 
 
+def test_a_file_of_the_editor_with_removed_values_runs_as_with_auto(
+    comfy_dir, quickstart, tmp_path
+):
+    graph = json.loads(EDITOR.read_text())
+    (node,) = [node for node in graph["nodes"] if node["type"] == "ApplyTeaCache"]
+    node["widgets_values"] += ["forecast", "auto", "spectral", "blend", "auto"]
+    saved = tmp_path / "quickstart.json"
+    saved.write_text(json.dumps(graph))
+    settings = ["--set", "Sampler.steps=8", "--set", "Prompt.text=dog"]
+    done = teacache(comfy_dir, "run", saved, *settings, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("indicator=spectral", "predictor=blend"):
+        assert done.stderr.count(f"TeaCache: {name} was removed: ") == 1
+    (picture,) = tmp_path.glob("*.png")
+    assert pixels(picture) == pixels(quickstart[1] / "quickstart_00001_.png")
+
+
 def test_a_file_of_the_editor_gives_the_same_picture(comfy_dir, quickstart, tmp_path):
     settings = ["--set", "Sampler.steps=8", "--set", "Prompt.text=dog"]
     done = teacache(comfy_dir, "run", EDITOR, *settings, "--out", tmp_path)

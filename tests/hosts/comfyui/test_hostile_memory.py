@@ -21,20 +21,14 @@ RESIDUAL = 4 * 128 * 4
 LATENT = 16 * 4 * 4 * 4
 METHODS: dict[str, tuple[dict[str, Any], int]] = {
     "forecast": ({"mode": "forecast"}, 3 * LATENT),
-    "forecast, blend": ({"mode": "forecast", "predictor": "blend"}, 5 * LATENT),
     "faithful": ({"mode": "faithful"}, 2 * (RESIDUAL + RESIDUAL)),
-    "faithful, every second token": (
-        {"mode": "faithful", "token_stride": 2},
-        2 * (RESIDUAL + RESIDUAL // 2),
+    "faithful, continued": (
+        {"mode": "faithful", "predictor": "linear", "start_percent": 0.4},
+        2 * (2 * RESIDUAL + RESIDUAL),
     ),
     "residuals continued": (
         {"mode": "forecast", "cached": "residual"},
         2 * (2 * RESIDUAL) + 3 * LATENT,
-    ),
-    "spectral": ({"mode": "forecast", "indicator": "spectral"}, 4 * LATENT),
-    "first block": (
-        {"mode": "faithful", "indicator": "first_block"},
-        2 * (RESIDUAL + RESIDUAL),
     ),
 }
 """Settings, and the most bytes: predictions with the sum of what was skipped, residuals of two

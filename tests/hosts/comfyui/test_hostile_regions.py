@@ -69,8 +69,7 @@ def film_and_sound(film: Denoised, sound: Denoised) -> Callable[..., torch.Tenso
     return denoise
 
 
-@pytest.mark.parametrize("indicator", ["auto", "spectral"])
-def test_the_sound_of_a_film_decides_too(model: Any, indicator: str) -> None:
+def test_the_sound_of_a_film_decides_too(model: Any) -> None:
     from comfy.nested_tensor import NestedTensor
 
     latent = NestedTensor([torch.zeros(FILM), torch.zeros(SOUND)])
@@ -78,7 +77,7 @@ def test_the_sound_of_a_film_decides_too(model: Any, indicator: str) -> None:
     for name, parts in {"both smooth": (smooth, smooth), "rough sound": (smooth, rough)}.items():
         denoise = film_and_sound(*parts)
         native = sampled(model, latent, denoise).unbind()
-        clone, handle = cached(model, 0.3, mode="forecast", indicator=indicator)
+        clone, handle = cached(model, 0.3, mode="forecast")
         got = sampled(clone, latent, denoise).unbind()
         computed[name] = report_of(handle).computed
         errors[name] = [

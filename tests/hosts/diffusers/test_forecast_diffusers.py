@@ -205,3 +205,17 @@ def test_predictions_that_go_on_in_place_do_not_reach_what_is_remembered() -> No
         assert pipe.scheduler.step is in_place
     assert report_of(handle).skipped > 0
     assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(("preset", "count"), [("1.5x", 13), ("2.0x", 10)])
+def test_a_wanted_speedup_computes_exactly_that_share(
+    preset: str, count: int, built: dict[str, Any]
+) -> None:
+    pipe = pipe_of(built, "sd3")
+    with teacache(pipe, preset=preset) as handle:
+        for seed in range(3):
+            picture = generate(pipe, "sd3", steps=20, seed=seed)
+            report = report_of(handle)
+            assert (report.method, report.computed) == ("forecast", count)
+            assert f"forecast, {count} of 20 steps computed." in report.evidence
+        assert torch.equal(generate(pipe, "sd3", steps=20, seed=2), picture)

@@ -93,11 +93,14 @@ def test_weights_that_are_split_are_called_together(tmp_path: Path) -> None:
     """FSDP: another picture in each process, and the same steps are skipped in both."""
     one, two = run(parallel_pipelines.sharded, tmp_path)
     assert one["first_read"][0] != one["first_read"][1]
-    for name in ("at_middle", "forecast"):
-        assert one[name]["skipped"] == two[name]["skipped"] and any(one[name]["skipped"])
+    for name in ("at_middle", "skip_all", "forecast"):
+        assert one[name]["skipped"] == two[name]["skipped"]
         assert not torch.equal(one[name]["latents"], two[name]["latents"])
         assert not one[name]["warnings"]
-    assert not one["at_middle"]["skipped"][1], "the larger distance is over the threshold"
+    assert any(one["skip_all"]["skipped"]) and any(one["forecast"]["skipped"])
+    first = one["at_middle"]["decided"].index(True)
+    assert one["skip_all"]["skipped"][first]
+    assert not one["at_middle"]["skipped"][first], "the larger distance is over the threshold"
 
 
 def test_without_processes_nothing_is_reduced() -> None:

@@ -113,7 +113,7 @@ def test_a_failure_at_any_step_outside_the_model(pipe: Any, place: str, mode: st
 
 
 @both_modes
-@pytest.mark.parametrize("settings", [{}, {"indicator": "spectral"}, {"indicator": "first_block"}])
+@pytest.mark.parametrize("settings", [{}, {"cached": "residual"}])
 def test_all_that_waits_is_put_where_it_is_to_wait(pipe: Any, settings: Any, mode: str) -> None:
     """Another type stands for another device: what went there comes back for its use."""
     with teacache(pipe, MANY[mode], mode=mode, **settings) as handle:

@@ -1,0 +1,210 @@
+"""A wanted number of computed steps, kept by a forecast that still decides by its own error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ..config import FORCE_COMPUTE
+from ..schedule import Schedule
+from .indicators import ErrorRate
+from .policy import Policy
+from .strategy import RunSettings
+
+EARLY, EARLY_SHARE = 2.4, 0.2
+LATE, LATE_SHARE = 3.0, 0.1
+"""Logarithm of the usual error at the start and at the end of a run, relative to its middle, and
+the share of the run over which either fades. Chosen on tuning captions of the demo, digits and
+photos models: larger values keep more steps for the start or the end."""
+UNMEASURED = 3
+"""First steps of a segment, after which the first error has been measured."""
+LEAST, MOST, HALVINGS = 1e-4, 1.6, 14
+"""Thresholds between which the one that keeps the number is searched for, by halving. Above MOST
+fewer sampling steps would come nearer to the uncached picture than skipped ones, on the tuning
+pairs of the demo model at 12 and 20 steps: more steps than wanted are computed there."""
+
+
+def one_step_span(sigmas: Sequence[float], step: int) -> float:
+    """Product of the distances of `step` to the two levels before it; `step` is 2 or more."""
+    here, newest, older = (sigmas[step - back] for back in range(3))
+    return max(abs(here - newest) * abs(here - older), 1e-30)
+
+
+def usual_rates(sigmas: Sequence[float]) -> list[float]:
+    """What is known of a model's errors before anything was measured on it.
+
+    Predictions miss most at the start, where the picture takes shape, and again at the end. Only
+    the ratios between steps matter.
+
+    Args:
+        sigmas: noise levels of the run, one more than steps.
+
+    Returns:
+        For each step the error of a prediction one step ahead over `one_step_span`.
+    """
+    steps = len(sigmas) - 1
+    rates = []
+    for step in range(steps):
+        progress = step / steps
+        logarithm = EARLY * math.exp(-progress / EARLY_SHARE)
+        logarithm += LATE * math.exp(-(1 - progress) / LATE_SHARE)
+        rates.append(math.exp(logarithm) / one_step_span(sigmas, max(step, 2)))
+    return rates
+
+
+def rates_at(
+    known: Sequence[float], known_sigmas: Sequence[float], sigmas: Sequence[float]
+) -> list[float]:
+    """Rates of one schedule at the steps of another one, by the logarithm, linear in sigma.
+
+    Args:
+        known: rates of the steps of `known_sigmas`, above 0.
+        known_sigmas: noise levels that do not rise, one more than rates.
+        sigmas: noise levels of the other schedule.
+    """
+    levels = [-sigma for sigma in known_sigmas[:-1]]
+    logarithms = np.log(known)
+    return [float(math.exp(np.interp(-sigma, levels, logarithms))) for sigma in sigmas[:-1]]
+
+
+class StepBudget:
+    """Measures distances in units of the threshold with which a wanted number of steps is computed.
+
+    After each computed step the rest of the run is simulated: the error that was just measured is
+    scaled to the levels ahead by the distances to the predictor's nodes (`ErrorRate`) and by the
+    usual course of errors in a run. The threshold is the smallest with which the simulation
+    computes no more steps than are left. Where the errors of a sample turn out otherwise, the next
+    threshold makes up for it: the number is kept, and each sample has its own computed steps.
+
+    Args:
+        sigmas: noise levels of the run, one more than steps.
+        sizes: relative size of each step (`Schedule.relative_step_size`).
+        rates: of each step, as `usual_rates`, or as a calibration measured them.
+        fixed: whether a step is computed whatever its error.
+        count: wanted number of computed steps.
+        max_skip: most steps skipped in a row, 0 for no limit.
+    """
+
+    def __init__(
+        self,
+        sigmas: Sequence[float],
+        sizes: Sequence[float],
+        rates: Sequence[float],
+        fixed: Sequence[bool],
+        count: int,
+        max_skip: int = 0,
+    ) -> None:
+        self._sigmas, self._sizes, self._rates = sigmas, sizes, rates
+        self._fixed, self.count, self._max_skip = fixed, count, max_skip
+        self._computed: set[int] = set()
+        self._threshold: float | None = None
+        self.exceeded = False
+        """Whether more steps are computed than wanted, because the errors are too large."""
+
+    @property
+    def threshold(self) -> float:
+        """The one in whose parts distances are given now; 0 where every step is computed."""
+        return self._threshold or 0.0
+
+    def record(self, step: int, skipped: bool) -> None:
+        """`step` has been evaluated."""
+        if not skipped:
+            self._computed.add(step)
+            self._threshold = None
+
+    def relative(
+        self, distance: float, step: int, nodes: Sequence[float], rate: float | None
+    ) -> float:
+        """The part of the threshold that `distance` is: from 1 on, a step is computed.
+
+        Args:
+            distance: of skipping `step` (`ErrorRate.distance`).
+            nodes: noise levels of the values that are extrapolated, the newest last.
+            rate: the last measured error over the product of its distances to its nodes.
+        """
+        if rate is None or not math.isfinite(rate):
+            return FORCE_COMPUTE
+        if self._threshold is None:
+            self._threshold = self._solved(step, nodes, rate)
+        if not self._threshold:
+            return FORCE_COMPUTE
+        return min(distance / self._threshold, FORCE_COMPUTE)
+
+    def _solved(self, step: int, nodes: Sequence[float], rate: float) -> float:
+        """The threshold; 0 where as many steps are left as may be computed."""
+        left = self.count - len(self._computed)
+        if left >= len(self._sizes) - step:
+            return 0.0
+        scale = rate / max(self._rates[max(self._computed, default=0)], 1e-30)
+        low, high = math.log(LEAST), math.log(MOST)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            if self._simulated(step, nodes, rate, scale, math.exp(middle), left) <= left:
+                high = middle
+            else:
+                low = middle
+        if high == math.log(MOST):
+            self.exceeded = True
+        return math.exp(high)
+
+    def least(self) -> int:
+        """The fewest steps that are computed: those that must be, and those beyond the reach of
+        the ones before."""
+        start = self._sigmas[0]
+        return self._simulated(0, (start, start), 0.0, 0.0, math.inf, len(self._sizes))
+
+    def _simulated(
+        self,
+        first: int,
+        nodes: Sequence[float],
+        rate: float,
+        scale: float,
+        threshold: float,
+        enough: int,
+    ) -> int:
+        """Steps computed from `first` on, counted up to `enough` + 1, if errors are as expected."""
+        older, newest = nodes[0], nodes[-1]
+        accumulated, in_a_row, computed = 0.0, 0, 0
+        for step in range(first, len(self._sizes)):
+            sigma = self._sigmas[step]
+            ahead = abs(sigma - newest)
+            accumulated += rate * ahead * abs(sigma - older) * self._sizes[step]
+            capped = bool(self._max_skip) and in_a_row >= self._max_skip
+            beyond = ahead > ErrorRate.horizon * abs(newest - older)
+            if self._fixed[step] or capped or beyond or not accumulated < threshold:
+                computed += 1
+                if computed > enough:
+                    break
+                older, newest = newest, sigma
+                rate = scale * self._rates[step]
+                accumulated, in_a_row = 0.0, 0
+            else:
+                in_a_row += 1
+        return computed
+
+
+def budget_of(settings: RunSettings, schedule: Schedule, policy: Policy) -> StepBudget | None:
+    """The budget of one run; None where no number of computed steps is wanted."""
+    if settings.budget is None:
+        return None
+    levels = schedule.sigmas
+    return StepBudget(
+        levels,
+        [schedule.relative_step_size(start, end) for start, end in pairwise(levels)],
+        settings.budget.rates,
+        always_computed(schedule, policy),
+        settings.budget.count,
+        settings.config.max_skip,
+    )
+
+
+def always_computed(schedule: Schedule, policy: Policy) -> list[bool]:
+    """Of each step, whether it is computed whatever its error: because of the policy, or since
+    nothing has been measured yet in its segment of the schedule."""
+    unknown = {first + after for first in schedule.first_steps for after in range(UNMEASURED)}
+    return [
+        step in unknown or policy.fixed_reason(step) is not None for step in range(schedule.steps)
+    ]
