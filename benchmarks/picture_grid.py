@@ -40,12 +40,12 @@ COMMAND = "python -m benchmarks.picture_grid"
 ROUGH_GROUNDS = [ground for ground in GROUNDS if ground.kind == ROUGH]
 SPEEDUPS = (1.5, 2.0)
 CAPTIONS, TUNING_PAIRS = 3, 2
-LEAST, MOST, HALVINGS, CLOSE = 0.03, 3.0, 6, 0.25
+LEAST, MOST, HALVINGS, CLOSE = 0.03, 3.0, 9, 0.25
 """Thresholds of faithful TeaCache that are searched, how often the range is halved, and how many
 steps from the wanted number are near enough."""
 SIDE = 128
 """Pictures with shorter sides are enlarged to it, in whole multiples."""
-GAP, MARGIN, HEAD, CAPTION, FIGURES = 10, 16, 86, 26, 38
+GAP, MARGIN, HEAD, CAPTION, FIGURES = 16, 16, 92, 26, 30
 """Of the page of pictures, in pixels; the last two stand above and below each row."""
 
 
