@@ -1,0 +1,43 @@
+"""One picture of a ground, cached or not, with the number of steps that were computed for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from benchmarks.peers import Enable
+from benchmarks.quality import MAX_PSNR, decoded
+from benchmarks.sampling import sample
+from benchmarks.testbeds import COMFYUI, Pair, Testbed
+from teacache.comparison.metrics import psnr
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A sampled picture or film.
+
+    Args:
+        computed: evaluations of the model in which its middle block ran.
+        frames: [N, H, W, 3] in [0, 1].
+    """
+
+    computed: float
+    frames: Tensor
+
+    def psnr_to(self, reference: Tensor) -> float:
+        """In dB, over all frames; at most `MAX_PSNR`, which identical frames have."""
+        return min(psnr(self.frames, reference), MAX_PSNR)
+
+
+def draw(testbed: Testbed, enable: Enable, pair: Pair, steps: int | None = None) -> Drawing:
+    """Sample a pair in ComfyUI as the testbed's ground says.
+
+    Args:
+        steps: in place of the ground's.
+    """
+    ground = testbed.ground
+    sigmas = testbed.sigmas(steps or ground.steps)
+    with enable(testbed) as model:
+        made = sample(testbed, COMFYUI, model, [pair], sigmas, sampler=(ground.sampler, {}))
+    return Drawing(made.computed, decoded(testbed, made.latents))
