@@ -175,7 +175,7 @@ def apply_schema(
                 optional=True,
                 tooltip=(
                     "One setting in place of the others: a level of quality, or a wanted speed-up, "
-                    "which computes exactly that share of steps. It is based on your calibration "
+                    "which computes that share of steps. It is based on your calibration "
                     "of the model, else on what is known about it; the node says which. learn: "
                     "compute every step and save what the run showed as a profile. auto: the "
                     "widgets above or, while they are unchanged, your calibration."

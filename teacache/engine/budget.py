@@ -1,4 +1,4 @@
-"""A wanted number of computed steps, kept by a forecast that still decides by its own error."""
+"""A wanted number of computed steps, kept by a forecast."""
 
 from __future__ import annotations
 
@@ -76,8 +76,9 @@ class StepBudget:
     After each computed step the rest of the run is simulated: the error that was just measured is
     scaled to the levels ahead by the distances to the predictor's nodes (`ErrorRate`) and by the
     usual course of errors in a run. The threshold is the smallest with which the simulation
-    computes no more steps than are left. Where the errors of a sample turn out otherwise, the next
-    threshold makes up for it: the number is kept, and each sample has its own computed steps.
+    computes no more steps than are left. It grows with the error that was measured, as distances
+    do: which steps are computed follows from the schedule, the number and the usual course alone,
+    unless the errors are so large that the threshold reaches `MOST`.
 
     Args:
         sigmas: noise levels of the run, one more than steps.

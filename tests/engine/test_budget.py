@@ -1,4 +1,4 @@
-"""A wanted number of computed steps, kept by thresholds that follow the errors of the run."""
+"""A wanted number of computed steps, kept by thresholds that are solved for as the run goes on."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_errors_as_usual_give_exactly_the_number(speedup: float) -> None:
     assert len(run_of(sigmas, errors, count)) == count
 
 
-def test_steps_are_computed_where_the_sample_itself_is_hard() -> None:
+def test_large_errors_are_computed_where_they_are() -> None:
     sigmas = shifted_sigmas(40, 1.0)
     early = [0.4 if step < 20 else 0.01 for step in range(40)]
     first, last = (run_of(sigmas, errors, 20) for errors in (early, early[::-1]))
