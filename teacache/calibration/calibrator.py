@@ -141,6 +141,7 @@ class Calibrator:
             provenance={
                 **backend.about,
                 "cases": list(self._cases),
+                "learned": self.quick,
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
             residual_ratios=_mean_ratios(recordings, backend.steps),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
 from ..engine.presets import RunContext, learned_name
@@ -29,7 +28,7 @@ class _Recorded:
     digest: str
     profile: Profile
     steps: int
-    about: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
     cases: Sequence[str] = ("one run",)
     key: dict[str, Any] = field(default_factory=dict)
 
@@ -57,9 +56,8 @@ class Learning:
         """
         context, conditions = self._context, self._context.conditions
         name = learned_name(conditions)
-        made = {"learned": True, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         backend = _Recorded(
-            conditions.family, conditions.weights_digest, context.profile, conditions.steps, made
+            conditions.family, conditions.weights_digest, context.profile, conditions.steps
         )
         journal = Journal(None, {})
         try:

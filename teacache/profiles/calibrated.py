@@ -84,7 +84,7 @@ class Calibration:
 
     @property
     def learned(self) -> bool:
-        """Whether a run with `preset` = `learn` saved it: it is used only where it is named."""
+        """Whether it is of one uncached run, in which nothing was tried: used only where named."""
         return bool(self.provenance.get("learned", False))
 
     @property

@@ -131,7 +131,7 @@ class ProfileStore:
     def find(self, conditions: Conditions) -> Calibration | None:
         """The calibration for a run: of those for the same weights and patches, the most similar.
 
-        Profiles that `preset` = `learn` saved are used only where they are named.
+        Profiles of one uncached run, in which nothing was tried, are used only where named.
 
         Args:
             conditions: of the run.

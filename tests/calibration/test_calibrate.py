@@ -232,25 +232,27 @@ def test_one_uncached_run_teaches_a_wanted_speedup_and_nothing_else(
     store.save(learned)
     assert store.load("mine") == learned
 
+    assert "no calibration" in run_preset(sd3, "2.0x").evidence, "it is used where it is named"
     for preset, count in (("1.5x", 9), ("2.0x", 7)):
-        report = run_preset(sd3, preset)
+        report = run_preset(sd3, preset, "mine")
         told = f"preset {preset}: profile mine: forecast, {count} of {STEPS} steps computed."
         assert (report.computed, report.evidence) == (count, told)
-    assert run_preset(sd3, "quality").evidence == quality.evidence
+    assert run_preset(sd3, "quality", "mine").evidence == quality.evidence
     assert torch.equal(latent_of(sd3), untouched)
 
-    as_learned = computed_steps(run_preset(sd3, "2.0x"))
+    as_learned = computed_steps(run_preset(sd3, "2.0x", "mine"))
     late = tuple(rate * 20.0**step for step, rate in enumerate(learned.error_rates))
     store.save(replace(learned, error_rates=late), overwrite=True)
-    kept_for_later = computed_steps(run_preset(sd3, "2.0x"))
+    kept_for_later = computed_steps(run_preset(sd3, "2.0x", "mine"))
     assert len(kept_for_later) == len(as_learned) and sum(kept_for_later) > sum(as_learned)
 
 
-def run_preset(model: Any, preset: str) -> RunReport:
-    """The report of a run in which only the preset was set."""
+def run_preset(model: Any, preset: str, profile: str = "auto") -> RunReport:
+    """The report of a run in which only the preset, and maybe the profile, was set."""
     from teacache.hosts.comfyui.patch import apply_teacache
 
-    clone, handle = apply_teacache(model, TeaCacheConfig(rel_l1_thresh=None, preset=preset))
+    config = TeaCacheConfig(rel_l1_thresh=None, preset=preset, profile=profile)
+    clone, handle = apply_teacache(model, config)
     sample(clone, "sd3", steps=STEPS)
     return report_of(handle)
 

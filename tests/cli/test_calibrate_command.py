@@ -135,7 +135,8 @@ def test_the_demo_pipeline_is_learned_in_one_run_and_a_wanted_speedup_goes_by_it
     assert (data["plans"], data["curve"], data["default"]) == ([], [], None)
     assert len(data["rates"]) == 30 and data["made"]["cases"] == ["a fox, seed 0"]
 
-    cache = ["--cache-backend", "tea_cache", "--cache-config", '{"preset": "2.0x"}']
+    config = '{"preset": "2.0x", "profile": "quick"}'
+    cache = ["--cache-backend", "tea_cache", "--cache-config", config]
     assert main(["generate", *demo, *cache, "--out", str(tmp_path / "made")]) == 0
     run = json.loads((tmp_path / "made" / "report.json").read_text(encoding="utf-8"))["run"]
     assert run["computed"] == 15
