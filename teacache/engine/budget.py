@@ -151,6 +151,16 @@ class StepBudget:
             self.exceeded = True
         return math.exp(high)
 
+    def notes(self, computed: int) -> list[str]:
+        """What to say at the end of a run in which `computed` steps were computed: one sentence
+        where they are more than wanted because of their errors."""
+        if not self.exceeded or not max(self.count, self.least()) < computed:
+            return []
+        return [
+            f"{self.count} computed steps were wanted, and {computed} were computed: with fewer, "
+            "this picture would change more than by sampling with fewer steps."
+        ]
+
     def least(self) -> int:
         """The fewest steps that are computed: those that must be, and those beyond the reach of
         the ones before."""

@@ -370,12 +370,9 @@ class Run:
             times, self.report.seconds = self._timer.resolve()
             self.report.set_times(times)
         self.report.outcome = outcome
-        if self._budget is not None and self._budget.exceeded:
-            self.report.warn(
-                f"{self._budget.count} computed steps were wanted, and "
-                f"{self.report.computed_steps} were computed: with fewer, this picture would "
-                "change more than by sampling with fewer steps."
-            )
+        if self._budget is not None:
+            for sentence in self._budget.notes(self.report.computed_steps):
+                self.report.warn(sentence)
         self._emit("end", lambda: {"report": self.report.to_json()})
         return self.report
 

@@ -113,6 +113,12 @@ def test_where_errors_are_too_large_more_steps_are_computed_and_it_is_known() ->
             budget.record(step, skipped=False)
         budget.relative(0.1, 3, nodes, error / one_step_span(sigmas, 3))
         assert budget.exceeded == exceeded and 0 < budget.threshold <= MOST
+        assert budget.notes(8) == [], "as many as wanted"
+        told = [
+            "8 computed steps were wanted, and 9 were computed: with fewer, this picture would "
+            "change more than by sampling with fewer steps."
+        ]
+        assert budget.notes(9) == (told if exceeded else [])
 
 
 @pytest.mark.parametrize("rate", [None, math.nan, math.inf])
