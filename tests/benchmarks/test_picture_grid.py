@@ -103,7 +103,8 @@ def test_a_ground_is_drawn_in_every_way(comfy: Any, monkeypatch: pytest.MonkeyPa
     pairs = testbed.test_pairs(1)
     columns = picture_grid.columns_of(testbed, pairs)
     computed = [column.drawings[0].computed for column in columns]
-    assert computed[:3] == [12, 8, 6] and computed[5:] == [8, 6]
+    assert computed[:2] == [12, 8] and computed[5:] == [8, 6]
+    assert computed[2] in (6, 7), "one more where errors are too large"
     assert all(5 <= steps < 12 for steps in computed[3:5])
     reference = columns[0].drawings[0]
     assert all(10 < c.drawings[0].psnr_to(reference.frames) < 100 for c in columns[1:])

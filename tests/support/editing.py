@@ -166,7 +166,8 @@ def expected_summary(report: dict[str, Any]) -> str:
     time = f"{saved * 1e3:.0f} ms" if saved < 0.9995 else f"{saved:.1f} s"
     gain = f" · {report['estimated_speedup']:.2f}x · saved {time}" if report["skipped"] else ""
     held = f"{report['bytes_held'] / 1e3:.0f} kB held"
-    return f"{report['computed']} of {report['evaluations']} steps computed{gain} · {held}"
+    change = f" · {report['expected_change']}" if report["expected_change"] else ""
+    return f"{report['computed']} of {report['evaluations']} steps computed{gain} · {held}{change}"
 
 
 def cell_kinds(editor: Editor) -> list[str]:
