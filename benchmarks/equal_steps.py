@@ -11,24 +11,19 @@ No setting was chosen on these captions and seeds.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from benchmarks import peers
-from benchmarks.grounds import GROUNDS, SPEEDUPS, Ground
-from benchmarks.quality import MAX_PSNR, decoded
+from benchmarks.command import comfyui, euler_grounds, options, parsed
+from benchmarks.drawing import draw
+from benchmarks.grounds import SPEEDUPS, Ground
 from benchmarks.roughness import MODELS, publish
-from benchmarks.sampling import Sampler, sample
-from benchmarks.testbeds import COMFYUI, Pair, Testbed, load
-from teacache.comparison.metrics import psnr
-from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
+from benchmarks.testbeds import Pair, Testbed, load
 
 RESULTS = Path(__file__).parent / "results" / "equal_steps.md"
 THRESHOLDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -62,32 +57,24 @@ def ways(steps: int) -> dict[str, list[peers.Enable]]:
 def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> dict[str, list[Point]]:
     """The points of each way on a ground, against the uncached pictures."""
     testbed = testbed.on(ground)
-    sigmas = testbed.sigmas(ground.steps)
-    sampler: Sampler = (ground.sampler, {})
-
-    def run(enable: peers.Enable, levels: torch.Tensor, pair: Pair) -> tuple[float, torch.Tensor]:
-        with enable(testbed) as model:
-            made = sample(testbed, COMFYUI, model, [pair], levels, sampler=sampler)
-        return made.computed, decoded(testbed, made.latents)
-
-    fewer = [testbed.sigmas(round(ground.steps / s)) for s in SPEEDUPS]
+    fewer = [round(ground.steps / speedup) for speedup in SPEEDUPS]
     runs = {
-        name: [(enable, sigmas) for enable in enables]
+        name: [(enable, ground.steps) for enable in enables]
         for name, enables in ways(ground.steps).items()
     }
     presets = {PRESET: peers.Presets(), ONE_RUN: peers.Presets(quick=True)}
     for name, ways_to in presets.items():
-        runs[name] = [(ways_to.for_speedup(speedup), sigmas) for speedup in SPEEDUPS]
-    runs[FEWER_STEPS] = [(peers.uncached_comfyui, levels) for levels in fewer]
+        runs[name] = [(ways_to.for_speedup(speedup), ground.steps) for speedup in SPEEDUPS]
+    runs[FEWER_STEPS] = [(peers.uncached_comfyui, steps) for steps in fewer]
     found: dict[str, list[list[tuple[float, float]]]] = {
         name: [[] for _ in points] for name, points in runs.items()
     }
     for pair in tqdm(pairs, desc=ground.name, unit="pair"):
-        _, reference = run(peers.uncached_comfyui, sigmas, pair)
+        reference = draw(testbed, peers.uncached_comfyui, pair).frames
         for name, points in runs.items():
-            for place, (enable, levels) in zip(found[name], points, strict=True):
-                computed, picture = run(enable, levels, pair)
-                place.append((computed, min(psnr(picture, reference), MAX_PSNR)))
+            for place, (enable, steps) in zip(found[name], points, strict=True):
+                drawing = draw(testbed, enable, pair, steps)
+                place.append((drawing.computed, drawing.psnr_to(reference)))
     return {
         name: [
             (
@@ -142,22 +129,11 @@ def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=8, help="captions and seeds of each ground")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--comfyui", type=Path)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
-    args = parser.parse_args()
-    if args.pairs < 1:
-        parser.error(f"--pairs must be at least 1, not {args.pairs}")
-    torch.set_num_threads(1)
+    args = parsed(options(__doc__, RESULTS, 8, MODELS))
     rows: list[list[str]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        boot(find_comfyui(args.comfyui), Path(folder))
+    with comfyui(args):
         testbeds = {name: load(name) for name in args.models}
-        for ground in GROUNDS:
-            if ground.model not in args.models or ground.sampler != "euler":
-                continue
+        for ground in euler_grounds(args.models):
             testbed = testbeds[ground.model]
             measured = measure(testbed, ground, testbed.test_pairs(args.pairs))
             made = rows_of(ground, measured)

@@ -10,28 +10,23 @@ page's figures are of pairs that nothing was chosen on.
 
 from __future__ import annotations
 
-import argparse
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from benchmarks.command import comfyui, euler_grounds, options, parsed
+from benchmarks.drawing import draw
 from benchmarks.equal_steps import table_of
-from benchmarks.grounds import GROUNDS, ROUGH, Ground
-from benchmarks.quality import MAX_PSNR, decoded
+from benchmarks.grounds import ROUGH
+from benchmarks.peers import teacache_comfyui, uncached_comfyui
 from benchmarks.roughness import MODELS, publish
-from benchmarks.sampling import sample
-from benchmarks.testbeds import COMFYUI, Pair, Testbed, load
-from teacache.comparison.metrics import psnr
-from teacache.config import TeaCacheConfig
-from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
+from benchmarks.testbeds import Pair, Testbed, load
 from teacache.report import PSNR_AT_ONE, PSNR_PER_DECADE
 
 RESULTS = Path(__file__).parent / "results" / "expected_change.md"
@@ -50,13 +45,9 @@ class Run:
 
 def runs_of(testbed: Testbed, pairs: Sequence[Pair]) -> list[Run]:
     """The runs of a ground that skipped something."""
-    from teacache.hosts.comfyui.patch import apply_teacache
-
     ground, found = testbed.ground, []
-    levels = testbed.sigmas(ground.steps)
     for pair in tqdm(pairs, desc=ground.name, unit="pair"):
-        uncached = sample(testbed, COMFYUI, testbed.patcher, [pair], levels)
-        reference = decoded(testbed, uncached.latents)
+        reference = draw(testbed, uncached_comfyui, pair).frames
         for threshold in THRESHOLDS:
             reports: list[dict[str, Any]] = []
 
@@ -64,12 +55,10 @@ def runs_of(testbed: Testbed, pairs: Sequence[Pair]) -> list[Run]:
                 if event == "end":
                     into.append(data["report"])
 
-            config = TeaCacheConfig(rel_l1_thresh=threshold)
-            model = apply_teacache(testbed.patcher, config, keep)[0]
-            made = sample(testbed, COMFYUI, model, [pair], levels)
+            drawing = draw(testbed, teacache_comfyui(keep, rel_l1_thresh=threshold), pair)
             (report,) = reports
             if report["expected_psnr"] is not None:
-                true = min(psnr(decoded(testbed, made.latents), reference), MAX_PSNR)
+                true = drawing.psnr_to(reference)
                 error = 10 ** ((PSNR_AT_ONE - report["expected_psnr"]) / PSNR_PER_DECADE)
                 found.append(Run(ground.name, error, report["expected_psnr"], true))
     return found
@@ -98,21 +87,15 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=4, help="of each ground")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser = options(__doc__, RESULTS, 4, MODELS)
     parser.add_argument("--tuning", action="store_true", help="fit the line on tuning pairs")
-    parser.add_argument("--comfyui", type=Path)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
-    args = parser.parse_args()
-    if args.pairs < 1:
-        parser.error(f"--pairs must be at least 1, not {args.pairs}")
-    torch.set_num_threads(1)
+    args = parsed(parser)
     every: list[Run] = []
     rows: list[list[str]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        boot(find_comfyui(args.comfyui), Path(folder))
-        for ground in chosen(args.models):
+    with comfyui(args):
+        for ground in euler_grounds(args.models):
+            if ground.kind != ROUGH:
+                continue
             testbed = load(ground.model).on(ground)
             choose = testbed.tuning_pairs if args.tuning else testbed.test_pairs
             runs = runs_of(testbed, choose(args.pairs))
@@ -134,15 +117,6 @@ def main() -> None:
         f"off by some dB.\n\n{table(rows)}\n"
     )
     publish(page, RESULTS if args.write else None)
-
-
-def chosen(models: Sequence[str]) -> list[Ground]:
-    """The rough grounds with Euler steps of some models."""
-    return [
-        ground
-        for ground in GROUNDS
-        if ground.model in models and ground.sampler == "euler" and ground.kind == ROUGH
-    ]
 
 
 if __name__ == "__main__":

@@ -10,16 +10,15 @@ steps of a second-order solver; converged latents are kept in output/benchmarks/
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from benchmarks import peers
+from benchmarks.command import options, parsed
 from benchmarks.drawing import draw
 from benchmarks.grounds import Ground
 from benchmarks.pareto import OUT
@@ -165,14 +164,7 @@ def page_of(tables: dict[str, list[Entry]], pairs: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=6, help="captions and seeds of each model")
-    parser.add_argument("--comfyui", type=Path)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
-    args = parser.parse_args()
-    if args.pairs < 1:
-        parser.error(f"--pairs must be at least 1, not {args.pairs}")
-    torch.set_num_threads(1)
+    args = parsed(options(__doc__, RESULTS, 6))
     boot(find_comfyui(args.comfyui), OUT)
     tables: dict[str, list[Entry]] = {}
     for model, guidance in MODELS:

@@ -10,24 +10,20 @@ can be better. What a whole cached run makes of a predictor is measured by `benc
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import tempfile
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from benchmarks.command import comfyui, euler_grounds, options, parsed
 from benchmarks.equal_steps import table_of
-from benchmarks.grounds import GROUNDS
 from benchmarks.roughness import MODELS, publish
 from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, Pair, Testbed, load
 from teacache.config import TeaCacheConfig
 from teacache.engine.predictors import Damped, combine, interpolation_weights
-from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
 
 RESULTS = Path(__file__).parent / "results" / "one_step.md"
 FORGETTING = 0.7
@@ -124,21 +120,10 @@ def by_thirds(runs: Sequence[Errors]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=4, help="of each ground")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--comfyui", type=Path)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
-    args = parser.parse_args()
-    if args.pairs < 1:
-        parser.error(f"--pairs must be at least 1, not {args.pairs}")
-    torch.set_num_threads(1)
+    args = parsed(options(__doc__, RESULTS, 4, MODELS))
     rows: list[list[str]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        boot(find_comfyui(args.comfyui), Path(folder))
-        for ground in GROUNDS:
-            if ground.model not in args.models or ground.sampler != "euler":
-                continue
+    with comfyui(args):
+        for ground in euler_grounds(args.models):
             testbed = load(ground.model).on(ground)
             runs = [errors(*trajectory(testbed, pair)) for pair in testbed.test_pairs(args.pairs)]
             thirds = by_thirds(runs)

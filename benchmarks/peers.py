@@ -29,6 +29,7 @@ from benchmarks.pipeline_gaps import (
 from benchmarks.sampling import sample
 from benchmarks.testbeds import DIFFUSERS, Testbed
 from teacache.config import TeaCacheConfig
+from teacache.engine.run import RunListener
 from teacache.hosts.comfyui.headless.boot import PACK
 from teacache.profiles.calibrated import Calibration
 from teacache.profiles.store import PARTIAL_SUFFIX, ProfileStore
@@ -64,12 +65,12 @@ def uncached_comfyui(testbed: Testbed) -> Iterator[Any]:
     yield testbed.patcher
 
 
-def teacache_comfyui(**config: Any) -> Enable:
+def teacache_comfyui(listener: RunListener | None = None, **config: Any) -> Enable:
     @contextmanager
     def enable(testbed: Testbed) -> Iterator[Any]:
         from teacache.hosts.comfyui.patch import apply_teacache
 
-        yield apply_teacache(testbed.patcher, TeaCacheConfig(**config))[0]
+        yield apply_teacache(testbed.patcher, TeaCacheConfig(**config), listener)[0]
 
     return enable
 

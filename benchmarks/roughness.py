@@ -11,18 +11,16 @@ can be seen how near a ground is to what people sample.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from benchmarks.command import comfyui, options, parsed
 from benchmarks.grounds import GROUNDS, Ground
 from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, Pair, Testbed, load
@@ -31,7 +29,6 @@ from teacache.errors import UserError
 from teacache.families.registry import find_family
 from teacache.families.streams import BlockArguments, BlockList, Role, image_part
 from teacache.files import write_atomically
-from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
 
 RESULTS = Path(__file__).parent / "results" / "roughness.md"
 SOURCE = "calibration records of mlx-teacache"
@@ -161,18 +158,9 @@ def publish(page: str, file: Path | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=6, help="captions and seeds of each ground")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--comfyui", type=Path)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
-    args = parser.parse_args()
-    if args.pairs < 1:
-        parser.error(f"--pairs must be at least 1, not {args.pairs}")
-    torch.set_num_threads(1)
+    args = parsed(options(__doc__, RESULTS, 6, MODELS))
     rows = [[f"**{name}**", *shown] for name, shown in PUBLISHED.items()]
-    with tempfile.TemporaryDirectory() as folder:
-        boot(find_comfyui(args.comfyui), Path(folder))
+    with comfyui(args):
         grounds = [ground for ground in GROUNDS if ground.model in args.models]
         for measured in rows_of(grounds, args.pairs):
             rows.append(measured)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +15,6 @@ from .journal import Journal
 from .override import RunOverride
 from .recorder import Recorder
 from .sketch import Sketcher
-
-log = logging.getLogger("teacache")
 
 
 @dataclass
