@@ -17,9 +17,9 @@ from .strategy import RunSettings
 EARLY, EARLY_SHARE = 2.4, 0.2
 LATE, LATE_SHARE = 3.0, 0.1
 """Logarithm of the usual error at the start and at the end of a run, relative to its middle, and
-the share of the run over which either fades. Chosen among six pairs of values on tuning pairs of the
-demo, digits and photos models; the six had been narrowed down on other seeds of the captions that
-are judged. Larger values keep more steps for the start or the end."""
+the share of the run over which either fades. Chosen among six pairs of values on tuning pairs of
+the demo, digits and photos models; the six had been narrowed down on other seeds of the captions
+that are judged. Larger values keep more steps for the start or the end."""
 UNMEASURED = 3
 """First steps of a segment, after which the first error has been measured."""
 LEAST, MOST, HALVINGS = 1e-4, 1.6, 14
