@@ -84,6 +84,17 @@ class SweepTeaCache(io.ComfyNode):
                         tooltip="Runs of each setting, in turn; the median time counts.",
                     )
                 ),
+                advanced(
+                    io.Boolean.Input(
+                        "fewer_steps",
+                        default=True,
+                        optional=True,
+                        tooltip=(
+                            "Sample as well what takes as long without the cache: for each "
+                            "setting as many steps as it computed."
+                        ),
+                    )
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -92,7 +103,10 @@ class SweepTeaCache(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="images",
-                    tooltip="The picture without the cache, then those of the points.",
+                    tooltip=(
+                        "The picture without the cache, those of the points, then those of fewer "
+                        "steps."
+                    ),
                 ),
                 io.String.Output(
                     display_name="table", tooltip="Time, steps, speed-up and similarity of each."
@@ -131,9 +145,10 @@ class SweepTeaCache(io.ComfyNode):
         scheduler: str,
         denoise: float,
         repeats: int = 1,
+        fewer_steps: bool = True,
     ) -> io.NodeOutput:
         across, down = parse_axes(x, y)
-        comparison = Comparison(grid_points(across, down), repeats)
+        comparison = Comparison(grid_points(across, down), repeats, fewer_steps)
         display = NodeProgress(str(cls.hidden.unique_id), logged_as="sweep")
         backend = ModelSamplingBackend(
             model,
@@ -150,12 +165,12 @@ class SweepTeaCache(io.ComfyNode):
         report = results(comparison, across, down, TIMED, {})
         cells = [
             None if variant.picture is None else to_pil(variant.picture)
-            for variant in comparison.all_variants
+            for variant in (comparison.reference, *comparison.variants)
         ]
         grid = to_image(sweep_plot(report, cells))
-        figures = [report["reference"], *report["points"]]
+        figures = [report["reference"], *report["points"], *report["fewer_steps"]]
         text = "\n".join([table(figures), "", *notes(report)])
-        display.show_text(f"{len(pictures) - 1} points in {time.monotonic() - began:.0f} s")
+        display.show_text(f"{len(pictures)} pictures in {time.monotonic() - began:.0f} s")
         in_order = [pictures[v] for v in comparison.all_variants if v in pictures]
         preview = ui.PreviewImage(grid, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(grid, torch.cat(in_order), text, ui=preview)

@@ -59,6 +59,13 @@ def add_parser(subparsers: Any) -> None:
         default=REPEATS,
         help="timed runs of each point, in turn (default: %(default)s)",
     )
+    parser.add_argument(
+        "--fewer-steps",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="sample as well what takes as long without the cache: for each point as many steps "
+        "as it computed (default: yes)",
+    )
     parser.add_argument("--prompt", help="what to draw (default: the workflow's)")
     parser.add_argument(
         "--seed", type=whole_number(0, MAX_SEED), help="of the noise (default: the workflow's, 0)"
@@ -159,7 +166,9 @@ def sweep_workflow(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
         session.validate(only_picture(graph, link))
         backend = WorkflowSamplingBackend(session, graph, checked.nodes, link)
         about = {"workflow": args.workflow.name, "prompt": args.prompt, "seed": args.seed}
-        carry_out(Task(backend, x, y, points, args.repeats, TIMED, about, args.out))
+        carry_out(
+            Task(backend, x, y, points, args.repeats, TIMED, about, args.out, args.fewer_steps)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,4 +213,6 @@ def sweep_pipeline(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
         "steps": request.steps,
     }
     with pipelines.placed(pipe, args.placement or "auto", device, None):
-        carry_out(Task(backend, x, y, points, args.repeats, TIMED, about, args.out))
+        carry_out(
+            Task(backend, x, y, points, args.repeats, TIMED, about, args.out, args.fewer_steps)
+        )

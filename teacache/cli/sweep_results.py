@@ -27,6 +27,7 @@ class Task:
         what: what is timed, in words.
         about: further entries of the report.
         out: the folder for the results.
+        fewer_steps: whether to sample as well what takes as long without the cache.
     """
 
     backend: SamplingBackend
@@ -37,6 +38,7 @@ class Task:
     what: str
     about: dict[str, Any]
     out: Path
+    fewer_steps: bool
 
 
 class PictureFiles:
@@ -44,7 +46,7 @@ class PictureFiles:
 
     def __init__(self, out: Path, comparison: Comparison) -> None:
         self._out = out
-        self._numbers = {v: number for number, v in enumerate(comparison.all_variants)}
+        self._numbers = {v: number for number, v in enumerate(comparison.variants, 1)}
         self.names: dict[Variant, list[str]] = {}
 
     def write(self, variant: Variant, pictures: Tensor) -> None:
@@ -65,7 +67,7 @@ def carry_out(task: Task) -> None:
     Raises what `Comparison.run` raises, `KeyboardInterrupt`, and `UserError` for an unusable
     folder.
     """
-    comparison = Comparison(task.points, task.repeats)
+    comparison = Comparison(task.points, task.repeats, task.fewer_steps)
     comparison.check(task.backend)
     usable_folder(task.out, "--out")
     files = PictureFiles(task.out, comparison)
@@ -99,17 +101,18 @@ def write_results(
 
     pictures = [
         None if variant.picture is None else to_pil(variant.picture)
-        for variant in comparison.all_variants
+        for variant in (comparison.reference, *comparison.variants)
     ]
     write_atomically(out / "sweep.png", sweep_plot(report, pictures).save)
-    every = [report["reference"], *report["points"]]
+    every = [report["reference"], *report["points"], *report["fewer_steps"]]
     for variant, data in zip(comparison.all_variants, every, strict=True):
         data["files"] = files.names.get(variant, [])
     write_json(out / "report.json", report)
 
 
 def print_results(out: Path, report: dict[str, Any], files: PictureFiles) -> None:
-    print(f"\n{table([report['reference'], *report['points']])}\n")
+    rows = [report["reference"], *report["points"], *report["fewer_steps"]]
+    print(f"\n{table(rows)}\n")
     for sentence in notes(report):
         print(sentence)
     count = sum(map(len, files.names.values()))

@@ -25,7 +25,10 @@ def results(
         what: what was timed, in words.
         about: further entries, such as the prompt.
     """
-    reference, *points = figures(comparison)
+    reference, *others = figures(comparison)
+    points, fewer = others[: len(comparison.variants)], others[len(comparison.variants) :]
+    for point, variant in zip(points, comparison.variants, strict=True):
+        point["steps_in_its_time"] = variant.steps_in_its_time
     median = "once each" if comparison.repeats == 1 else f"median of {comparison.repeats}"
     return {
         "version": REPORT_VERSION,
@@ -38,6 +41,7 @@ def results(
         "repeatable": repeatable(comparison),
         "reference": reference,
         "points": points,
+        "fewer_steps": fewer,
     }
 
 
@@ -83,19 +87,24 @@ def variant_json(variant: Variant, comparison: Comparison, evaluations: int) -> 
     status = "failed" if variant.failure else "done" if variant.seconds else "not sampled"
     error = str(variant.failure) if variant.failure else None
     data: Figures = {"label": variant.label, "status": status, "error": error}
+    if variant.steps is not None:
+        data["steps"] = variant.steps
     if variant.point is not None:
         cell = {"column": variant.point.column, "row": variant.point.row}
         data = {"settings": dict(variant.point.settings), **cell, **data}
     if status != "done":
         return data
     counted = counts(variant)
+    if variant.steps is not None:
+        evaluations = 0  # not comparable with those of the points
     if not counted["evaluations"]:
         counted = {"evaluations": evaluations, "computed": evaluations, "skipped": 0}
     data |= {"seconds": variant.median, "all_seconds": variant.seconds, **counted}
+    if variant is not comparison.reference:
+        speedup = comparison.reference.median / variant.median
+        data |= {"speedup": speedup, **(variant.metrics or {})}
     if variant.point is not None:
         data |= {
-            "speedup": comparison.reference.median / variant.median,
-            **(variant.metrics or {}),
             "bytes_held": max((run["bytes_held"] for run in variant.typical_runs), default=0),
             "runs": variant.typical_runs,
         }
@@ -153,11 +162,30 @@ COLUMNS: dict[str, Callable[[Figures], str]] = {
 def notes(report: dict[str, Any]) -> list[str]:
     """What a reader of a sweep's report has to know, a sentence each."""
     sentences = [f"Timed: {report['timed']}.", *caveats(report["spread"], report["repeatable"])]
+    sentences += better_in_fewer_steps(report)
     for point in report["points"]:
         for run in point.get("runs", []):
             sentences += [f"{point['label']}: {warning}" for warning in run["warnings"]]
             sentences += [run["evidence"]] if run["evidence"] else []
     return list(dict.fromkeys(sentences))
+
+
+def better_in_fewer_steps(report: dict[str, Any]) -> list[str]:
+    """A sentence for each point that fewer steps without the cache beat in the same time."""
+    fewer = {row["steps"]: row for row in report["fewer_steps"] if row["status"] == "done"}
+    sentences = []
+    for point in report["points"]:
+        plain = fewer.get(point["steps_in_its_time"])
+        if (
+            plain
+            and not point["identical"]
+            and (plain["identical"] or plain["psnr"] > point["psnr"])
+        ):
+            sentences.append(
+                f"{point['label']}: {plain['steps']} steps without the cache take as long and come "
+                f"nearer to the uncached picture ({noise(plain)}, not {noise(point)})."
+            )
+    return sentences
 
 
 def caveats(spread: float, repeatable: bool) -> list[str]:

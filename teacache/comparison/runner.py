@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,11 +48,18 @@ class SamplingBackend(Protocol):
     def check(self, point: Point) -> None:
         """Raise one of `REFUSALS` if it is clear without sampling that `point` cannot run."""
 
-    def sample(self, point: Point | None, on_step: StepListener, short: bool = False) -> Sample:
+    def sample(
+        self,
+        point: Point | None,
+        on_step: StepListener,
+        short: bool = False,
+        steps: int | None = None,
+    ) -> Sample:
         """Sample with the settings of `point`, without the cache if it is None.
 
         Args:
             short: sample a few steps only, to warm up.
+            steps: sampling steps; None for those that are configured.
 
         Raises:
             UserError, ConfigError, ExecutionError: it cannot.
@@ -61,10 +68,11 @@ class SamplingBackend(Protocol):
 
 @dataclass(eq=False)
 class Variant:
-    """The reference or a point, and the results of its runs.
+    """The reference, a point, or fewer steps without the cache, and the results of its runs.
 
     Args:
-        point: None for the reference.
+        point: None without the cache.
+        steps: sampling steps; None for those that are configured.
         runs: the reports of each repeat, as in `Sample`.
         failure: why it cannot run.
         metrics: of its pictures against the reference's, as `metrics.picture_metrics` gives them;
@@ -74,6 +82,7 @@ class Variant:
     """
 
     point: Point | None
+    steps: int | None = None
     seconds: list[float] = field(default_factory=list)
     runs: list[list[dict[str, Any]]] = field(default_factory=list)
     failure: Exception | None = None
@@ -85,11 +94,28 @@ class Variant:
 
     @property
     def label(self) -> str:
+        if self.steps is not None:
+            return f"{self.steps} steps, {REFERENCE}"
         return REFERENCE if self.point is None else self.point.label
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
+
+    @property
+    def steps_in_its_time(self) -> int | None:
+        """As many steps without the cache take as long as this run; None where that is not known.
+
+        Computed evaluations over all evaluations, of the run's steps. Only where one sampling run
+        makes the picture, and skipped something.
+        """
+        if len(self.typical_runs) != 1:
+            return None
+        (run,) = self.typical_runs
+        if not run["skipped"]:
+            return None
+        share: float = run["computed"] / run["evaluations"]
+        return max(1, round(int(run["steps"]) * share))
 
     @property
     def typical_runs(self) -> list[dict[str, Any]]:
@@ -137,25 +163,36 @@ PicturesListener = Callable[[Variant, "Tensor"], None]
 class Comparison:
     """The reference and every point, sampled `repeats` times each, in turn.
 
-    Every round samples the reference and each point once, every second one backwards, so that a
-    machine that slows down or speeds up meanwhile favours none.
+    With `fewer_steps`, what takes as long without the cache is sampled as well: for each point as
+    many steps as it computed. Every round samples the reference and each point once, every second
+    one backwards, so that a machine that slows down or speeds up meanwhile favours none.
 
     Args:
+        fewer_steps: whether to sample what takes as long without the cache.
         with_lpips: whether LPIPS is measured, where its package and weights are at hand.
     """
 
-    def __init__(self, points: Sequence[Point], repeats: int, with_lpips: bool = True) -> None:
+    def __init__(
+        self,
+        points: Sequence[Point],
+        repeats: int,
+        fewer_steps: bool = False,
+        with_lpips: bool = True,
+    ) -> None:
         self.repeats = repeats
         self.reference = Variant(None)
         self.variants = [Variant(point) for point in points]
+        self.fewer: list[Variant] = []
+        """Without the cache, in fewer steps; known after the first round."""
+        self._fewer_steps = fewer_steps
         self._started_runs = 0
         self._with_lpips = with_lpips
         self._time_left = TimeLeft()
 
     @property
     def all_variants(self) -> list[Variant]:
-        """The reference first."""
-        return [self.reference, *self.variants]
+        """The reference first, fewer steps last."""
+        return [self.reference, *self.variants, *self.fewer]
 
     def check(self, backend: SamplingBackend) -> None:
         """Mark the points that cannot run; raise the first one's error if none can."""
@@ -179,15 +216,16 @@ class Comparison:
         """
         self._warm_up(backend, on_progress)
         reference: Tensor | None = None
-        for repeat in range(self.repeats):
-            order = self.all_variants
-            for variant in reversed(order) if repeat % 2 else order:
+
+        def sample_in_turn(variants: Iterable[Variant]) -> None:
+            nonlocal reference
+            for variant in variants:
                 if variant.failure:
                     continue
                 sample = self._sample(backend, variant, on_progress)
                 if sample is None or not variant.add(sample):
                     continue
-                if variant.point is None:
+                if variant is self.reference:
                     reference = sample.pictures
                     if not reference.isfinite().all():
                         raise ExecutionError(f"without the cache: {INVALID_PICTURES}")
@@ -195,6 +233,16 @@ class Comparison:
                     self._measure(variant, reference, sample.pictures)
                 if not variant.failure:
                     on_pictures(variant, sample.pictures)
+
+        sample_in_turn(self.all_variants)
+        if self._fewer_steps:
+            known = (variant.steps_in_its_time for variant in self.variants)
+            counts = sorted({count for count in known if count is not None}, reverse=True)
+            self.fewer = [Variant(None, count) for count in counts]
+            sample_in_turn(self.fewer)
+        for repeat in range(1, self.repeats):
+            order = self.all_variants
+            sample_in_turn(reversed(order) if repeat % 2 else order)
 
     def _warm_up(self, backend: SamplingBackend, on_progress: ProgressListener) -> None:
         """A short run without the cache, and one with it: of the first point that can run."""
@@ -235,9 +283,9 @@ class Comparison:
 
         report(0.0, 0.0)
         try:
-            return backend.sample(variant.point, report)
+            return backend.sample(variant.point, report, steps=variant.steps)
         except REFUSALS as error:
-            if variant.point is None:
+            if variant is self.reference:
                 raise
             variant.failure = error
             return None
@@ -274,7 +322,7 @@ def compare_with_uncached(
     Raises:
         UserError, ConfigError, ExecutionError: one of the two cannot run.
     """
-    comparison = Comparison([Point(())], repeats, with_lpips)
+    comparison = Comparison([Point(())], repeats, with_lpips=with_lpips)
     pictures: list[Tensor] = []
     comparison.run(backend, on_progress, lambda variant, first: pictures.append(first))
     (variant,) = comparison.variants

@@ -152,13 +152,16 @@ def _draw_chart(
 ) -> None:
     """PSNR against speed-up: a dot for each point, a line for each value of y if x is numeric.
 
+    Fewer steps without the cache are a grey line, where any were sampled.
     Points whose images are identical to the reference, with infinite PSNR, have a band above.
     """
     left, right = MARGIN + LEFT, min(canvas.width - RIGHT, MARGIN + LEFT + CHART_MAX_WIDTH)
     upper, lower = top + TOP, top + CHART_HEIGHT - BOTTOM
-    psnrs = [point["psnr"] for point in points if not point["identical"]]
-    band = IDENTICAL_BAND if len(psnrs) < len(points) else 0
-    speedups = [1.0, *(point["speedup"] for point in points)]
+    fewer = [row for row in report["fewer_steps"] if row["status"] == "done"]
+    charted = [*points, *fewer]
+    psnrs = [each["psnr"] for each in charted if not each["identical"]]
+    band = IDENTICAL_BAND if len(psnrs) < len(charted) else 0
+    speedups = [1.0, *(each["speedup"] for each in charted)]
     x_scale = Scale(*_padded(min(speedups), max(speedups)), left, right)
     low, high = _padded(min(psnrs), max(psnrs)) if psnrs else (0.0, 1.0)
     y_scale = Scale(low, high, lower, upper + band)
@@ -180,29 +183,38 @@ def _draw_chart(
     canvas.text(left, upper - 8, "PSNR against the uncached picture, dB", 12, MUTED)
     canvas.text((left + right) / 2, lower + 36, "speed-up", 12, MUTED, "ms")
 
+    plain = [position(row) for row in sorted(fewer, key=lambda row: row["speedup"])]
+    if len(plain) > 1:
+        canvas.line(plain, MUTED, 1.6)
+    for dot in plain:
+        canvas.dot(*dot, DOT, MUTED)
+
     setting = report["x"]["setting"]
     numeric = all(isinstance(point["settings"][setting], (int, float)) for point in points)
     names = [""] if report["y"] is None else report["y"]["values"]
+    legend = [(name, SERIES[row % len(SERIES)]) for row, name in enumerate(names)]
+    if fewer:
+        legend.append(("fewer steps, uncached", MUTED))
     for row in range(len(names)):
         dots = [position(point) for point in points if point["row"] == row]
         if numeric and len(dots) > 1:
             canvas.line(dots, SERIES[row % len(SERIES)], 1.6)
         for dot in dots:
             canvas.dot(*dot, DOT, SERIES[row % len(SERIES)])
-    _draw_legend(canvas, right, upper - 8, names)
-    occupied = [_dot_box(position(point)) for point in points]
+    _draw_legend(canvas, right, upper - 8, legend)
+    occupied = [_dot_box(position(each)) for each in charted]
     for point in points:
         label = report["x"]["values"][point["column"]]
         _label_dot(canvas, position(point), label, occupied, (left, upper, right, lower))
 
 
-def _draw_legend(canvas: Canvas, right: float, y: float, names: list[str]) -> None:
-    """The values of y with their colours, ending at `right`; nothing for a single axis."""
-    for row in reversed(range(len(names))):
-        if names[row]:
-            canvas.text(right, y, names[row], 12, TEXT, "rs")
-            right -= text_width(names[row], 12) + 10
-            canvas.dot(right, y - 4, DOT, SERIES[row % len(SERIES)])
+def _draw_legend(canvas: Canvas, right: float, y: float, names: Sequence[tuple[str, str]]) -> None:
+    """Names with their colours, ending at `right`; the empty name of a single axis is left out."""
+    for name, colour in reversed(names):
+        if name:
+            canvas.text(right, y, name, 12, TEXT, "rs")
+            right -= text_width(name, 12) + 10
+            canvas.dot(right, y - 4, DOT, colour)
             right -= 20
 
 

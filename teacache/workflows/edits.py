@@ -82,6 +82,20 @@ def shortened(graph: Graph) -> Graph:
     return graph
 
 
+def with_steps(graph: Graph, steps: int) -> Graph:
+    """The graph with another number of sampling steps; `UserError` unless one input sets it."""
+    graph = copy.deepcopy(graph)
+    every = [node["inputs"] for node in graph.values()]
+    counts = [inputs for inputs in every if isinstance(inputs.get("steps"), int)]
+    if len(counts) != 1 or any("start_at_step" in i or "step" in i for i in every):
+        raise UserError(
+            f"the steps are set by {len(counts)} nodes, or split between samplers: fewer steps "
+            "without the cache cannot be compared"
+        )
+    counts[0]["steps"] = steps
+    return graph
+
+
 def set_prompt(graph: Graph, text: str) -> None:
     """Sets the prompt in `graph`; `UserError` unless exactly one input holds it."""
     node, name = prompt_field(graph)

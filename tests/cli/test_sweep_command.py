@@ -151,8 +151,10 @@ def test_a_profile_of_another_family_is_a_line_of_the_table(workflow):
 def test_files_table_and_progress(workflow):
     done, out, report = workflow
     names = {"sweep.png", "report.json", "uncached.png"}
-    names |= {name for point in report["points"] for name in point.get("files", [])}
-    assert {path.name for path in out.iterdir()} == names and len(names) == 5
+    rows = [*report["points"], *report["fewer_steps"]]
+    names |= {name for row in rows for name in row.get("files", [])}
+    assert {path.name for path in out.iterdir()} == names and len(names) == 6
+    assert f"{report['fewer_steps'][0]['steps']}_steps_uncached.png" in names
     row = next(
         line
         for line in done.stdout.splitlines()

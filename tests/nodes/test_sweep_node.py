@@ -58,13 +58,13 @@ def sweep(pack, server, demo, monkeypatch, tmp_path):
     return call
 
 
-def kernel(demo, model):
+def kernel(demo, model, steps=STEPS):
     """The picture of ComfyUI's own KSampler and VAE Decode."""
     import nodes
 
     with torch.inference_mode():
         (latent,) = nodes.common_ksampler(
-            model, 3, STEPS, 3.0, "euler", "simple", demo["positive"], demo["negative"],
+            model, 3, steps, 3.0, "euler", "simple", demo["positive"], demo["negative"],
             demo["latent_image"],
         )  # fmt: skip
         return nodes.VAEDecode().decode(demo["vae"], latent)[0]
@@ -75,7 +75,7 @@ def test_the_pictures_are_those_of_the_nodes_it_stands_for(pack, sweep, demo):
 
     output, lines = sweep(y="mode: faithful")
     grid, images, table = output.result
-    assert images.shape[0] == 3 and grid.shape[0] == 1 and grid.shape[1] > grid.shape[2] / 3
+    assert images.shape[0] == 4 and grid.shape[0] == 1 and grid.shape[1] > grid.shape[2] / 3
     apply = nodes.NODE_CLASS_MAPPINGS["ApplyTeaCache"].PREPARE_CLASS_CLONE({"unique_id": "6"})
     (model,) = apply.EXECUTE_NORMALIZED(
         model=demo["model"], rel_l1_thresh=0.6, mode="faithful"
@@ -89,11 +89,13 @@ def test_the_pictures_are_those_of_the_nodes_it_stands_for(pack, sweep, demo):
     assert rows[1].startswith("uncached") and f"{STEPS} of {STEPS}" in rows[1]
     assert rows[2].startswith("rel_l1_thresh 0, mode faithful") and "identical" in rows[2]
     assert rows[3].startswith("rel_l1_thresh 0.6, mode faithful")
+    assert rows[4].startswith("6 steps, uncached")
+    assert torch.equal(images[3:4], kernel(demo, demo["model"], 6).clamp(0, 1))
     assert output.ui["text"] == (table,) and len(output.ui["images"]) == 1
     assert lines[0] == "warming up"
     assert any(line.startswith("run 2 of 3: rel_l1_thresh 0, mode faithful, 0:") for line in lines)
     assert any(line.endswith(" left") for line in lines)
-    assert lines[-1].startswith("2 points in ")
+    assert lines[-1].startswith("4 pictures in ")
 
 
 def test_counts_are_those_that_a_hook_counts(pack, demo):

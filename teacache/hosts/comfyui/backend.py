@@ -129,12 +129,18 @@ class ModelSamplingBackend:
     def check(self, point: Point) -> None:
         apply_teacache(self._uncached, point.config(self._base))
 
-    def sample(self, point: Point | None, on_step: StepListener, short: bool = False) -> Sample:
+    def sample(
+        self,
+        point: Point | None,
+        on_step: StepListener,
+        short: bool = False,
+        steps: int | None = None,
+    ) -> Sample:
         model, cache = self._uncached, None
         if point is not None:
             model, cache = apply_teacache(model, point.config(self._base))
         try:
-            latent, seconds = self._run(model, on_step, short)
+            latent, seconds = self._run(model, on_step, short, steps)
             pictures = self._decode(latent)
         except (UserError, ConfigError, comfy.model_management.InterruptProcessingException):
             raise
@@ -145,10 +151,10 @@ class ModelSamplingBackend:
         return Sample(pictures, seconds, [] if report is None else [report.to_json()])
 
     def _run(
-        self, model: ModelPatcher, on_step: StepListener, short: bool
+        self, model: ModelPatcher, on_step: StepListener, short: bool, steps: int | None
     ) -> tuple[torch.Tensor, float]:
         """The sampled latent, and the seconds it took."""
-        settings = self._settings
+        settings = self._settings if steps is None else replace(self._settings, steps=steps)
         if short:
             settings = replace(settings, steps=min(WARM_UP_STEPS, settings.steps))
         previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)

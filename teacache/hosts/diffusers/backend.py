@@ -44,13 +44,20 @@ class PipelineSamplingBackend:
         if problem:
             raise UserError(problem)
 
-    def sample(self, point: Point | None, on_step: StepListener, short: bool = False) -> Sample:
+    def sample(
+        self,
+        point: Point | None,
+        on_step: StepListener,
+        short: bool = False,
+        steps: int | None = None,
+    ) -> Sample:
         config = None if point is None else point.config(self._base)
 
         def step_ended(step: Step) -> None:
             on_step(step.done, step.total)
 
-        request = shortened(self._request) if short else self._request
+        request = self._request if steps is None else replace(self._request, steps=steps)
+        request = shortened(request) if short else request
         result = attempt(self._pipe, request, cache=config, on_step=step_ended)
         runs = [] if result.report is None else [result.report.to_json()]
         return Sample(result.pictures, result.seconds, runs, result.notes)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ....comparison import Point, Sample, StepListener
 from ....errors import UserError
-from ....workflows.edits import PICTURE, only_picture, shortened, uncached, with_settings
+from ....workflows.edits import (
+    PICTURE,
+    only_picture,
+    shortened,
+    uncached,
+    with_settings,
+    with_steps,
+)
 from ....workflows.graph import Graph, Link, describe, downstream
 
 if TYPE_CHECKING:
@@ -34,13 +41,19 @@ class WorkflowSamplingBackend:
         after = downstream(self._graph, self._nodes)
         self._independent = [node for node in self._graph if node not in after]
         self._samplers: set[str] = set()
-        self._valid_graphs: dict[Point | None, ValidGraph] = {}
+        self._valid_graphs: dict[tuple[Point | None, int | None], ValidGraph] = {}
 
     def check(self, point: Point) -> None:
         self._valid_graph(point)
 
-    def sample(self, point: Point | None, on_step: StepListener, short: bool = False) -> Sample:
-        valid = self._valid_graph(point)
+    def sample(
+        self,
+        point: Point | None,
+        on_step: StepListener,
+        short: bool = False,
+        steps: int | None = None,
+    ) -> Sample:
+        valid = self._valid_graph(point, steps)
         if short:
             result = self._session.run(shortened(valid.graph), self._listener(on_step))
             if point is not None:
@@ -55,15 +68,18 @@ class WorkflowSamplingBackend:
             result.reports,
         )
 
-    def _valid_graph(self, point: Point | None) -> ValidGraph:
+    def _valid_graph(self, point: Point | None, steps: int | None = None) -> ValidGraph:
         """The graph of a point, or of the reference, validated once."""
-        if point not in self._valid_graphs:
+        key = point, steps
+        if key not in self._valid_graphs:
             if point is None:
                 graph = uncached(self._graph)
             else:
                 graph = with_settings(self._graph, self._nodes, point, self._session.kind)
-            self._valid_graphs[point] = self._session.validate(graph)
-        return self._valid_graphs[point]
+            if steps is not None:
+                graph = with_steps(graph, steps)
+            self._valid_graphs[key] = self._session.validate(graph)
+        return self._valid_graphs[key]
 
     def _learn_samplers(self, result: GraphResult) -> None:
         """Which nodes sample with the cache: their time is what is compared."""
