@@ -20,7 +20,7 @@ from ..profiles.profile import Profile, Threshold
 from ..profiles.store import PARTIAL_SUFFIX, ProfileStore
 from ..progress import Progress, TimeLeft
 from .fit import Fit, fit_polynomial, thresholds_for
-from .journal import Journal, Outcome, Tried
+from .journal import Journal, Tried
 from .override import RunOverride
 from .recorder import Recorder, Recording
 from .schedule_search import (
@@ -47,12 +47,10 @@ class SampledRun:
     Args:
         final: its latent, or its pictures where the host gives no latent.
         computed: steps that were computed.
-        expected_error: as in its `RunReport`.
     """
 
     final: torch.Tensor
     computed: int
-    expected_error: float | None = None
 
 
 class CalibrationBackend(Protocol):
@@ -225,10 +223,7 @@ class Calibrator:
 
     def _weighted(self, errors: Errors, recordings: Sequence[Recording]) -> Errors:
         probes = probe_plans(self.backend.steps)
-        measured = [
-            [each.error for each in self._outcomes(plan, recordings, "sensitivity")]
-            for plan in probes
-        ]
+        measured = [self._errors(plan, recordings, "sensitivity")[0] for plan in probes]
         return weighted(errors, probes, measured)
 
     def _outcome(self, tried: Plan | Budget | None, recordings: Sequence[Recording]) -> PlanResult:
@@ -239,21 +234,15 @@ class Calibrator:
         else:
             count = tried.count if isinstance(tried, Budget) else len(tried)
             what = f"{count} of {self.backend.steps} steps"
-        outcomes = self._outcomes(tried, recordings, what)
-        expected = [each.expected_error for each in outcomes if each.expected_error is not None]
-        return PlanResult(
-            round(float(np.mean([each.computed for each in outcomes]))),
-            float(np.mean([each.error for each in outcomes])),
-            max(each.error for each in outcomes),
-            forecast=budgeted,
-            expected_error=max(expected) if len(expected) == len(outcomes) else None,
-        )
+        errors, computed = self._errors(tried, recordings, what)
+        mean = float(np.mean(errors))
+        return PlanResult(round(float(np.mean(computed))), mean, max(errors), forecast=budgeted)
 
-    def _outcomes(
+    def _errors(
         self, tried: Plan | Budget | None, recordings: Sequence[Recording], what: str
-    ) -> list[Outcome]:
-        """What came of a plan, a forecast with a budget, or the default, in each case."""
-        outcomes = []
+    ) -> tuple[list[float], list[int]]:
+        """Relative error of the sampled latent and computed steps, in each case."""
+        errors, computed = [], []
         plan: Tried = tried.count if isinstance(tried, Budget) else tried
         override = RunOverride(budget=tried) if isinstance(tried, Budget) else RunOverride(tried)
         for case, recording in enumerate(recordings):
@@ -263,11 +252,12 @@ class Calibrator:
                 self._check(case, sampled.final)
                 missed = self._sketch(sampled.final) - recording.final
                 error = float(missed.double().norm() / recording.final.double().norm())
-                known = Outcome(error, sampled.computed, sampled.expected_error)
-                self.journal.add_outcome(case, plan, known)
-            outcomes.append(known)
-            self._report_progress(case, what, known.computed)
-        return outcomes
+                known = error, sampled.computed
+                self.journal.add_outcome(case, plan, *known)
+            errors.append(known[0])
+            computed.append(known[1])
+            self._report_progress(case, what, known[1])
+        return errors, computed
 
     def _refined(
         self, starts: Sequence[Plan], errors: Errors, recordings: Sequence[Recording]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,6 @@ Tried = Plan | int | None
 """What a run did: a plan, a forecast with so many computed steps, or the default."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one run.
-
-    Args:
-        error: relative L2 distance of its latent from the uncached run's.
-        computed: steps that were computed.
-        expected_error: as in its `RunReport`.
-    """
-
-    error: float
-    computed: int
-    expected_error: float | None
-
-
 class Journal:
     """The runs so far of one calibration; the same numbers are read back as were written.
 
@@ -53,7 +38,7 @@ class Journal:
         self._header = header_of(**key)
         self._recordings: dict[int, Recording] = {}
         self._conditions: tuple[Conditions, bool] | None = None
-        self._outcomes: dict[tuple[int, Tried], Outcome] = {}
+        self._outcomes: dict[tuple[int, Tried], tuple[float, int]] = {}
         self.resumed = False
         if path is not None:
             self._open(path)
@@ -76,8 +61,7 @@ class Journal:
     def _take(self, record: Record) -> None:
         if record["kind"] == "tried":
             plan = tuple(record["plan"]) if isinstance(record["plan"], list) else record["plan"]
-            outcome = Outcome(record["error"], record["computed"], record.get("expected"))
-            self._outcomes[record["case"], plan] = outcome
+            self._outcomes[record["case"], plan] = record["error"], record["computed"]
             return
         conditions = Conditions.from_json(JsonObject(record["conditions"], "conditions"))
         self._conditions = conditions, record["euler"]
@@ -111,20 +95,13 @@ class Journal:
             }
         )
 
-    def outcome(self, case: int, plan: Tried) -> Outcome | None:
-        """What came of what was tried; None if it has not run."""
+    def outcome(self, case: int, plan: Tried) -> tuple[float, int] | None:
+        """Error and computed steps of what was tried; None if it has not run."""
         return self._outcomes.get((case, plan))
 
-    def add_outcome(self, case: int, plan: Tried, outcome: Outcome) -> None:
+    def add_outcome(self, case: int, plan: Tried, error: float, computed: int) -> None:
         self._append(
-            {
-                "kind": "tried",
-                "case": case,
-                "plan": plan,
-                "error": outcome.error,
-                "computed": outcome.computed,
-                "expected": outcome.expected_error,
-            }
+            {"kind": "tried", "case": case, "plan": plan, "error": error, "computed": computed}
         )
 
     def remove(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 
@@ -41,18 +40,6 @@ class RecomputeEvaluation(Exception):
         self.reason = reason
 
 
-class SkippedStep(NamedTuple):
-    """A skipped evaluation, until the next computed one.
-
-    sigma: its noise level. size: of its step, in noise levels, signed. relative_size: of its step,
-    in average steps of the run.
-    """
-
-    sigma: float
-    size: float
-    relative_size: float
-
-
 @dataclass
 class BranchState:
     """What is remembered of one branch of guidance.
@@ -62,7 +49,7 @@ class BranchState:
         predictor: holds the cached values.
         error_rate: expected error of the predictor.
         indicator_input: what the indicator read at the last evaluation, [rows, ...].
-        skipped: the evaluations skipped since the last computed one.
+        skipped: (sigma, step size) of the evaluations skipped since the last computed one.
         followed: sum of step size * value over those evaluations; None without one.
     """
 
@@ -70,7 +57,7 @@ class BranchState:
     predictor: Predictor
     error_rate: ErrorRate
     indicator_input: torch.Tensor | None = None
-    skipped: list[SkippedStep] = field(default_factory=list)
+    skipped: list[tuple[float, float]] = field(default_factory=list)
     followed: torch.Tensor | None = None
 
     def forget_skipped(self) -> None:

@@ -10,9 +10,8 @@ from torch import nn
 
 from ..families.streams import BlockArguments, FamilyMismatch, reading_model
 from ..report import Reason
-from .decision import BranchState, Decision, SkippedStep, largest
+from .decision import BranchState, Decision, largest
 from .device import OUT_OF_MEMORY
-from .indicators import span
 from .predictors import combine, interpolation_weights
 from .regions import relative_change
 from .transfer import beside
@@ -111,15 +110,15 @@ class PredictionForward:
 
     def skipped(self, value: torch.Tensor) -> None:
         """The sampler follows `value`, which was not computed."""
-        run, state, position = self._run, self._state, self._run.position
-        size = position.step_size
-        state.skipped.append(SkippedStep(position.sigma, size, position.relative_step_size))
+        run, state = self._run, self._state
         if not run.sampler.euler:
             return
+        size = run.position.step_size
         share = _precise(value) * size
         if state.followed is not None:
             share.add_(beside(state.followed, share))
         state.followed = run.to_cache_device(share)
+        state.skipped.append((run.position.sigma, size))
 
     def observe(self, value: torch.Tensor) -> torch.Tensor:
         """Cache the computed `value`.
@@ -142,8 +141,6 @@ class PredictionForward:
                 error = state.error_rate.measure(
                     state.predictor, run.position.sigma, value, run.latent.regions
                 )
-                if error is not None and run.strategy.indicator == "plan":
-                    run.expected_error.defer(error * self._share_missed())
                 corrected = self._corrected(value, error)
             if run.cache_is_reusable:
                 cache_value(run, state, value)
@@ -151,15 +148,6 @@ class PredictionForward:
             run.release()
         state.forget_skipped()
         return corrected
-
-    def _share_missed(self) -> float:
-        """What the skipped steps are expected to have missed, in average steps, over the error of
-        the prediction for the present level (`ErrorRate`)."""
-        nodes, sigma = self._state.predictor.sigmas, self._run.position.sigma
-        here = max(span(sigma, nodes), 1e-30)
-        return sum(
-            span(step.sigma, nodes) / here * step.relative_size for step in self._state.skipped
-        )
 
     def _corrected(self, value: torch.Tensor, error: torch.Tensor | None) -> torch.Tensor:
         """`value` with what the skipped steps have missed; `error`: relative, of its prediction."""
@@ -171,9 +159,8 @@ class PredictionForward:
         cached = [beside(held, value).to(after.dtype) for held in state.predictor.values]
         nodes = [*state.predictor.sigmas, position.sigma]
         missed = -beside(state.followed, value)
-        for step in state.skipped:
-            weights = interpolation_weights(nodes, step.sigma)
-            missed.add_(combine([*cached, after], weights), alpha=step.size)
+        for sigma, size in state.skipped:
+            missed.add_(combine([*cached, after], interpolation_weights(nodes, sigma)), alpha=size)
         return (after + missed * (correction_gain(error) / step_size)).to(value.dtype)
 
 

@@ -137,7 +137,7 @@ class ErrorRate:
         if len(known) < predictor.capacity or any(same_sigma(sigma, level) for level in known):
             return None
         self._error = None
-        self._span = span(sigma, known)
+        self._span = _span(sigma, known)
         expected = predictor.predict(sigma, value)
         error = relative_change(value, expected, regions).max()
         self._reader.defer(DeferredScalar(error, self._receive))
@@ -180,10 +180,9 @@ class ErrorRate:
             return None
         if not math.isfinite(self._error):
             return FORCE_COMPUTE
-        error = self._error * span(sigma, known) / self._span
+        error = self._error * _span(sigma, known) / self._span
         return min(error * relative_step_size, FORCE_COMPUTE)
 
 
-def span(sigma: float, nodes: Sequence[float]) -> float:
-    """Product of the distances from `sigma` to the nodes of a prediction."""
+def _span(sigma: float, nodes: Sequence[float]) -> float:
     return math.prod(abs(sigma - node) for node in nodes)

@@ -180,8 +180,7 @@ def _by_calibration(
         settings, evidence = _by_budget(config, context, speedup, calibration)
     else:
         plan = apply_limits(adapt_plan(own, made.sigmas, run.sigmas, count), run.steps, config)
-        usual = tried.expected_error if plan == own and made.sigmas == run.sigmas else None
-        settings = planned_settings(config, context.profile, plan, usual)
+        settings = planned_settings(config, context.profile, plan)
         evidence = f"{len(plan)} of {run.steps} steps planned"
     evidence = f"profile {calibration.name}: {evidence}"
     if tried is not None:

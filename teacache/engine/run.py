@@ -31,7 +31,6 @@ from ..schedule import Schedule, StepTracker
 from .budget import budget_of
 from .decision import MIXED, BranchState, Decision, RunState
 from .device import OUT_OF_MEMORY, DeviceReader, Mark, RunTimer, SigmaReader
-from .expected import ExpectedError
 from .indicators import ErrorRate, StackInputReader, TimestepChanges
 from .parallel import Ranks
 from .policy import policy_of
@@ -137,7 +136,6 @@ class Run:
             evidence=settings.evidence,
             warnings=list(settings.notes),
         )
-        self.expected_error = ExpectedError(self.report, self.reader, settings.usual_error)
 
     # --- one evaluation --------------------------------------------------------------------------
 
@@ -265,7 +263,8 @@ class Run:
         if self.strategy.indicator != "rate" or not record.skipped or record.distance is None:
             return
         unit = 1.0 if self._budget is None else self._budget.threshold
-        self.expected_error.add(record.distance * unit)
+        before = self.report.expected_error or 0.0
+        self.report.expected_error = before + record.distance * unit / self.report.steps
 
     def _record(self, seconds: float | None) -> StepRecord:
         decisions = [decision for _, _, decision in self._decisions]
@@ -365,8 +364,6 @@ class Run:
             outcome: "done", "interrupted" or "failed".
         """
         self.state.release()
-        if outcome == "done":
-            self.expected_error.finish()
         self.reader.discard()
         self._timestep_changes = None
         if self._timer is not None:

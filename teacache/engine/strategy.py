@@ -112,8 +112,6 @@ class RunSettings:
             distances are parts of the one that keeps the number.
         notes: one sentence for each part that differs from what was asked for.
         evidence: what a preset was resolved to, and why.
-        usual_error: largest `RunReport.expected_error` of the plan in its calibration; None where
-            it is not known.
     """
 
     config: TeaCacheConfig
@@ -124,7 +122,6 @@ class RunSettings:
     budget: Budget | None = None
     notes: tuple[str, ...] = ()
     evidence: str = ""
-    usual_error: float | None = None
 
 
 def requested_strategy(config: TeaCacheConfig) -> CacheStrategy:
@@ -197,13 +194,10 @@ def settings_from_config(
 
 
 def planned_settings(
-    config: TeaCacheConfig,
-    profile: Profile,
-    plan: tuple[int, ...],
-    usual_error: float | None = None,
+    config: TeaCacheConfig, profile: Profile, plan: tuple[int, ...]
 ) -> RunSettings:
     """Settings that compute the steps of `plan` and predict all others."""
-    return RunSettings(config, profile, PLANNED, 1.0, plan, usual_error=usual_error)
+    return RunSettings(config, profile, PLANNED, 1.0, plan)
 
 
 def budgeted_settings(config: TeaCacheConfig, profile: Profile, budget: Budget) -> RunSettings:

@@ -26,14 +26,12 @@ class PlanResult:
         mean_error, worst_error: over the runs of the calibration.
         forecast: whether no plan with this number of computed steps was better than the forecast
             that keeps the number (`engine/budget.py`), whose errors these are.
-        expected_error: largest `RunReport.expected_error` of those runs; None if not known.
     """
 
     computed_steps: int
     mean_error: float
     worst_error: float
     forecast: bool = False
-    expected_error: float | None = None
 
     def better_than(self, other: PlanResult) -> bool:
         """Whether neither its mean nor its worst error is the larger one."""
@@ -45,7 +43,6 @@ class PlanResult:
             "mean": self.mean_error,
             "worst": self.worst_error,
             "forecast": self.forecast,
-            "expected": self.expected_error,
         }
 
 
@@ -229,5 +226,4 @@ def _read_result(data: JsonObject, steps: int) -> PlanResult:
         data.number("mean", 0.0, math.inf),
         data.number("worst", 0.0, math.inf),
         bool(data.get("forecast", False)),
-        None if data.get("expected", None) is None else data.number("expected", 0.0, math.inf),
     )

@@ -238,4 +238,4 @@ class ModelCalibrationBackend:
         latent = sample_model(model, self._latent, self._settings, self._prompts[case])
         report = cache.report_for()
         assert report is not None
-        return SampledRun(latent, report.computed_steps, report.expected_error)
+        return SampledRun(latent, report.computed_steps)

@@ -109,7 +109,7 @@ class PipelineCalibrationBackend:
             result = generate(self._pipe, self._requests[case])
             report = handle.report_for()
         assert report is not None
-        return SampledRun(result.pictures, report.computed_steps, report.expected_error)
+        return SampledRun(result.pictures, report.computed_steps)
 
 
 def _digests(image: Image.Image | list[Image.Image] | None) -> list[str]:
