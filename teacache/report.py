@@ -74,6 +74,10 @@ SKIPPING = tuple(reason for reason in Reason if reason.kind is ReasonKind.SKIPPE
 PSNR_AT_ONE, PSNR_PER_DECADE = 23.4, 18.8
 """Line through PSNR in dB over the logarithm of `RunReport.expected_error`, fitted on the tuning
 pairs of six grounds (`python -m benchmarks.expected_change`)."""
+PSNR_OF_LATENT = 11.3
+"""PSNR in dB of a picture whose latent has a relative error of 1, by the line of 20 dB a decade: the
+mean over 36 runs on tuning pairs of the demo, digits and photos models, which lie between 5.5 and
+14.9 (3 pairs, thresholds 0.3, 1 and 3)."""
 CHANGES = (
     (60.0, "no change to be seen"),
     (45.0, "hardly any change to be seen"),
@@ -120,6 +124,8 @@ class RunReport:
     parts. profile is empty where none decided. evidence: what a preset was resolved to, and why.
     expected_error: sum over skipped steps of the error that each was expected to add, in steps,
     over the steps of the run; None where errors are not measured or nothing was skipped.
+    tried_error: of a plan, the mean relative error of the sampled latent when it was tried; None
+    where it was not.
 
     Threshold 0 means that the cache was off, and nothing was recorded. `seconds` is the wall time
     from the first evaluation's start to the last one's end, None on a device whose times cannot be
@@ -142,6 +148,7 @@ class RunReport:
     sigmas: list[float]
     evidence: str = ""
     expected_error: float | None = None
+    tried_error: float | None = None
     records: list[StepRecord] = field(default_factory=list)
     seconds: float | None = 0.0
     bytes_held: int = 0
@@ -211,8 +218,12 @@ class RunReport:
         """Expected PSNR to the uncached picture, in dB, from `expected_error`.
 
         A fit over pairs and grounds, good for the order of a model's runs and to about 10 dB for
-        its height (benchmarks/results/expected_change.md). None where nothing is known.
+        its height (benchmarks/results/expected_change.md). Of a plan it is that of its calibration,
+        the same for every run: the errors that a run measures at the computed steps of a plan do
+        not tell how far its own picture changes (docs/quality.md). None where nothing is known.
         """
+        if self.tried_error is not None:
+            return PSNR_OF_LATENT - 20 * math.log10(max(self.tried_error, 1e-9))
         if not self.expected_error or not math.isfinite(self.expected_error):
             return None
         return PSNR_AT_ONE - PSNR_PER_DECADE * math.log10(self.expected_error)

@@ -181,6 +181,8 @@ def _by_calibration(
     else:
         plan = apply_limits(adapt_plan(own, made.sigmas, run.sigmas, count), run.steps, config)
         settings = planned_settings(config, context.profile, plan)
+        if plan == own and len(plan) == tried.computed_steps and made.sigmas == run.sigmas:
+            settings = replace(settings, tried_error=tried.mean_error)
         evidence = f"{len(plan)} of {run.steps} steps planned"
     evidence = f"profile {calibration.name}: {evidence}"
     if tried is not None:

@@ -134,6 +134,7 @@ class Run:
             steps=schedule.steps,
             sigmas=schedule.sigmas,
             evidence=settings.evidence,
+            tried_error=settings.tried_error,
             warnings=list(settings.notes),
         )
 

@@ -112,6 +112,8 @@ class RunSettings:
             distances are parts of the one that keeps the number.
         notes: one sentence for each part that differs from what was asked for.
         evidence: what a preset was resolved to, and why.
+        tried_error: mean relative error of the sampled latent with this plan in its calibration;
+            None where it was not tried on these noise levels.
     """
 
     config: TeaCacheConfig
@@ -122,6 +124,7 @@ class RunSettings:
     budget: Budget | None = None
     notes: tuple[str, ...] = ()
     evidence: str = ""
+    tried_error: float | None = None
 
 
 def requested_strategy(config: TeaCacheConfig) -> CacheStrategy:

@@ -10,7 +10,7 @@ import pytest
 import tiny_models
 from sampling import cached, report_of, sample
 
-from teacache.report import CHANGES, PSNR_AT_ONE, RunReport
+from teacache.report import CHANGES, PSNR_AT_ONE, PSNR_OF_LATENT, RunReport
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -36,6 +36,15 @@ def test_nothing_is_said_where_nothing_is_known(error: float | None) -> None:
     report = expecting(error)
     assert report.expected_psnr is None and report.expected_change == ""
     assert json.loads(json.dumps(report.to_json()))["expected_psnr"] is None
+
+
+def test_a_plan_changes_as_much_as_when_it_was_tried() -> None:
+    report = expecting(None)
+    report.tried_error = 0.1
+    assert report.expected_psnr == PSNR_OF_LATENT + 20
+    assert report.expected_change == "visible changes expected"
+    report.tried_error = 0.0
+    assert report.expected_change == "no change to be seen"
 
 
 def run_with(threshold: Any, mode: str = "forecast", **config: Any) -> RunReport:

@@ -88,6 +88,17 @@ def test_one_uncached_run_gives_the_budget_its_errors_and_changes_no_default() -
         assert by_error == resolve_settings(config(level), known())
 
 
+def test_the_error_of_a_plan_is_known_where_it_was_tried() -> None:
+    own = known(calibration=calibration())
+    assert resolve_settings(config("2.0x"), own).tried_error == 0.01
+    assert resolve_settings(config("2.5x"), own).tried_error is None, "20 steps were not tried"
+    assert resolve_settings(config("2.0x"), known()).tried_error is None
+    other = replace(own, conditions=conditions(sigmas=shifted_sigmas(50, 2.0)))
+    assert resolve_settings(config("2.0x"), other).tried_error is None
+    limited = resolve_settings(config("2.0x", start_percent=0.5), own)
+    assert limited.plan is not None and limited.tried_error is None
+
+
 def test_a_level_is_the_fastest_plan_below_its_error() -> None:
     own = known(calibration=calibration())
     counts = {
