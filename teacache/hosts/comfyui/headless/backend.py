@@ -40,12 +40,12 @@ class WorkflowSamplingBackend:
         self._valid_graph(point)
 
     def sample(self, point: Point | None, on_step: StepListener, short: bool = False) -> Sample:
-        valid = self._valid_graph(point)
         if short:
-            result = self._session.run(shortened(valid.graph), self._listener(on_step))
+            result = self._session.run(shortened(self._graph_at(point)), self._listener(on_step))
             if point is not None:
                 self._learn_samplers(result)
         else:
+            valid = self._valid_graph(point)
             independent = [node for node in self._independent if node in valid.graph]
             self._session.keep_only(valid.graph, independent)
             result = self._session.execute(valid, self._listener(on_step))
@@ -58,12 +58,13 @@ class WorkflowSamplingBackend:
     def _valid_graph(self, point: Point | None) -> ValidGraph:
         """The graph of a point, or of the reference, validated once."""
         if point not in self._valid_graphs:
-            if point is None:
-                graph = uncached(self._graph)
-            else:
-                graph = with_settings(self._graph, self._nodes, point, self._session.kind)
-            self._valid_graphs[point] = self._session.validate(graph)
+            self._valid_graphs[point] = self._session.validate(self._graph_at(point))
         return self._valid_graphs[point]
+
+    def _graph_at(self, point: Point | None) -> Graph:
+        if point is None:
+            return uncached(self._graph)
+        return with_settings(self._graph, self._nodes, point, self._session.kind)
 
     def _learn_samplers(self, result: GraphResult) -> None:
         """Which nodes sample with the cache: their time is what is compared."""
