@@ -86,7 +86,8 @@ class Show:
 
     def run(self, text, info):
         server = PromptServer.instance
-        server.send_sync("other_pack.event", {"text": text})
+        server.send_sync("progress", {"text": text})  # not as ComfyUI sends it
+        server.send_sync("teacache.end", text)
         server.send_progress_text("text", "1")
         server.queue_updated()
         answered = asyncio.run_coroutine_threadsafe(answer(), server.loop).result(10)
@@ -123,7 +124,7 @@ server = session.comfy.server
 
 def seen(graph):
     try:
-        session.run(graph)
+        session.run(graph, lambda progress: None)
     except UserError as error:
         return str(error)
     return session.executor.history_result["outputs"]["1"]["seen"]

@@ -140,6 +140,8 @@ class Session:
         clock, result = NodeClock(), GraphResult()
 
         def listen(event: str, data: Any) -> None:
+            if not isinstance(data, dict) or "node" not in data:
+                return  # another pack's
             if event == "executing":
                 clock.switch(data["node"])
             elif event == "progress" and on_progress is not None and data["node"] in graph:
