@@ -6,6 +6,7 @@ the strength of guidance is an input.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def flux_in_comfyui(transformer: Any) -> Any:
     import comfy.model_patcher
     import comfy.supported_models
     import comfy.utils
+    from comfy.ldm.flux.model import FluxParams
 
     class Plain(comfy.latent_formats.LatentFormat):  # type: ignore[misc]
         """Latents that the model takes as they are."""
@@ -95,9 +97,13 @@ def flux_in_comfyui(transformer: Any) -> Any:
         "depth_single_blocks": ours["num_single_layers"],
         "hidden_size": ours["num_attention_heads"] * ours["attention_head_dim"],
     }
+    # Newer versions ask for the axes on which text tokens have a position: none.
+    asked = {field.name for field in dataclasses.fields(FluxParams)}
+    newer: dict[str, Any] = {"txt_ids_dims": []} if "txt_ids_dims" in asked else {}
     config = comfy.supported_models.FluxSchnell(
         {
             **shape,
+            **newer,
             "image_model": "flux",
             "in_channels": photos.LATENT[0],
             "out_channels": photos.LATENT[0],

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from calibrations import calibration_named
-from paths import ROOT
+from paths import ROOT, TESTS
 from PIL import Image
 
 from teacache.cli.calibrate import node_settings
@@ -157,7 +157,7 @@ def test_a_workflow_is_learned_in_one_run(
         capture_output=True,
         text=True,
         env={**os.environ, "COMFYUI_DIR": str(comfy_dir), "PYTHONPATH": str(ROOT)},
-        cwd=comfy_dir.parent,
+        cwd=TESTS / "data",  # where no other `teacache` is
         timeout=300,
         check=False,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny_models
+from node_calls import prepared
 from paths import ROOT
 
 STEPS = 8
@@ -21,12 +22,8 @@ def calibrate(pack: ModuleType, server: Any, tmp_path: Path, monkeypatch: Any) -
     """Calls the node; gives its table, and the profile that it saved."""
     import folder_paths
 
-    import nodes
-
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
-    prepared = nodes.NODE_CLASS_MAPPINGS["TeaCacheCalibrate"].PREPARE_CLASS_CLONE(
-        {"unique_id": "5", "hidden_inputs": {}}
-    )
+    node = prepared("TeaCacheCalibrate")
     inputs = {
         "model": tiny_models.build("sd3"), "negative": tiny_models.cond("sd3", 9),
         "positive": tiny_models.cond("sd3", 1), "positive_2": tiny_models.cond("sd3", 2),
@@ -36,7 +33,7 @@ def calibrate(pack: ModuleType, server: Any, tmp_path: Path, monkeypatch: Any) -
     }  # fmt: skip
 
     def call(folder: Path, **changed: Any) -> tuple[str, dict[str, Any]]:
-        _, picture, table = prepared.EXECUTE_NORMALIZED(**inputs, **changed).result
+        _, picture, table = node.EXECUTE_NORMALIZED(**inputs, **changed).result
         assert picture.shape == (1, 380, 1040, 3)
         return table, json.loads((folder / "mine.json").read_text(encoding="utf-8"))
 

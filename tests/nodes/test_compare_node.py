@@ -6,16 +6,15 @@ import importlib.util
 
 import pytest
 import torch
+from node_calls import prepared
 
 
 @pytest.fixture
 def compare(pack, server, monkeypatch, tmp_path):
     import folder_paths
 
-    import nodes
-
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
-    node = nodes.NODE_CLASS_MAPPINGS["TeaCacheCompareImages"].PREPARE_CLASS_CLONE({})
+    node = prepared("TeaCacheCompareImages")
 
     def call(a, b):
         widgets = {"amplify": 8.0, "label_a": "without", "label_b": "with"}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from node_calls import prepared
 from paths import ROOT
 from sampling import sample
 
@@ -33,12 +34,9 @@ def removed(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.fixture
 def node(pack: ModuleType, server: Any) -> Any:
     """Calls a node of the pack as ComfyUI does: (class id, inputs) -> (output, what it shows)."""
-    import nodes
 
     def call(class_id: str, **inputs: Any) -> tuple[Any, dict[str, Any]]:
-        kind = nodes.NODE_CLASS_MAPPINGS[class_id]
-        prepared = kind.PREPARE_CLASS_CLONE({"unique_id": "5", "hidden_inputs": {}})
-        (out,) = prepared.EXECUTE_NORMALIZED(**inputs).result
+        (out,) = prepared(class_id).EXECUTE_NORMALIZED(**inputs).result
         ready = [data for event, data in server.sent if event == "teacache.ready"]
         return out, ready[-1] if ready else {}
 

@@ -9,20 +9,17 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from node_calls import prepared
 from sampling import sample
 
 
 @pytest.fixture
 def node(pack: ModuleType, server: Any) -> Any:
     """Calls a node of the pack as ComfyUI does: (class id, inputs) -> (outputs, lines shown)."""
-    import nodes
 
     def call(class_id: str, **inputs: Any) -> tuple[tuple[Any, ...], list[str]]:
         before = len(server.sent)
-        prepared = nodes.NODE_CLASS_MAPPINGS[class_id].PREPARE_CLASS_CLONE(
-            {"unique_id": "5", "hidden_inputs": {}}
-        )
-        out = prepared.EXECUTE_NORMALIZED(**inputs)
+        out = prepared(class_id).EXECUTE_NORMALIZED(**inputs)
         lines = [data["text"] for event, data in server.sent[before:] if event == "text"]
         return out.result, lines
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from paths import ROOT
+from node_calls import prepared
+from paths import ROOT, TESTS
 
 pytest.importorskip("diffusers")
 
@@ -23,13 +24,11 @@ STEPS = 9
 @pytest.fixture
 def node(pack: ModuleType, server: Any) -> Any:
     """Calls a node of the pack as ComfyUI does: (class id, inputs) -> (outputs, lines shown)."""
-    import nodes
 
     def call(class_id: str, **inputs: Any) -> tuple[tuple[Any, ...], list[str]]:
         before = len(server.sent)
-        prepared = nodes.NODE_CLASS_MAPPINGS[class_id].PREPARE_CLASS_CLONE({"UNIQUE_ID": "5"})
         with torch.inference_mode():
-            out = prepared.EXECUTE_NORMALIZED(**inputs)
+            out = prepared(class_id).EXECUTE_NORMALIZED(**inputs)
         sent = server.sent[before:]
         lines = [data["text"] for event, data in sent if event == "text"]
         ready = [data for event, data in sent if event == "teacache.ready"]
@@ -230,15 +229,16 @@ def test_the_pack_loads_without_the_extra(comfy_dir: Any) -> None:
     script = f"""
 import asyncio, sys
 sys.modules |= dict.fromkeys(("diffusers", "accelerate"))
-sys.path.insert(0, {str(comfy_dir)!r})
+sys.path[:0] = [{str(comfy_dir)!r}, {str(TESTS / "support")!r}]
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
 import comfy.model_management, utils.extra_config, nodes, server
-server.PromptServer.instance = type("Server", (), {{"client_id": None}})()
+from node_calls import prepared
+from recording_server import RecordingServer
+server.PromptServer.instance = RecordingServer()
 assert asyncio.run(nodes.load_custom_node({str(ROOT)!r}, module_parent="custom_nodes"))
-node = nodes.NODE_CLASS_MAPPINGS["LoadDiffusionPipeline"]
 try:
-    node.PREPARE_CLASS_CLONE({{"unique_id": "1"}}).EXECUTE_NORMALIZED("TeaCache demo model")
+    prepared("LoadDiffusionPipeline").EXECUTE_NORMALIZED("TeaCache demo model")
 except Exception as error:
     print("said:", error)
 """

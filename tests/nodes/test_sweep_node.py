@@ -8,6 +8,7 @@ import sys
 import pytest
 import tiny_models
 import torch
+from node_calls import prepared
 from sampling import spying
 
 STEPS = 8
@@ -18,7 +19,7 @@ def demo(pack):
     """The demo model, its autoencoder and two prompts."""
     import nodes
 
-    encoder = nodes.NODE_CLASS_MAPPINGS["LoadDemoTextEncoder"].PREPARE_CLASS_CLONE({})
+    encoder = prepared("LoadDemoTextEncoder")
     (clip,) = encoder.EXECUTE_NORMALIZED(text_encoder="teacache_demo_text.safetensors").result
     with torch.inference_mode():
         return {
@@ -39,12 +40,10 @@ def sweep(pack, server, demo, monkeypatch, tmp_path):
     """Runs the node with the demo model; gives (node output, lines shown on the node)."""
     import folder_paths
 
-    import nodes
-
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
     metrics = sys.modules[f"{pack.__name__}.teacache.comparison.metrics"]
     monkeypatch.setattr(metrics, "lpips", without_lpips)  # it would ask the network for weights
-    node = nodes.NODE_CLASS_MAPPINGS["TeaCacheSweep"].PREPARE_CLASS_CLONE({"unique_id": "5"})
+    node = prepared("TeaCacheSweep")
     widgets = {
         "seed": 3, "steps": STEPS, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple",
         "denoise": 1.0, "x": "rel_l1_thresh: 0, 0.6", "y": "",
@@ -71,12 +70,10 @@ def kernel(demo, model, steps=STEPS):
 
 
 def test_the_pictures_are_those_of_the_nodes_it_stands_for(pack, sweep, demo):
-    import nodes
-
     output, lines = sweep(y="mode: faithful")
     grid, images, table = output.result
     assert images.shape[0] == 4 and grid.shape[0] == 1 and grid.shape[1] > grid.shape[2] / 3
-    apply = nodes.NODE_CLASS_MAPPINGS["ApplyTeaCache"].PREPARE_CLASS_CLONE({"unique_id": "6"})
+    apply = prepared("ApplyTeaCache", "6")
     (model,) = apply.EXECUTE_NORMALIZED(
         model=demo["model"], rel_l1_thresh=0.6, mode="faithful"
     ).result
@@ -123,9 +120,7 @@ def model_backend(pack, demo, model, x):
 
 
 def test_an_earlier_cache_gives_the_other_settings(pack, sweep, demo):
-    import nodes
-
-    apply = nodes.NODE_CLASS_MAPPINGS["ApplyTeaCache"].PREPARE_CLASS_CLONE({"unique_id": "6"})
+    apply = prepared("ApplyTeaCache", "6")
     (model,) = apply.EXECUTE_NORMALIZED(
         model=demo["model"], rel_l1_thresh=90.0, mode="faithful", max_skip=1
     ).result

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from paths import ROOT
+from paths import ROOT, TESTS
 from PIL import Image
 
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
@@ -27,7 +27,7 @@ def teacache(comfy_dir, *arguments):
         capture_output=True,
         text=True,
         env=environment(comfy_dir),
-        cwd=comfy_dir.parent,
+        cwd=TESTS / "data",  # where no other `teacache` is
         timeout=300,
     )
 
@@ -128,7 +128,7 @@ def test_ctrl_c(comfy_dir, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=environment(comfy_dir),
-        cwd=comfy_dir.parent,
+        cwd=TESTS / "data",  # where no other `teacache` is
     )
     shown = ""
     while "step/s]" not in shown:
@@ -241,7 +241,7 @@ def session(comfy_dir, tmp_path_factory):
         capture_output=True,
         text=True,
         env=environment(comfy_dir),
-        cwd=comfy_dir.parent,
+        cwd=TESTS / "data",  # where no other `teacache` is
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
@@ -337,7 +337,7 @@ def test_the_graphs_that_come_along_have_every_input(comfy_dir, tmp_path):
         capture_output=True,
         text=True,
         env=environment(comfy_dir),
-        cwd=comfy_dir.parent,
+        cwd=TESTS / "data",  # where no other `teacache` is
         timeout=300,
     )
     assert done.stdout.split("\n") == ["checked", ""], done.stdout + done.stderr[-2000:]

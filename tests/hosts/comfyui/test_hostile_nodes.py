@@ -21,6 +21,7 @@ from hostile import (
     skip_pattern,
     small_model,
 )
+from node_calls import prepared
 from sampling import SKIP_ALL, SKIP_NONE, cached, report_of, sample, spying, stack_blocks
 
 from teacache.engine.decision import Decision
@@ -294,13 +295,9 @@ def test_two_caches_are_told_once_in_the_report(
 def test_the_node_says_that_two_caches_are_stacked(
     pack: ModuleType, server: Any, model: Any, other: Any, name: str
 ) -> None:
-    import nodes
-
-    kind = nodes.NODE_CLASS_MAPPINGS["ApplyTeaCache"]
     for given, count in ((model, 0), (other(model), 1)):
         server.sent.clear()
-        hidden = {"unique_id": "5", "hidden_inputs": {}}  # the second: newer ComfyUI
-        kind.PREPARE_CLASS_CLONE(hidden).EXECUTE_NORMALIZED(model=given)
+        prepared("ApplyTeaCache").EXECUTE_NORMALIZED(model=given)
         (ready,) = [data for event, data in server.sent if event == "teacache.ready"]
         told = [note for note in ready["notes"] if "Two caches are stacked" in note]
         assert len(told) == count and all(name in note for note in told)

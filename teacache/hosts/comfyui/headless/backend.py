@@ -53,12 +53,12 @@ class WorkflowSamplingBackend:
         short: bool = False,
         steps: int | None = None,
     ) -> Sample:
-        valid = self._valid_graph(point, steps)
         if short:
-            result = self._session.run(shortened(valid.graph), self._listener(on_step))
+            result = self._session.run(shortened(self._graph_at(point)), self._listener(on_step))
             if point is not None:
                 self._learn_samplers(result)
         else:
+            valid = self._valid_graph(point, steps)
             independent = [node for node in self._independent if node in valid.graph]
             self._session.keep_only(valid.graph, independent)
             result = self._session.execute(valid, self._listener(on_step))
@@ -72,14 +72,15 @@ class WorkflowSamplingBackend:
         """The graph of a point, or of the reference, validated once."""
         key = point, steps
         if key not in self._valid_graphs:
-            if point is None:
-                graph = uncached(self._graph)
-            else:
-                graph = with_settings(self._graph, self._nodes, point, self._session.kind)
-            if steps is not None:
-                graph = with_steps(graph, steps)
-            self._valid_graphs[key] = self._session.validate(graph)
+            self._valid_graphs[key] = self._session.validate(self._graph_at(point, steps))
         return self._valid_graphs[key]
+
+    def _graph_at(self, point: Point | None, steps: int | None = None) -> Graph:
+        if point is None:
+            graph = uncached(self._graph)
+        else:
+            graph = with_settings(self._graph, self._nodes, point, self._session.kind)
+        return graph if steps is None else with_steps(graph, steps)
 
     def _learn_samplers(self, result: GraphResult) -> None:
         """Which nodes sample with the cache: their time is what is compared."""

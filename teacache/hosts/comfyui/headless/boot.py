@@ -1,28 +1,31 @@
-"""ComfyUI loaded in this process, without its server."""
+"""ComfyUI loaded in this process; its server object is there, but listens on no port."""
 
 from __future__ import annotations
 
-import asyncio
+import atexit
 import importlib
 import importlib.util
 import logging
 import os
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ....errors import UserError
 from ....installation import LIBRARY, is_checkout, pack_folder
 
+if TYPE_CHECKING:
+    from .server import HeadlessServer
+
 PACK = pack_folder()
 OLDEST = (0, 3, 75)
-Event = Callable[[str, Any], None]
 
 
 def find_comfyui(given: Path | None) -> Path:
@@ -71,27 +74,6 @@ class Comfy:
     folder_paths: Any
     model_management: Any
     server: HeadlessServer
-
-
-class HeadlessServer:
-    """The part of ComfyUI's server that the executor and nodes use; `listener` gets the events."""
-
-    client_id: str | None = None
-    last_node_id: str | None = None
-    last_prompt_id: str = ""
-
-    def __init__(self, routes: Any, node_replace_manager: Any) -> None:
-        self.routes = routes
-        self.node_replace_manager = node_replace_manager
-        self.sockets_metadata: dict[str, Any] = {}
-        self.listener: Event | None = None
-
-    def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
-        if self.listener is not None and isinstance(event, str):
-            self.listener(event, data)
-
-    def send_progress_text(self, text: Any, node_id: str, sid: str | None = None) -> None:
-        """Ignores text for the editor."""
 
 
 def has_accelerator(torch: ModuleType) -> bool:
@@ -162,11 +144,9 @@ def boot(
         folder_paths.set_temp_directory(str(output / "preview"))
         nodes = importlib.import_module("nodes")
         execution = importlib.import_module("execution")
-        server_module = importlib.import_module("server")
-    routes = importlib.import_module("aiohttp").web.RouteTableDef()
-    server = HeadlessServer(routes, node_replace_manager())
-    server_module.PromptServer.instance = server
-    asyncio.run(load_nodes(nodes, folder_paths, custom_nodes))
+        server = make_server(arguments, folder_paths, output)
+    server.loop.run_until_complete(load_nodes(nodes, folder_paths, custom_nodes))
+    server.serve()
     utils = importlib.import_module("comfy.utils")
     utils.set_progress_bar_enabled(False)
     comfy = Comfy(
@@ -180,12 +160,16 @@ def boot(
     return comfy
 
 
-def node_replace_manager() -> Any:
-    """Newer ComfyUI's replacements of missing nodes; None for an older one."""
-    try:
-        return importlib.import_module("app.node_replace_manager").NodeReplaceManager()
-    except ModuleNotFoundError:
-        return None
+def make_server(arguments: Any, folder_paths: Any, output: Path) -> HeadlessServer:
+    """ComfyUI's server object. It makes no folder of users, and needs no package of the editor."""
+    if importlib.util.find_spec("comfyui_frontend_package") is None:
+        arguments.front_end_root = str(output)
+    if not Path(folder_paths.get_user_directory()).is_dir():
+        users = tempfile.TemporaryDirectory(prefix="teacache-users-")
+        atexit.register(users.cleanup)
+        folder_paths.set_user_directory(users.name)
+    server: HeadlessServer = importlib.import_module(f"{__package__}.server").HeadlessServer()
+    return server
 
 
 async def load_nodes(nodes: Any, folder_paths: Any, custom_nodes: bool) -> None:
@@ -231,9 +215,12 @@ def progress_hook(comfy: Comfy) -> Callable[..., None]:
     ) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         running = context()
+        if prompt_id is None:
+            prompt_id = comfy.server.last_prompt_id if running is None else running.prompt_id
         if node_id is None:
-            node_id = running.node_id if running is not None else comfy.server.last_node_id
+            node_id = comfy.server.last_node_id if running is None else running.node_id
         progress.get_progress_state().update_progress(node_id, value, total, None)
-        comfy.server.send_sync("progress", {"node": node_id, "value": value, "max": total})
+        sent = {"value": value, "max": total, "prompt_id": prompt_id, "node": node_id}
+        comfy.server.send_sync("progress", sent, comfy.server.client_id)
 
     return hook

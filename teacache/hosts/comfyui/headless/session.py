@@ -19,9 +19,7 @@ from ....errors import ConfigError, ExecutionError, UserError
 from ....workflows.definitions import Definitions, NodeKind, input_types
 from ....workflows.graph import Graph, describe, title
 from .boot import Comfy, boot
-from .validation import ValidGraph, validated
-
-CLIENT = "teacache-headless"
+from .validation import REQUEST_DATA, ValidGraph, validated
 
 
 @dataclass(frozen=True)
@@ -142,6 +140,8 @@ class Session:
         clock, result = NodeClock(), GraphResult()
 
         def listen(event: str, data: Any) -> None:
+            if not isinstance(data, dict) or "node" not in data:
+                return  # another pack's
             if event == "executing":
                 clock.switch(data["node"])
             elif event == "progress" and on_progress is not None and data["node"] in graph:
@@ -154,7 +154,7 @@ class Session:
                 result.notes += data["notes"]
 
         started = time.perf_counter()
-        self._execute(graph, valid.outputs, listen)
+        self._execute(graph, valid.outputs, valid.extra_data, listen)
         clock.switch(None)
         result.seconds = time.perf_counter() - started
         result.node_seconds = clock.seconds
@@ -165,11 +165,15 @@ class Session:
     def keep_only(self, graph: Graph, node_ids: list[str]) -> None:
         """Drops all cached results but those of `node_ids`, which must depend on no other nodes."""
         kept = {node: copy.deepcopy(graph[node]) for node in node_ids}
-        self._execute(kept, node_ids, None)
+        self._execute(kept, node_ids, REQUEST_DATA, None)
         self._raise_failure(kept)
 
     def _execute(
-        self, graph: Graph, outputs: list[str], listen: Callable[[str, Any], None] | None
+        self,
+        graph: Graph,
+        outputs: list[str],
+        extra_data: dict[str, Any],
+        listen: Callable[[str, Any], None] | None,
     ) -> None:
         self.comfy.server.listener = listen
         prompt_id = str(uuid.uuid4())
@@ -178,7 +182,7 @@ class Session:
             with interruptible(self.comfy):
                 asyncio.run(
                     self.executor.execute_async(
-                        graph, prompt_id, {"client_id": CLIENT, "extra_pnginfo": {}}, outputs
+                        graph, prompt_id, copy.deepcopy(extra_data), outputs
                     )
                 )
         finally:

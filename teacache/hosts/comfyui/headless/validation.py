@@ -6,13 +6,17 @@ import asyncio
 import copy
 import importlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import UserError, listing, nearest
 from ....workflows.definitions import input_specs
-from ....workflows.graph import Graph, describe
+from ....workflows.graph import Graph, as_graph, describe
 from .boot import Comfy
+
+CLIENT = "teacache-headless"
+REQUEST_DATA: dict[str, Any] = {"extra_pnginfo": {}, "client_id": CLIENT}
+"""What goes with a graph to the executor, where no pack changes it."""
 
 
 def input_kinds(comfy: Comfy, class_type: str) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -22,10 +26,16 @@ def input_kinds(comfy: Comfy, class_type: str) -> dict[str, tuple[Any, dict[str,
 
 @dataclass(frozen=True)
 class ValidGraph:
-    """A graph that passed the check, its values as ComfyUI converts them, and its output nodes."""
+    """A graph that passed the check, its values as ComfyUI converts them.
+
+    Attributes:
+        outputs: its output nodes.
+        extra_data: what goes with it to the executor.
+    """
 
     graph: Graph
     outputs: list[str]
+    extra_data: dict[str, Any] = field(default_factory=lambda: REQUEST_DATA)
 
 
 def validated(comfy: Comfy, graph: Graph) -> ValidGraph:
@@ -36,7 +46,7 @@ def validated(comfy: Comfy, graph: Graph) -> ValidGraph:
     Raises:
         UserError: the first thing wrong: an unknown class, a value, a link, no output node.
     """
-    graph = copy.deepcopy(graph)
+    graph, extra_data = handled(comfy, copy.deepcopy(graph))
     replace_missing_nodes(comfy, graph)
     known = comfy.nodes.NODE_CLASS_MAPPINGS
     for node in graph:
@@ -58,16 +68,37 @@ def validated(comfy: Comfy, graph: Graph) -> ValidGraph:
         if error["type"] == "prompt_no_outputs":
             raise UserError("the workflow has no output node: end it in one such as SaveImage")
         raise UserError(f"{error['message']} {error['details']}".strip())
-    return ValidGraph(graph, sorted(outputs))
+    return ValidGraph(graph, sorted(outputs), extra_data)
+
+
+def handled(comfy: Comfy, graph: Graph) -> tuple[Graph, dict[str, Any]]:
+    """`graph` and what goes with it, once the prompt handlers of packs have changed them."""
+    if not comfy.server.on_prompt_handlers:
+        return graph, REQUEST_DATA
+
+    async def trigger() -> Any:
+        request = {"prompt": graph, "client_id": CLIENT, "extra_data": {"extra_pnginfo": {}}}
+        return comfy.server.trigger_on_prompt(request)
+
+    changed = comfy.server.call(trigger())
+    if not isinstance(changed, dict) or not isinstance(changed.get("prompt"), dict):
+        raise UserError("a prompt handler of another pack returned no workflow")
+    extra_data = {**(changed.get("extra_data") or {}), "client_id": CLIENT}
+    return as_graph(changed["prompt"], "the workflow of a pack's prompt handler"), extra_data
 
 
 def replace_missing_nodes(comfy: Comfy, graph: Graph) -> None:
     """Puts the replacements that packs have registered into `graph`, as newer servers do."""
-    manager = comfy.server.node_replace_manager
-    if manager is not None:
-        for node in graph.values():
-            node.setdefault("_meta", {})
-        manager.apply_replacements(graph)
+    if not hasattr(comfy.server, "node_replace_manager"):
+        return
+    for node in graph.values():
+        node.setdefault("_meta", {})
+    try:
+        comfy.server.node_replace_manager.apply_replacements(graph)
+    except KeyError as missing:
+        raise UserError(
+            f"a pack's replacement of a missing node takes its input {missing}, which is not set"
+        ) from None
 
 
 def check_values(comfy: Comfy, graph: Graph, node: str) -> None:
