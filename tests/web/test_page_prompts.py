@@ -1,0 +1,93 @@
+"""What becomes of official workflow files, against the editor itself.
+
+Every file is opened in the real page, and the prompt that its Run button would queue is compared
+with what the conversion without a page makes of the same file. The templates that ComfyUI installs
+are always compared; two larger packages, of newer files, in the long mode:
+
+    pip install --no-deps -r requirements/templates.txt
+    TEACACHE_LONG=1 python run.py test --only-tests tests/web/test_page_prompts.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from comfy_server import Server, serving
+from page_prompts import page_classes, package_workflows, page_prompts, unknown_classes
+from playwright.sync_api import Browser
+from prompt_comparison import Definitions, differences, has_dates
+
+from teacache.errors import UserError
+from teacache.workflows.editor_format import to_graph
+
+LONG = bool(os.environ.get("TEACACHE_LONG"))
+MEDIA = tuple(
+    f"comfyui_workflow_templates_media_{part}" for part in ("api", "image", "other", "video")
+)
+"""Where the templates that ComfyUI 0.3.75 installs are. Newer ones have media only in these, and
+their templates in the first package of the long mode."""
+NEWER = ("comfyui_workflow_templates_json", "comfyui_subgraph_blueprints")
+CONVERTED = 0.98
+"""The least share of the files with known node classes that must convert."""
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def server(comfy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With the nodes that call paid services, which many templates use."""
+    with serving(comfy_dir, tmp_path_factory.mktemp("comfyui"), api_nodes=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def definitions(server: Server) -> Definitions:
+    with urlopen(f"{server.url}/object_info") as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("packages", [MEDIA, *((name,) for name in NEWER)], ids=lambda p: p[0])
+def test_files_become_the_prompts_that_the_page_queues(
+    packages: tuple[str, ...],
+    browser: Browser,
+    server: Server,
+    definitions: Definitions,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = [path for package in packages for path in package_workflows(package)]
+    if packages != MEDIA and not LONG:
+        pytest.skip("takes a quarter of an hour: set TEACACHE_LONG=1")
+    if not files:
+        pytest.skip(f"no workflows of {packages[0]} here: see requirements/templates.txt")
+    counts, failed = Counter(files=len(files)), []
+    known = page_classes(browser, server)
+    for page in page_prompts(browser, server, files):
+        if unknown_classes(page.graph, known):
+            continue
+        counts["known"] += 1
+        assert page.prompt is not None, f"{page.path.name}: the page fails: {page.error}"
+        try:
+            ours = to_graph(page.graph, definitions, page.path.name)
+        except UserError as error:
+            failed.append(str(error))
+            continue
+        counts["converted"] += 1
+        dated = has_dates(page.graph)
+        lines = differences(page.prompt, json.loads(json.dumps(ours)), definitions, dated)
+        counts["differing"] += bool(lines)
+        failed += [f"{page.path.name}: {line}" for line in lines]
+    with capsys.disabled():
+        print(
+            f"\n{packages[0]}: {counts['files']} files, {counts['known']} with known classes, "
+            f"{counts['converted']} converted, {counts['differing']} differing"
+        )
+        print(*failed, sep="\n")
+    assert counts["known"]
+    assert counts["converted"] >= CONVERTED * counts["known"]
+    assert counts["differing"] == 0
