@@ -7,23 +7,27 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_server import Server
 from editing import open_editor
-from playwright.sync_api import Browser, Error
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 NOW = "2026-01-02T03:04:05"
 """The page's clock, so that `%date:...%` in file names has one value."""
 FILES_PER_PAGE = 60
 """Every file opens a tab in the editor; a page with hundreds becomes slow."""
 PROMPT = """async ([graph, wait]) => {
-    await app.loadGraphData(graph);
-    await new Promise(resolve => setTimeout(resolve, wait));
     const random = Math.random;
-    Math.random = () => 0;
     try {
-        return (await app.graphToPrompt()).output;
+        await app.loadGraphData(graph);
+        await new Promise(resolve => setTimeout(resolve, wait));
+        Math.random = () => 0;
+        return { prompt: (await app.graphToPrompt()).output };
+    } catch (error) {
+        return { error: String(error) };
     } finally {
         Math.random = random;
     }
@@ -49,7 +53,7 @@ class PagePrompt:
 
     path: Path
     graph: dict[str, Any]
-    prompt: dict[str, Any] | None
+    prompt: dict[str, Any] | None = None
     error: str = ""
 
 
@@ -85,12 +89,7 @@ def page_prompts(
             editor.page.clock.set_fixed_time(NOW)
             for path in files[start : start + FILES_PER_PAGE]:
                 graph = json.loads(path.read_text(encoding="utf-8"))
-                try:
-                    prompt = editor.page.evaluate(PROMPT, [graph, wait_ms])
-                except Error as error:
-                    yield PagePrompt(path, graph, None, str(error))
-                else:
-                    yield PagePrompt(path, graph, prompt)
+                yield PagePrompt(path, graph, **editor.page.evaluate(PROMPT, [graph, wait_ms]))
 
 
 def page_classes(browser: Browser, server: Server) -> set[str]:

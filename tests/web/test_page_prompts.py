@@ -15,12 +15,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import pytest
 from comfy_server import Server, serving
-from page_prompts import page_classes, package_workflows, page_prompts, unknown_classes
-from playwright.sync_api import Browser
+from page_prompts import package_workflows, page_classes, page_prompts, unknown_classes
 from prompt_comparison import Definitions, differences, has_dates
 
 from teacache.errors import UserError
@@ -35,6 +35,9 @@ their templates in the first package of the long mode."""
 NEWER = ("comfyui_workflow_templates_json", "comfyui_subgraph_blueprints")
 CONVERTED = 0.98
 """The least share of the files with known node classes that must convert."""
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 
