@@ -19,6 +19,8 @@ NOW = "2026-01-02T03:04:05"
 """The page's clock, so that `%date:...%` in file names has one value."""
 FILES_PER_PAGE = 60
 """Every file opens a tab in the editor; a page with hundreds becomes slow."""
+SMALL = {"width": 300, "height": 200}
+"""Of the page, which draws the canvas without a graphics card."""
 PROMPT = """async ([graph, wait]) => {
     const random = Math.random;
     try {
@@ -87,6 +89,7 @@ def page_prompts(
     for start in range(0, len(files), FILES_PER_PAGE):
         with open_editor(browser, server, "classic", **SETTINGS) as editor:
             editor.page.clock.set_fixed_time(NOW)
+            editor.page.set_viewport_size(SMALL)
             for path in files[start : start + FILES_PER_PAGE]:
                 graph = json.loads(path.read_text(encoding="utf-8"))
                 yield PagePrompt(path, graph, **editor.page.evaluate(PROMPT, [graph, wait_ms]))
