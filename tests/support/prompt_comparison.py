@@ -8,6 +8,8 @@ from typing import Any
 
 Prompt = dict[str, dict[str, Any]]
 Definitions = dict[str, dict[str, Any]]
+RENDERED = ("image", "mask", "normal")
+"""Pictures that the page takes of a 3D view and uploads when a prompt is queued: in no file."""
 DATED = re.compile(r"%(?:date:[^%]*|year|month|day|hour|minute|second)%")
 
 
@@ -67,12 +69,18 @@ def passed(node: dict[str, Any], definition: dict[str, Any], dated: bool) -> dic
 
     An input that grew or that depends on a choice is called NAME.PART after the declared NAME.
     """
-    declared = set().union(*(group for group in definition["input"].values()))
-    return {
+    declared = {
+        name: spec for group in definition["input"].values() for name, spec in group.items()
+    }
+    values = {
         name: masked(value) if dated else value
         for name, value in node["inputs"].items()
         if is_link(value) or name in declared or name.split(".")[0] in declared
     }
+    for name, value in values.items():
+        if isinstance(value, dict) and declared.get(name, ())[:1] == ["LOAD_3D"]:
+            values[name] = {key: value[key] for key in value.keys() - RENDERED}
+    return values
 
 
 def is_link(value: object) -> bool:

@@ -76,6 +76,17 @@ def test_without_an_output_node_all_ends_count():
     ]
 
 
+def test_pictures_that_the_page_takes_of_a_3d_view_do_not_count():
+    definitions = {"View": {"input": {"required": {"view": ["LOAD_3D", {}]}}}}
+
+    def view(**state):
+        return {"1": {"class_type": "View", "inputs": {"view": {"camera": 1, **state}}}}
+
+    page = view(image="scene_1767323045.png [temp]", normal="normal_1767323045.png [temp]")
+    assert differences(page, view(image=""), definitions, False) == []
+    assert differences(page, view(camera=2), definitions, False) != []
+
+
 def test_digits_do_not_count_in_files_that_write_dates():
     assert has_dates({"nodes": [{"widgets_values": ["run_%date:yyyy-MM-dd%"]}]})
     assert not has_dates({"nodes": [{"widgets_values": ["50%"]}, {"widgets_values": {"a": 5}}]})
