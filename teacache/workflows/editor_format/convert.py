@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import UserError
 from ..definitions import Definitions
 from ..graph import Graph
+from .ids import renumber
 from .links import Placed, Placement
 from .nodes import complete
 from .page_only import BROADCASTING, PRIMITIVE
@@ -20,7 +21,11 @@ from .widgets import MISSING, Widget
 
 
 def to_graph(
-    data: dict[str, Any], definitions: Definitions, source: str, choose: Choose = first
+    data: dict[str, Any],
+    definitions: Definitions,
+    source: str,
+    choose: Choose = first,
+    unique_ids: bool = True,
 ) -> Graph:
     """The API graph of a file saved by the editor.
 
@@ -31,17 +36,18 @@ def to_graph(
         definitions: of every node class.
         source: the file's name for messages.
         choose: takes one of the alternatives {a|b} in a dynamic prompt.
+        unique_ids: whether nodes of subgraphs whose ids are taken get new ones, as in editors of
+            2026; an older editor queues them as they are.
 
     Raises:
         UserError: the file is damaged, uses a class that is not in `definitions`, or depends on
             what only the editor's page knows.
     """
     document = read_document(data, source)
-    try:
-        complete_nodes(document, definitions)
-        return Writer(document, definitions, choose).graph()
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-        raise refusal(source, f"nodes or links are damaged ({error!r})") from None
+    if unique_ids:
+        renumber(document, data)
+    complete_nodes(document, definitions)
+    return Writer(document, definitions, choose).graph()
 
 
 def complete_nodes(document: Document, definitions: Definitions) -> None:
@@ -56,6 +62,26 @@ def complete_nodes(document: Document, definitions: Definitions) -> None:
         for node in scene.nodes.values():
             if node.subgraph is not None:
                 instances.show_widgets(node, node.subgraph)
+
+
+FIRST_CAMERA = {
+    "position": {"x": 10, "y": 10, "z": 10.000000000000002},
+    "target": {"x": 0, "y": 0, "z": 0},
+    "zoom": 1,
+    "cameraType": "perspective",
+    "quaternion": {
+        "x": -0.2798481423331213,
+        "y": 0.3647051996310008,
+        "z": 0.11591689595929511,
+        "w": 0.8804762392171493,
+    },
+    "fov": 35,
+    "aspect": 1,
+    "near": 0.01,
+    "far": 10000,
+    "frustum": {"left": -5, "right": 5, "top": 5, "bottom": -5},
+}
+"""The camera of a 3D view that nobody has moved."""
 
 
 class Writer:
@@ -132,7 +158,7 @@ class Writer:
         camera = node.properties.get("Camera Config")
         state = camera.get("state") if isinstance(camera, dict) else None
         pictures = {"image": "", "mask": "", "normal": "", "recording": ""}
-        return {**pictures, "camera_info": state, "model_3d_info": []}
+        return {**pictures, "camera_info": state or FIRST_CAMERA, "model_3d_info": []}
 
 
 def packed(value: Any, type_: str) -> Any:

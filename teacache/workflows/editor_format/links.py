@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .page_only import GETTERS, VIRTUAL
-from .scene import BYPASSED, INPUT_NODE, MUTED, OUTPUT_NODE, Document, Node, Scene, named, refusal
+from .scene import BYPASSED, INPUT_NODE, MUTED, Document, Node, Scene, named, refusal
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,8 @@ class Walk:
         if node.subgraph is not None:
             return self.subgraph(placed, node.subgraph, slot, type_)
         if not placed.virtual:
+            if not 0 <= slot < len(node.outputs):
+                raise self.refusal(f"is linked to output {slot} of {named(node)}, which has none")
             return Source(placed.id, slot)
         if node.kind in GETTERS:
             setter = self.setter(placed)
@@ -172,8 +174,10 @@ def bypass(node: Node, slot: int, type_: str) -> int | None:
     given = node.outputs[slot].type if 0 <= slot < len(node.outputs) else "*"
     if type_ in ("*", ""):
         return slot if slot < len(inputs) else 0 if inputs else None
-    if 0 <= slot < len(inputs) and fits(inputs[slot].type, given) and fits(
-        inputs[slot].type, type_
+    if (
+        0 <= slot < len(inputs)
+        and fits(inputs[slot].type, given)
+        and fits(inputs[slot].type, type_)
     ):
         return slot
     same = [number for number, entry in enumerate(inputs) if entry.type == type_]
@@ -186,6 +190,3 @@ def fits(first: str, second: str) -> bool:
     if "*" in (first, second) or "" in (first, second) or first == second:
         return True
     return bool(set(first.lower().split(",")) & set(second.lower().split(",")))
-
-
-__all__ = ["OUTPUT_NODE", "Placed", "Placement", "Source"]

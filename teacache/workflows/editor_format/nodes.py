@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .scene import InputSlot, Node, slot_type
+from .scene import InputSlot, Node, OutputSlot, slot_type
+from .values import by_name, misplaced, place
 from .widgets import Widget, button, controls, input_type, split_spec, widgets_of
 
 Spec = tuple[Any, Mapping[str, Any]]
@@ -22,10 +23,15 @@ def complete(node: Node, definition: Mapping[str, Any]) -> None:
     """Gives a node the sockets and widgets of its class and the values of the file.
 
     Links stay with the input of their name. Values go to the widgets in their order, as in the
-    editor: those that the file lacks keep their defaults, and surplus ones are left out.
+    editor: those that the file lacks keep their defaults, and surplus ones are left out. Where one
+    does not fit its widget, they go by name, if the file tells the names.
     """
     built = BuiltNode(definition)
-    built.place(node.values)
+    built.place(node.values or [])
+    named = by_name(node) if misplaced(built.widgets) else None
+    if named is not None:
+        built = BuiltNode(definition)
+        built.place(named)
     saved = {slot.name: slot.link for slot in node.inputs}
     inputs = [replace(slot, link=saved.get(slot.name)) for slot in built.inputs]
     names = {slot.name for slot in inputs}
@@ -35,8 +41,10 @@ def complete(node: Node, definition: Mapping[str, Any]) -> None:
         if slot.name not in names and not lost and not built.outdated(slot.name):
             inputs.append(slot)
     node.inputs, node.widgets = inputs, built.widgets
-    for output, kind in zip(node.outputs, definition.get("output") or (), strict=False):
-        output.type = "*" if kind == MATCHING else slot_type(kind)
+    for number, kind in enumerate(definition.get("output") or ()):
+        if number == len(node.outputs):
+            node.outputs.append(OutputSlot("", "*"))
+        node.outputs[number].type = "*" if kind == MATCHING else slot_type(kind)
     node.title = node.title or definition.get("display_name") or node.kind
 
 
@@ -87,9 +95,7 @@ class BuiltNode:
                 self.add_widgets(part, part_spec)
         elif not self.has_widget(name, spec):
             allowed = (options.get("template") or {}).get("allowed_types", "*")
-            self.inputs.append(
-                InputSlot(name, slot_type(allowed if kind == MATCHING else kind))
-            )
+            self.inputs.append(InputSlot(name, slot_type(allowed if kind == MATCHING else kind)))
 
     def has_widget(self, name: str, spec: Spec) -> bool:
         special = (GROWING, CHOOSING, "UPLOAD")
@@ -125,15 +131,17 @@ class BuiltNode:
         def update() -> None:
             self.widgets[:] = [w for w in self.widgets if not below(w.name, name)]
             self.inputs[:] = [slot for slot in self.inputs if not below(slot.name, name)]
+            self.growing = {other for other in self.growing if not below(other, name)}
             known = isinstance(chosen.value, str) and chosen.value in inputs
             behind = self.widgets.index(chosen) + 1
-            widgets, self.widgets = self.widgets, []
+            rest = self.widgets[behind:]
+            del self.widgets[behind:]
             if known:
                 for group in ("required", "optional"):
                     for part, spec in (inputs[chosen.value].get(group) or {}).items():
                         self.add_socket(f"{name}.{part}", split_spec(spec))
                         self.add_widgets(f"{name}.{part}", split_spec(spec))
-            widgets[behind:behind], self.widgets = self.widgets, widgets
+            self.widgets += rest
 
         chosen.on_value = update
         if inputs:
@@ -145,20 +153,9 @@ class BuiltNode:
             return False
         return any(below(name, choosing) for choosing in self.choosing)
 
-    def place(self, values: list[Any] | dict[str, Any] | None) -> None:
+    def place(self, values: list[Any] | dict[str, Any]) -> None:
         """Sets the widgets to the values of a file."""
-        if isinstance(values, dict):
-            for widget in self.widgets:
-                if widget.name in values:
-                    widget.set(values[widget.name])
-            return
-        saved = iter(self.without_sockets(values or []))
-        for widget in self.widgets:  # a choice changes the list behind itself
-            if widget.saved:
-                try:
-                    widget.set(next(saved))
-                except StopIteration:
-                    return
+        place(self.widgets, values if isinstance(values, dict) else self.without_sockets(values))
 
     def without_sockets(self, values: list[Any]) -> list[Any]:
         """The values without those of inputs that are widgets no more."""

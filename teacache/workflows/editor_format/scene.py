@@ -13,8 +13,8 @@ from .widgets import Widget
 MUTED, BYPASSED = 2, 4
 INPUT_NODE, OUTPUT_NODE = "-10", "-20"
 """The ids of the two ends of a subgraph in its links."""
-MAX_NODES = 100_000
-"""In a file with its subgraphs taken apart; a smaller file can ask for exponentially many."""
+MAX_NODES, MAX_DEPTH = 100_000, 100
+"""Of a file with its subgraphs taken apart: a small one can ask for exponentially many nodes."""
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Node:
 
     Attributes:
         values: of its widgets, in their order or by name; None if the file has none.
+        named: the values by name, which files of 2026 hold as well.
         subgraph: what it stands for, if it is an instance of a subgraph.
     """
 
@@ -63,6 +64,7 @@ class Node:
     inputs: list[InputSlot]
     outputs: list[OutputSlot]
     values: list[Any] | dict[str, Any] | None
+    named: dict[str, Any] | None
     properties: dict[str, Any]
     widgets: list[Widget] = field(default_factory=list)
     subgraph: Scene | None = None
@@ -102,6 +104,7 @@ class Document:
 
     root: Scene
     subgraphs: list[Scene]
+    in_file_order: list[Scene]
     source: str
 
     @property
@@ -130,7 +133,8 @@ def read_document(data: dict[str, Any], source: str) -> Document:
                 node.subgraph = subgraphs.get(node.kind)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise refusal(source, f"nodes or links are damaged ({error!r})") from None
-    document = Document(root, innermost_first(subgraphs.values(), source), source)
+    ordered = innermost_first(subgraphs.values(), source)
+    document = Document(root, ordered, list(subgraphs.values()), source)
     check_size(document)
     return document
 
@@ -152,7 +156,7 @@ def read_node(data: dict[str, Any]) -> Node:
     values = data.get("widgets_values")
     if not (values is None or isinstance(values, (list, dict))):
         raise TypeError(f"the widget values of node {data['id']} are {values!r}")
-    properties = data.get("properties") or {}
+    properties, by_name = data.get("properties"), data.get("widgets_values_named")
     return Node(
         identifier(data["id"]),
         text(data["type"]),
@@ -161,6 +165,7 @@ def read_node(data: dict[str, Any]) -> Node:
         [read_input(slot) for slot in data.get("inputs") or []],
         [read_output(slot) for slot in data.get("outputs") or []],
         values,
+        by_name if isinstance(by_name, dict) and by_name else None,
         properties if isinstance(properties, dict) else {},
     )
 
@@ -239,10 +244,17 @@ def innermost_first(scenes: Iterable[Scene], source: str) -> list[Scene]:
 
 
 def check_size(document: Document) -> None:
-    """Refuses a file whose subgraphs, taken apart, hold more than `MAX_NODES` nodes."""
+    """Refuses a file whose subgraphs, taken apart, are too many nodes or lie too deep."""
     sizes: dict[str, int] = {}
+    depths: dict[str, int] = {}
     for scene in document.scenes:
-        inner = (sizes[n.subgraph.id] if n.subgraph else 1 for n in scene.nodes.values())
-        sizes[scene.id if scene is not document.root else ""] = size = sum(inner)
-        if size > MAX_NODES:
-            raise refusal(document.source, f"more than {MAX_NODES} nodes in its subgraphs")
+        inner = [node.subgraph.id for node in scene.nodes.values() if node.subgraph]
+        size = len(scene.nodes) + sum(sizes[name] for name in inner)
+        depth = 1 + max((depths[name] for name in inner), default=0)
+        if size > MAX_NODES or depth > MAX_DEPTH:
+            raise refusal(
+                document.source,
+                f"more than {MAX_NODES} nodes, or {MAX_DEPTH} subgraphs inside each other",
+            )
+        if scene is not document.root:
+            sizes[scene.id], depths[scene.id] = size, depth

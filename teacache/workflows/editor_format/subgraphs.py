@@ -11,6 +11,7 @@ from typing import Any
 
 from .page_only import PRIMITIVE
 from .scene import INPUT_NODE, Document, End, InputSlot, Link, Node, OutputSlot, Scene
+from .values import misplaced, place
 from .widgets import MISSING, Widget
 
 OUTER = "-1"
@@ -54,16 +55,13 @@ class Instances:
         node.title = node.title or scene.name
         for slot, end in zip(node.inputs, scene.inputs, strict=True):
             show(node, slot, scene, end)
-        quarantined = quarantined_values(node.properties)
-        values = node.values or []
-        for number, widget in enumerate(node.widgets):
-            if isinstance(values, dict):
-                value = values.get(widget.name, MISSING)
-            else:
-                value = values[number] if number < len(values) else MISSING
-            value = quarantined.get(widget.name, value)
-            if value is not MISSING:
+        first = [widget.value for widget in node.widgets]
+        place(node.widgets, node.values or [])
+        if node.named is not None and misplaced(node.widgets):
+            for widget, value in zip(node.widgets, first, strict=True):
                 widget.set(value)
+            place(node.widgets, node.named)
+        place(node.widgets, quarantined_values(node.properties))
         self.completed[scene.id].append(node)
 
     def show_widgets(self, node: Node, scene: Scene) -> None:
@@ -124,8 +122,10 @@ class Instances:
         renamed = primitive.title not in ("", PRIMITIVE, "Primitive")
         name = primitive.title if renamed else entries[0].widget
         end = self.new_end(scene, name, targets[0][1].type, targets)
-        own = primitive.values[0] if isinstance(primitive.values, list) and primitive.values else (
-            MISSING
+        own = (
+            primitive.values[0]
+            if isinstance(primitive.values, list) and primitive.values
+            else (MISSING)
         )
         first_output(primitive).links = []
         given = [entry.value for entry in entries if is_value(entry.value)]

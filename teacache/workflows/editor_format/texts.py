@@ -37,6 +37,7 @@ TOKEN = re.compile(r"%([^%]+)%")
 DATE_PART = re.compile("dd?|MM?|hh?|mm?|ss?|yyy?y?")
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n\r\u2028\u2029]*", re.DOTALL)
 UNFIT = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
+MAX_DEPTH = 100
 Choose = Callable[[Sequence[str]], str]
 
 
@@ -94,11 +95,14 @@ def as_text(value: Any) -> str:
     return "[object Object]" if isinstance(value, dict) else str(value)
 
 
-def choose_prompt(value: str, choose: Choose = first) -> str:
+def choose_prompt(value: str, choose: Choose = first, depth: int = 0) -> str:
     r"""A dynamic prompt without its comments, with one part of every {a|b}.
 
-    A backslash before {, } or | takes its meaning away.
+    A backslash before {, } or | takes its meaning away. Braces inside more than `MAX_DEPTH` others
+    stay as they are.
     """
+    if depth > MAX_DEPTH:
+        return value
     text, position, result = COMMENT.sub("", value), 0, []
     while position < len(text):
         letter = text[position]
@@ -108,7 +112,7 @@ def choose_prompt(value: str, choose: Choose = first) -> str:
             position += 1
         elif letter == "{":
             choices, position = read_choices(text, position)
-            result.append(choose_prompt(choose(choices), choose))
+            result.append(choose_prompt(choose(choices), choose, depth + 1))
         else:
             result.append(letter)
     return re.sub(r"\\([{}|])", r"\1", "".join(result))

@@ -80,7 +80,7 @@ def split_spec(spec: Any) -> tuple[Any, Mapping[str, Any]]:
 
 
 def widgets_of(name: str, spec: tuple[Any, Mapping[str, Any]]) -> list[Widget]:
-    """The widgets of an input, in the order in which the file holds their values; none for a socket.
+    """The widgets of an input, in the order of their values in a file; none for a socket.
 
     Growing inputs and dynamic choices are not among them: they change while a file is opened.
     """
