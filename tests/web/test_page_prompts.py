@@ -21,8 +21,9 @@ from urllib.request import urlopen
 
 import pytest
 from comfy_server import Server, serving
+from declared_inputs import Definitions
 from page_prompts import package_workflows, page_classes, page_prompts, unknown_classes
-from prompt_comparison import Definitions, differences, has_dates
+from prompt_comparison import compare, has_dates
 
 from teacache.errors import UserError
 from teacache.workflows.editor_format import to_graph
@@ -85,14 +86,16 @@ def test_files_become_the_prompts_that_the_page_queues(
             failed.append(str(error))
             continue
         counts["converted"] += 1
-        dated = has_dates(page.graph)
-        lines = differences(page.prompt, json.loads(json.dumps(ours)), definitions, dated)
-        counts["differing"] += bool(lines)
-        failed += [f"{page.path.name}: {line}" for line in lines]
+        ours = json.loads(json.dumps(ours))
+        compared = compare(page.prompt, ours, definitions, has_dates(page.graph))
+        counts["differing"] += bool(compared.lines)
+        counts["misplaced"] += bool(compared.misplaced)
+        failed += [f"{page.path.name}: {line}" for line in compared.lines]
     with capsys.disabled():
         print(
             f"\n{packages[0]}: {counts['files']} files, {counts['known']} with known classes, "
-            f"{counts['converted']} converted, {counts['differing']} differing"
+            f"{counts['converted']} converted, {counts['differing']} differing, "
+            f"{counts['misplaced']} with values that the page puts at the wrong widgets"
         )
         print(*failed, sep="\n")
     assert counts["known"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from prompt_comparison import differences, has_dates
+from prompt_comparison import compare, has_dates
 
 DEFINITIONS = {
     "Load": {"input": {"required": {"name": [["a", "b"]], "grown": ["COMFY_AUTOGROW_V3", {}]}}},
@@ -22,12 +22,12 @@ def prompt(values=(("name", "a"), ("grown.part0", 1), ("lossless", True)), prefi
     return {"1": load, "2": save, "3": copy.deepcopy(load)}
 
 
-def compare(changed, dated=False):
-    return differences(prompt(), changed, DEFINITIONS, dated)
+def differences(changed, dated=False):
+    return compare(prompt(), changed, DEFINITIONS, dated).lines
 
 
 def test_equal_prompts_do_not_differ():
-    assert compare(prompt()) == []
+    assert differences(prompt()) == []
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_equal_prompts_do_not_differ():
 def test_what_is_executed_counts(node, name, value, line):
     changed = prompt()
     changed[node]["inputs"][name] = value
-    assert line in "\n".join(compare(changed))
+    assert line in "\n".join(differences(changed))
 
 
 def test_a_missing_input_and_a_missing_node_count():
     changed = prompt()
     del changed["1"]["inputs"]["name"]
-    assert compare(changed) == ["1 (Load).name: 'a' in the page, absent in the conversion"]
+    assert differences(changed) == ["1 (Load).name: 'a' in the page, absent in the conversion"]
     del changed["2"], changed["3"]
     changed["1"]["class_type"] = "Save"
-    assert compare(changed) == [
+    assert differences(changed) == [
         "1: Load in the page, Save in the conversion",
         "2: only in the page",
     ]
@@ -64,14 +64,14 @@ def test_what_no_output_node_reads_and_undeclared_values_do_not_count():
     changed["3"]["inputs"]["name"] = "b"
     changed["1"]["inputs"]["lossless"] = False
     changed["1"]["inputs"]["grown.part0"] = 1.0
-    assert compare(changed) == []
+    assert differences(changed) == []
 
 
 def test_without_an_output_node_all_ends_count():
     page, changed = prompt(), prompt()
     del page["2"], changed["2"]
     changed["3"]["inputs"]["name"] = "b"
-    assert differences(page, changed, DEFINITIONS, False) == [
+    assert compare(page, changed, DEFINITIONS, False).lines == [
         "3 (Load).name: 'a' in the page, 'b' in the conversion"
     ]
 
@@ -83,12 +83,104 @@ def test_pictures_that_the_page_takes_of_a_3d_view_do_not_count():
         return {"1": {"class_type": "View", "inputs": {"view": {"camera": 1, **state}}}}
 
     page = view(image="scene_1767323045.png [temp]", normal="normal_1767323045.png [temp]")
-    assert differences(page, view(image=""), definitions, False) == []
-    assert differences(page, view(camera=2), definitions, False) != []
+    assert compare(page, view(image=""), definitions, False).lines == []
+    assert compare(page, view(camera=2), definitions, False).lines != []
 
 
 def test_digits_do_not_count_in_files_that_write_dates():
     assert has_dates({"nodes": [{"widgets_values": ["run_%date:yyyy-MM-dd%"]}]})
     assert not has_dates({"nodes": [{"widgets_values": ["50%"]}, {"widgets_values": {"a": 5}}]})
-    assert compare(prompt(prefix="of 1999"), dated=True) == []
-    assert compare(prompt(prefix="in 1999"), dated=True) != []
+    assert differences(prompt(prefix="of 1999"), dated=True) == []
+    assert differences(prompt(prefix="in 1999"), dated=True) != []
+
+
+def renamed(graph):
+    """The prompt with other ids."""
+    other = {"1": "5:1", "2": "9", "3": "5:3"}
+    return {
+        other[node_id]: {
+            **node,
+            "inputs": {
+                name: [other[value[0]], value[1]] if isinstance(value, list) else value
+                for name, value in node["inputs"].items()
+            },
+        }
+        for node_id, node in graph.items()
+    }
+
+
+def test_ids_do_not_count():
+    assert differences(renamed(prompt())) == []
+    changed = prompt()
+    changed["1"]["inputs"]["name"] = "b"
+    assert differences(renamed(changed)) != []
+    changed = prompt()
+    changed["4"] = copy.deepcopy(changed["2"])
+    assert differences(renamed(prompt()) | changed) != []
+
+
+SAMPLER = {
+    "Sample": {
+        "input": {
+            "required": {
+                "model": ["MODEL"],
+                "seed": ["INT", {"min": 0}],
+                "steps": ["INT", {"max": 100}],
+                "sampler": [["euler", "heun"], {}],
+                "text": ["STRING", {}],
+                "tiled": ["BOOLEAN", {}],
+                "mode": ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "fast", "inputs": {
+                    "required": {"speed": ["COMBO", {"options": ["2x", "4x"]}]}}}]}],
+            },
+            "hidden": {"prompt": "PROMPT"},
+        },
+        "output_node": True,
+    }
+}  # fmt: skip
+SAMPLED = {
+    "seed": 5, "steps": 20, "sampler": "euler", "text": "a fox", "tiled": False, "mode": "fast",
+    "mode.speed": "2x",
+}  # fmt: skip
+
+
+def sample(**values):
+    return {"1": {"class_type": "Sample", "inputs": {**SAMPLED, **values}}}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": "randomize"},
+        {"seed": -1},
+        {"seed": True},
+        {"steps": 775709856082329},
+        {"sampler": 20},
+        {"text": 5},
+        {"tiled": 42},
+        {"mode.speed": "16:9"},
+    ],
+    ids=str,
+)
+def test_nodes_with_values_at_the_wrong_widgets_in_the_page_are_set_aside(values):
+    page = sample(**values, model=["2", 0])
+    compared = compare(page, sample(model=["2", 0]), SAMPLER, False)
+    assert compared.lines == []
+    assert compared.misplaced == ["1"]
+    assert compare(sample(), sample(**values), SAMPLER, False).lines != []
+    assert compare(page, sample(model=["2", 1]), SAMPLER, False).lines != []
+    assert compare(page, sample(**{"seed": "no", "steps": 0, **values}), SAMPLER, False).lines != []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"seed": 6}, {"steps": 99}, {"sampler": "of another pack"}, {"text": "5"}, {"tiled": True}],
+    ids=str,
+)
+def test_values_that_can_be_the_inputs_are_compared(values):
+    compared = compare(sample(**values), sample(), SAMPLER, False)
+    assert len(compared.lines) == 1
+    assert compared.misplaced == []
+
+
+def test_values_of_a_choice_that_is_not_made_do_not_count():
+    assert compare(sample(**{"mode.old": 1}), sample(), SAMPLER, False).lines == []
