@@ -169,7 +169,7 @@ def calibrate_workflow(args: argparse.Namespace) -> None:
 
         from ..hosts.comfyui.conditions import profile_store
 
-        graph = complete(session.definitions)
+        graph = complete(session.catalog)
         store = profile_store()
         before = set(store.names())
         time_left = TimeLeft()

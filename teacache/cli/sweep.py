@@ -152,7 +152,7 @@ def sweep_workflow(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
         session = Session(
             comfyui, Path(folder), verbose=args.verbose, custom_nodes=bool(args.custom_nodes)
         )
-        checked = complete(session.definitions)
+        checked = complete(session.catalog)
         graph = checked.graph
         fill_in(checked, args, session)
         link = find_picture(graph, checked.nodes, session.kind, args.picture)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from datetime import datetime
 from typing import Any
 
 from ...errors import UserError
-from ..definitions import Definitions
+from ..definitions import Definitions, Replacements
 from ..graph import Graph
+from .groups import expand_groups
 from .ids import renumber
 from .links import Placed, Placement
 from .nodes import complete
+from .packs import unread_values
 from .page_only import BROADCASTING, PRIMITIVE
 from .primitives import apply_primitive
+from .replacements import replace_missing
 from .scene import Document, Node, named, read_document, refusal
 from .subgraphs import Instances
 from .texts import SAVING, Choose, all_nodes, choose_prompt, first, replace_tokens
@@ -24,6 +26,7 @@ def to_graph(
     data: dict[str, Any],
     definitions: Definitions,
     source: str,
+    replacements: Replacements | None = None,
     choose: Choose = first,
     unique_ids: bool = True,
 ) -> Graph:
@@ -35,6 +38,7 @@ def to_graph(
         data: the file's JSON.
         definitions: of every node class.
         source: the file's name for messages.
+        replacements: what stands in for missing classes.
         choose: takes one of the alternatives {a|b} in a dynamic prompt.
         unique_ids: whether nodes of subgraphs whose ids are taken get new ones, as in editors of
             2026; an older editor queues them as they are.
@@ -46,6 +50,8 @@ def to_graph(
     document = read_document(data, source)
     if unique_ids:
         renumber(document, data)
+    replace_missing(document, definitions, replacements or {})
+    expand_groups(document, data, definitions)
     complete_nodes(document, definitions)
     return Writer(document, definitions, choose).graph()
 
@@ -115,13 +121,20 @@ class Writer:
         """Refuses a node whose class is unknown or that the page completes."""
         node, source = placed.node, self.document.source
         where = f"node {placed.id}"
-        if node.kind not in self.definitions:
-            raise UserError(
-                f"{source}: {where}: no node type {node.kind!r} in this ComfyUI. "
-                "Other packs are loaded with --custom-nodes"
-            )
         if node.kind in BROADCASTING:
             raise refusal(source, f"{where}: {node.kind!r} makes its links in the editor's page")
+        if node.kind not in self.definitions:
+            pack = node.properties.get("cnr_id") or node.properties.get("aux_id")
+            of = f" (of {pack})" if isinstance(pack, str) and pack != "comfy-core" else ""
+            raise UserError(
+                f"{source}: {where}: no node type {node.kind!r}{of} in this ComfyUI. "
+                "Other packs are loaded with --custom-nodes"
+            )
+        module = str(self.definitions[node.kind].get("python_module", ""))
+        if module.startswith("custom_nodes") and unread_values(
+            node, sum(widget.saved for widget in node.widgets)
+        ):
+            raise refusal(source, f"{where} ({node.kind}) holds values that only its page reads")
 
     def inputs(self, placed: Placed, placement: Placement) -> dict[str, Any]:
         node = placed.node
@@ -141,7 +154,7 @@ class Writer:
 
     def value(self, node: Node, widget: Widget) -> Any:
         """A widget's value as it is queued."""
-        value = copy.deepcopy(widget.value) if widget.value is not MISSING else MISSING
+        value = widget.value
         if widget.type == "LOAD_3D":
             return self.view(node, widget)
         if isinstance(value, str) and widget.name == "filename_prefix" and node.kind in SAVING:

@@ -6,16 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from .packs import pack_widgets
 from .scene import InputSlot, Node, OutputSlot, slot_type
 from .values import by_name, misplaced, place
-from .widgets import Widget, button, controls, input_type, split_spec, widgets_of
+from .widgets import CHOOSING, Widget, button, controls, input_type, split_spec, widgets_of
 
 Spec = tuple[Any, Mapping[str, Any]]
-GROWING, CHOOSING, MATCHING = (
-    "COMFY_AUTOGROW_V3",
-    "COMFY_DYNAMICCOMBO_V3",
-    "COMFY_MATCHTYPE_V3",
-)
+GROWING, MATCHING = "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
 UPLOADS = ("image_upload", "animated_image_upload", "video_upload")
 
 
@@ -33,6 +30,7 @@ def complete(node: Node, definition: Mapping[str, Any]) -> None:
         built = BuiltNode(definition)
         built.place(named)
     saved = {slot.name: slot.link for slot in node.inputs}
+    built.widgets += pack_widgets(node, {widget.name for widget in built.widgets})
     inputs = [replace(slot, link=saved.get(slot.name)) for slot in built.inputs]
     names = {slot.name for slot in inputs}
     widgets = {widget.name for widget in built.widgets}
@@ -65,6 +63,11 @@ def ordered_specs(definition: Mapping[str, Any]) -> dict[str, Spec]:
     names += [name for name in order.get("optional") or () if name in optional]
     specs = optional | required
     return {name: specs[name] for name in dict.fromkeys([*names, *required, *optional])}
+
+
+def count_widgets(name: str, spec: Spec) -> int:
+    """How many values a file holds for an input that neither grows nor decides on others."""
+    return 1 if input_type(spec) == "UPLOAD" else sum(w.saved for w in widgets_of(name, spec))
 
 
 class BuiltNode:
@@ -123,7 +126,7 @@ class BuiltNode:
     def add_choice(self, name: str, options: Mapping[str, Any]) -> None:
         """A choice that decides which further inputs there are: those of its value, behind it."""
         inputs = {entry["key"]: entry.get("inputs") or {} for entry in options.get("options") or ()}
-        chosen = Widget(name, "COMBO", options={"options": list(inputs)})
+        chosen = Widget(name, CHOOSING, options={"options": list(inputs)})
         self.choosing.add(name)
         self.widgets.append(chosen)
         self.inputs.append(InputSlot(name, CHOOSING, widget=name))

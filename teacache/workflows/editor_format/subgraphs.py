@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Mapping
@@ -159,8 +158,7 @@ def show(node: Node, slot: InputSlot, scene: Scene, end: End) -> None:
     source = linked_widget(scene, end)
     if source is not None:
         widget = source[1]
-        value = widget.value if widget.value is MISSING else copy.deepcopy(widget.value)
-        node.widgets.append(Widget(slot.name, widget.type, value, options=widget.options))
+        node.widgets.append(Widget(slot.name, widget.type, widget.value, options=widget.options))
         slot.widget = slot.name
 
 

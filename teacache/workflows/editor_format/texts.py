@@ -91,7 +91,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list):
-        return ",".join(map(as_text, value))
+        return ",".join("" if isinstance(part, list) else as_text(part) for part in value)
     return "[object Object]" if isinstance(value, dict) else str(value)
 
 

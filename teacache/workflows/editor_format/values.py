@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .scene import Node
-from .widgets import MISSING, SEEDS, Widget
+from .widgets import CHOOSING, MISSING, SEEDS, Widget
 
 AFTER_RUN = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
 
@@ -45,7 +45,9 @@ def fitting(widget: Widget) -> bool:
         return isinstance(value, bool)
     if widget.type == "STRING":
         return isinstance(value, str)
-    choices = widget.options.get("options")
+    choices = widget.options.get("options") or ()
+    if widget.type == CHOOSING:
+        return value in choices
     texts = isinstance(choices, (list, tuple)) and all(isinstance(c, str) for c in choices)
     return not (widget.type == "COMBO" and choices and texts) or isinstance(value, str)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 MISSING: Any = object()
 """In place of a value that does not exist, where null is one."""
+CHOOSING = "COMFY_DYNAMICCOMBO_V3"
+"""The type of a choice that decides which further inputs there are."""
 SEEDS = ("seed", "noise_seed")
 TYPED_VALUES: dict[str, Any] = {
     "INT": 0,
