@@ -70,7 +70,8 @@ def is_foreign(value: Any, spec: Any, complete: bool) -> bool:
             number = float("nan") if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             return True
-        return not options.get("min", number) <= number <= options.get("max", number)
+        whole = kind == "FLOAT" or number.is_integer()
+        return not whole or not options.get("min", number) <= number <= options.get("max", number)
     if kind == "COMBO" or isinstance(kind, list):
         choices = kind if isinstance(kind, list) else options.get("options") or []
         return value not in choices and (not isinstance(value, str) or (complete and choices != []))

@@ -152,6 +152,7 @@ def sample(**values):
     [
         {"seed": "randomize"},
         {"seed": -1},
+        {"seed": 0.7},
         {"seed": True},
         {"steps": 775709856082329},
         {"sampler": 20},
