@@ -101,8 +101,9 @@ def page_classes(browser: Browser, server: Server) -> set[str]:
         return set(editor.page.evaluate("() => Object.keys(LiteGraph.registered_node_types)"))
 
 
-def unknown_classes(graph: dict[str, Any], known: set[str]) -> set[str]:
+def unknown_classes(path: Path, known: set[str]) -> set[str]:
     """The classes in a workflow, its subgraphs included, that are not among `known` ones."""
+    graph = json.loads(path.read_text(encoding="utf-8"))
     subgraphs = (graph.get("definitions") or {}).get("subgraphs") or []
     used = {node["type"] for part in (graph, *subgraphs) for node in part["nodes"]}
     return used - known - {part["id"] for part in subgraphs}
