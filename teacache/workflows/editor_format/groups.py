@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..definitions import Definitions
-from .nodes import count_widgets, ordered_specs
+from .classes import count_widgets, ordered_specs
 from .page_only import PRIMITIVE
 from .scene import (
     INPUT_NODE,
