@@ -37,9 +37,7 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
         "output": ["IMAGE", "MASK"],
     },
     "Save": {"input": {"required": {"images": ("IMAGE",), "prefix": ("STRING", {})}}},
-    "SaveImage": {
-        "input": {"required": {"images": ("IMAGE",), "filename_prefix": ("STRING", {})}}
-    },
+    "SaveImage": {"input": {"required": {"images": ("IMAGE",), "filename_prefix": ("STRING", {})}}},
     "Grow": {
         "input": {
             "required": {
@@ -97,6 +95,7 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
     "Compare": {
         "input": {"required": {"view": ("IMAGECOMPARE", {})}, "optional": {"a": ("IMAGE", {})}}
     },
+    "CustomCombo": {"input": {"required": {"choice": ("COMBO", {"options": []})}}},
     "Record": {"input": {"required": {"audio": ("AUDIO_RECORD", {}), "gain": ("FLOAT", {})}}},
 }
 

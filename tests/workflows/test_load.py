@@ -59,7 +59,9 @@ def test_a_file_of_the_editor_is_prepared_with_the_definitions(tmp_path: Path) -
     prepare = Prepare()
     complete = load_workflow(saved(tmp_path, EDITOR), prepare)
     assert prepare.calls == 0
-    assert complete(lambda: Catalog(DEFINITIONS)) == {"name": "b", "much": 0.5} and prepare.calls == 1
+    assert (
+        complete(lambda: Catalog(DEFINITIONS)) == {"name": "b", "much": 0.5} and prepare.calls == 1
+    )
     complete = load_workflow(saved(tmp_path, EDITOR), Prepare(refused="b"))
     with pytest.raises(UserError, match=r"w\.json: refused"):
         complete(lambda: Catalog(DEFINITIONS))

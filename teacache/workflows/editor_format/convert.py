@@ -8,10 +8,10 @@ from typing import Any
 from ...errors import UserError
 from ..definitions import Definitions, Replacements
 from ..graph import Graph
+from .classes import complete
 from .groups import expand_groups
 from .ids import renumber
 from .links import Placed, Placement
-from .nodes import complete
 from .packs import unread_values
 from .page_only import BROADCASTING, PRIMITIVE
 from .primitives import apply_primitive

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..definitions import Definitions
-from .nodes import count_widgets, ordered_specs
-from .page_only import PRIMITIVE
+from .classes import count_widgets, ordered_specs
+from .page_only import PRIMITIVE, REROUTE
 from .scene import (
     INPUT_NODE,
     OUTPUT_NODE,
     Document,
     End,
+    InputSlot,
     Link,
     Node,
     Scene,
-    identifier,
     read_node,
     refusal,
 )
@@ -61,7 +61,11 @@ class Group:
             read_node({**node, "id": number}) for number, node in enumerate(data["nodes"])
         ]
         self.config = data.get("config") or {}
-        self.outside = {(int(entry[0]), int(entry[1])) for entry in data.get("external") or []}
+        self.outside = {
+            (int(node["index"] if isinstance(node, dict) else node), int(slot))
+            for node, slot, *_ in data.get("external") or []
+            if node is not None
+        }
         self.links = [
             [int(part) for part in link[:4]]
             for link in data.get("links") or []
@@ -81,8 +85,10 @@ class Group:
         values = iter(self.host.values if isinstance(self.host.values, list) else [])
         for number, node in enumerate(self.nodes):
             self.take_values(node, values)
-            self.add_inputs(scene, number, node)
+            self.add_widget_names(number, node)
+            self.add_inputs(scene, number, node, [s for s in node.inputs if s.widget is None])
         for number, node in enumerate(self.nodes):
+            self.add_inputs(scene, number, node, [s for s in node.inputs if s.widget is not None])
             self.add_outputs(scene, number, node)
         return scene
 
@@ -100,20 +106,38 @@ class Group:
                 taken.append(old if name in linked else next(values, old))
         node.values, node.named = taken, None
 
-    def add_inputs(self, scene: Scene, number: int, node: Node) -> None:
+    def settings(self, number: int, side: str, name: str) -> Mapping[str, Any]:
+        """What the file says of a socket: another name, or that it is hidden."""
+        return ((self.config.get(str(number)) or {}).get(side) or {}).get(name) or {}
+
+    def add_widget_names(self, number: int, node: Node) -> None:
+        """Widgets take names too, which sockets behind them can't have."""
+        linked = {slot.widget for slot in node.inputs if slot.widget}
+        for name, spec in ordered_specs(self.definitions.get(node.kind, {})).items():
+            if name not in linked and count_widgets(name, spec):
+                self.unique(self.settings(number, "input", name).get("name") or name, node)
+
+    def add_inputs(self, scene: Scene, number: int, node: Node, slots: list[InputSlot]) -> None:
         """An input of the group for each socket of an inner node that no other fills."""
-        config = (self.config.get(str(number)) or {}).get("input") or {}
-        for slot in node.inputs:
+        for slot in slots:
             if slot.link is not None:
                 continue
-            settings = config.get(slot.name) or {}
-            name = self.unique(settings.get("name") or slot.name, node)
+            own = slot.name if node.kind != REROUTE else self.reroute_type(node)
+            settings = self.settings(number, "input", own)
+            name = self.unique(settings.get("name") or own, node)
             if settings.get("visible") is False:
                 continue
             link = Link(f"in {name}", INPUT_NODE, len(scene.inputs), node.id, -1)
             scene.links[link.id] = link
             scene.inputs.append(End(name, slot.type, [link.id]))
             slot.link = link.id
+
+    def reroute_type(self, node: Node) -> str:
+        """The type that a reroute hands on, which is the name of its input."""
+        for origin, _, target, slot in self.links:
+            if str(origin) == node.id and self.nodes[target].inputs[slot].type != "*":
+                return self.nodes[target].inputs[slot].type
+        return "*"
 
     def unique(self, name: str, node: Node) -> str:
         """The name of an input of the group: with the node's title before it if it is taken."""
@@ -131,12 +155,11 @@ class Group:
 
     def add_outputs(self, scene: Scene, number: int, node: Node) -> None:
         """An output of the group for each of an inner node that only the outside reads."""
-        config = (self.config.get(str(number)) or {}).get("output") or {}
         for slot, output in enumerate(node.outputs):
             inner = bool(output.links) and (number, slot) not in self.outside
-            visible = (config.get(str(slot)) or {}).get("visible")
+            visible = self.settings(number, "output", str(slot)).get("visible")
             if not (visible if visible is not None else not inner):
                 continue
             link = Link(f"out {number} {slot}", node.id, slot, OUTPUT_NODE, len(scene.outputs))
             scene.links[link.id] = link
-            scene.outputs.append(End(output.name, output.type, [identifier(link.id)]))
+            scene.outputs.append(End(output.name, output.type, [link.id]))

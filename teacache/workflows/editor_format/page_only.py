@@ -4,7 +4,8 @@ from __future__ import annotations
 
 PRIMITIVE = "PrimitiveNode"
 """Sets the widgets that it is linked to when a prompt is queued."""
-PASSING = ("Reroute", "Reroute (rgthree)", "SetNode", "easy setNode")
+REROUTE = "Reroute"
+PASSING = (REROUTE, "Reroute (rgthree)", "SetNode", "easy setNode")
 """Hand on what they are linked to."""
 GETTERS = {"GetNode": "SetNode", "easy getNode": "easy setNode"}
 """{type that is linked by name: the type that has the link}."""

@@ -40,7 +40,7 @@ def fitting(widget: Widget) -> bool:
     if value is MISSING or value is None:
         return True
     if widget.type in ("INT", "FLOAT"):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number(value, widget)
     if widget.type == "BOOLEAN":
         return isinstance(value, bool)
     if widget.type == "STRING":
@@ -50,6 +50,14 @@ def fitting(widget: Widget) -> bool:
         return value in choices
     texts = isinstance(choices, (list, tuple)) and all(isinstance(c, str) for c in choices)
     return not (widget.type == "COMBO" and choices and texts) or isinstance(value, str)
+
+
+def is_number(value: Any, widget: Widget) -> bool:
+    """Whether a value is a number in the range of the widget, without fraction for an INT."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    low, high = widget.options.get("min", value), widget.options.get("max", value)
+    return bool(low <= value <= high) and (widget.type == "FLOAT" or value % 1 == 0)
 
 
 def by_name(node: Node) -> dict[str, Any] | None:

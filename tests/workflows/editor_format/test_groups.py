@@ -112,6 +112,32 @@ def test_a_primitive_in_a_group():
     assert convert(data)["2:1"]["inputs"]["steps"] == 21
 
 
+def test_a_reroute_at_the_edge_of_a_group():
+    """Its input is called by its type; `external` may hold whole nodes."""
+    data = grouped()
+    group = data["extra"]["groupNodes"]["Both"]
+    slot = {"name": "", "type": "*", "link": None}
+    group["nodes"].append({"type": "Reroute", "inputs": [slot], "outputs": [dict(slot)]})
+    group["links"] += [[2, 0, 0, 0, 6, "MODEL"], [None, 1, 2, 0, 7, "MODEL"]]
+    group["external"] = [[{"type": "Patch", "index": 0}, 0, "MODEL"], [None, 0, "MODEL"]]
+    data["nodes"][1]["inputs"][0]["name"] = "MODEL"
+    data["links"][1][2] = 1
+    graph = convert(data)
+    assert graph["2:0"]["inputs"]["model"] == ["1", 0]
+    assert graph["3"]["inputs"]["images"] == ["2:1", 0], "output 0 is the patched model"
+    group["config"] = {"2": {"input": {"MODEL": {"name": "net"}}}}
+    data["nodes"][1]["inputs"][0]["name"] = "net"
+    assert convert(data)["2:0"]["inputs"]["model"] == ["1", 0]
+
+
+def test_a_socket_with_the_name_of_a_widget():
+    data = grouped()
+    group = data["extra"]["groupNodes"]["Both"]
+    group["config"] = {"0": {"input": {"kind": {"name": "model"}}}}
+    data["nodes"][1]["inputs"][0]["name"] = "Patch model"
+    assert convert(data)["2:0"]["inputs"]["model"] == ["1", 0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -125,10 +125,9 @@ def test_widgets_of_the_page_code_of_packs():
 
 
 def test_a_custom_combo_has_the_texts_that_the_file_holds():
-    definitions = {"CustomCombo": {"input": {"required": {"choice": ("COMBO", {"options": []})}}}}
-    data = file([node(1, "CustomCombo", ["b", 1, "a", "b", ""])])
+    inputs = inputs_of("CustomCombo", ["b", 1, "a", "b", ""])
     expected = {"choice": "b", "index": 1, "option1": "a", "option2": "b", "option3": ""}
-    assert to_graph(data, definitions, "f")["1"]["inputs"] == expected
+    assert inputs == expected
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class BuiltNode:
             self.add_socket(name, spec)
         for name, spec in self.specs.items():
             self.add_widgets(name, spec)
-        if definition.get("name") == "CustomCombo":
+        if definition.get("name") == "CustomCombo" and self.widgets:
             add_options(self.widgets)
         if definition.get("name") == "WebcamCapture":
             self.widgets.append(button("capture"))
