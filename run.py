@@ -5,7 +5,9 @@ pip; later runs only check that they are complete.
 """
 
 import argparse
+import os
 import platform
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +19,8 @@ if sys.version_info < (3, 10):  # noqa: UP036
 sys.path.append(str(Path(__file__).resolve().parent))
 
 from bootstrap import paths
-from bootstrap.checks import find_browser, run_checks
+from bootstrap.browser import get_browser, opens_the_editor
+from bootstrap.checks import run_checks
 from bootstrap.console import SetupError, progress
 from bootstrap.editor import serve
 from bootstrap.prepare import QUIET, prepare
@@ -31,11 +34,12 @@ def demo(args: argparse.Namespace, extra: list[str]) -> int:
 
 def test(args: argparse.Namespace, extra: list[str]) -> int:
     setup = prepare(args, tests=True)
-    failed = [] if args.only_tests else run_checks(setup)
     env = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", **setup.env}
-    browser = find_browser()
-    if browser:
-        env["CHROMIUM"] = browser
+    if args.without_editor:
+        extra = ["--without-editor", *extra]
+    if opens_the_editor([*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *extra]):
+        env["CHROMIUM"] = get_browser(setup.python)
+    failed = [] if args.only_tests else run_checks(setup)
     where = [] if any(item.startswith("tests") for item in extra) else ["tests"]
     progress.say("pytest")
     options = ["-c", "tests/pytest.ini", "--rootdir", "."]
@@ -85,6 +89,11 @@ def parser() -> argparse.ArgumentParser:
         if name == "test":
             sub.add_argument(
                 "--only-tests", action="store_true", help="run pytest only, without the checks"
+            )
+            sub.add_argument(
+                "--without-editor",
+                action="store_true",
+                help="leave out the tests that open the editor in a browser",
             )
         if name == "editor":
             sub.add_argument("--port", type=int, default=8188, help="default 8188")

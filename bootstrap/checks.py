@@ -1,4 +1,4 @@
-"""The checks that `run.py test` runs before pytest, and the browser for the browser tests."""
+"""The checks that `run.py test` runs before pytest."""
 
 import os
 import shutil
@@ -65,21 +65,3 @@ def expanded(argument: str) -> list[str]:
     if "*" not in argument:
         return [argument]
     return sorted(str(path) for path in paths.ROOT.glob(argument))
-
-
-def find_browser() -> str | None:
-    """Finds a Chromium; as root in a CI on Debian, installs one where there is none."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
-    if found := os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None):
-        return found
-    install = "apt-get update && apt-get install -y chromium"
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
-    if os.environ.get("CI") == "true" and root and shutil.which("apt-get"):
-        progress.say(f"no Chromium: {install}")
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        result = subprocess.run(install, shell=True, env=env, capture_output=True, check=False)
-        if found := shutil.which("chromium"):
-            return found
-        print(result.stderr.decode(errors="replace")[-1000:], flush=True)
-    progress.say(f"no Chromium for the browser tests; on Debian: {install}")
-    return None

@@ -31,16 +31,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--core", action="store_true", help="only the tests of the cache itself in ComfyUI"
     )
+    parser.addoption(
+        "--without-editor",
+        action="store_true",
+        help="without the tests that open the editor in a browser",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--core"):
+    left_out = [item for item in items if _is_left_out(item)]
+    if not left_out:
         return
-    left_out = [
-        item for item in items if not item.path.relative_to(TESTS).as_posix().startswith(CORE)
-    ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    if item.config.getoption("--core"):
+        return not item.path.relative_to(TESTS).as_posix().startswith(CORE)
+    if item.config.getoption("--without-editor"):
+        return item.get_closest_marker("browser") is not None
+    return False
 
 
 def _import_library() -> None:

@@ -144,7 +144,7 @@ WORKFLOWS: dict[str, tuple[bytes, str]] = {
     "a list": (b"[]", "a workflow is a JSON object, not a list"),
     "no nodes": (b"{}", "the workflow has no nodes"),
     "no text": (b"\xff\xfe\x00\x01", "cannot be read as text"),
-    "a picture": (b"\x89PNG\r\n\x1a\n\x00\x00", "cannot be read as text"),
+    "a broken picture": (b"\x89PNG\r\n\x1a\n\x00\x00", "cannot be read as a picture"),
     "something else": (b'{"a": 1}', "'a' is no node of an API-format workflow"),
     "inputs of a list": (b'{"1": {"class_type": "KSampler", "inputs": []}}', "inputs must be an"),
     "a lost link": (

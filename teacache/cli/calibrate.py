@@ -14,7 +14,7 @@ from ..hosts.comfyui.headless.boot import find_comfyui
 from ..progress import Progress, TimeLeft
 from ..workflows.edits import calibration_graph
 from ..workflows.load import load_workflow
-from .options import MAX_SEED, add_host_options, refuse_file, say, whole_number
+from .options import MAX_SEED, WORKFLOW_HELP, add_host_options, refuse_file, say, whole_number
 from .pipeline_options import add_model_option, add_pipeline_options, open_pipeline, request_of
 from .progress import Step, task_bar
 
@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
         "workflow file with a KSampler, or of a diffusers pipeline (--model). Interrupted, the "
         "same command goes on.",
     )
-    parser.add_argument("workflow", type=Path, nargs="?", metavar="WORKFLOW.json")
+    parser.add_argument("workflow", type=Path, nargs="?", metavar="WORKFLOW", help=WORKFLOW_HELP)
     add_model_option(parser, required=False)
     parser.add_argument(
         "--prompt",
@@ -169,7 +169,7 @@ def calibrate_workflow(args: argparse.Namespace) -> None:
 
         from ..hosts.comfyui.conditions import profile_store
 
-        graph = complete(session.definitions)
+        graph = complete(session.catalog)
         store = profile_store()
         before = set(store.names())
         time_left = TimeLeft()

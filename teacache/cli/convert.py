@@ -14,10 +14,10 @@ from ..errors import UserError
 from ..files import write_json
 from ..hosts.comfyui.headless.boot import find_comfyui
 from ..workflows.load import load_workflow
-from .options import add_comfyui_option, say, usable_folder
+from .options import WORKFLOW_HELP, add_comfyui_option, say, usable_folder
 
 if TYPE_CHECKING:
-    from ..workflows.definitions import Definitions
+    from ..workflows.definitions import Catalog
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,33 +25,36 @@ def add_parser(subparsers: Any) -> None:
         "convert",
         help="turn a workflow saved by the editor into API format",
         description="Converts a workflow saved by the editor into API format, by the node "
-        "definitions of a ComfyUI. A file in API format is only checked and copied.",
+        "definitions of a ComfyUI. A file in API format, and the prompt in a picture or film that "
+        "ComfyUI saved, is only checked and copied.",
     )
-    parser.add_argument("workflow", type=Path, metavar="WORKFLOW.json")
+    parser.add_argument("workflow", type=Path, metavar="WORKFLOW", help=WORKFLOW_HELP)
+    parser.add_argument(
+        "out", type=Path, nargs="?", metavar="OUT", help="(default: standard output)"
+    )
     add_comfyui_option(parser)
     parser.add_argument(
         "--custom-nodes", action="store_true", help="load the other packs of that ComfyUI as well"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
     parser.add_argument("--verbose", action="store_true", help="show ComfyUI's log")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.out is not None and args.out.is_dir():
-        raise UserError(f"--out {args.out}: is a folder; name a file")
+        raise UserError(f"{args.out}: is a folder; name a file")
     complete = load_workflow(args.workflow, lambda graph, source: graph)
-    graph = complete(lambda: definitions(args))
+    graph = complete(lambda: catalog(args))
     if args.out is None:
         print(json.dumps(graph, indent=2, ensure_ascii=False))
     else:
-        usable_folder(args.out.parent, "--out")
+        usable_folder(args.out.parent, "OUT")
         write_json(args.out, graph)
     return 0
 
 
-def definitions(args: argparse.Namespace) -> Definitions:
-    """The inputs of every node class of the chosen ComfyUI."""
+def catalog(args: argparse.Namespace) -> Catalog:
+    """The node classes of the chosen ComfyUI."""
     comfyui = find_comfyui(args.comfyui)
 
     from ..hosts.comfyui.headless.session import Session
@@ -62,4 +65,4 @@ def definitions(args: argparse.Namespace) -> Definitions:
         session = Session(
             comfyui, Path(folder), verbose=args.verbose, custom_nodes=args.custom_nodes
         )
-        return session.definitions()
+        return session.catalog()

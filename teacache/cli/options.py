@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import UserError
 
 MAX_SEED = 2**64 - 1
+WORKFLOW_HELP = "a workflow as JSON, or a picture, film or sound that ComfyUI saved"
 
 
 def add_comfyui_option(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from ..hosts.comfyui.headless.boot import find_comfyui
 from ..workflows.assignments import GraphWithSettings, apply_assignments, parse_assignments
 from ..workflows.graph import Graph
 from ..workflows.load import Completion, load_workflow
-from .options import add_host_options, say
+from .options import WORKFLOW_HELP, add_host_options, say
 from .progress import Bars
 from .run_results import (
     check_report,
@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
         help="execute a workflow file, without the editor",
         description="Executes a workflow file (API format, or saved by the editor) in ComfyUI.",
     )
-    parser.add_argument("workflow", type=Path, metavar="WORKFLOW.json")
+    parser.add_argument("workflow", type=Path, metavar="WORKFLOW", help=WORKFLOW_HELP)
     parser.add_argument(
         "--set",
         action="append",
@@ -100,7 +100,7 @@ def run_here(args: argparse.Namespace, complete: Completion[GraphWithSettings]) 
 
     say("loading ComfyUI …")
     session = Session(comfyui, args.out, verbose=args.verbose, custom_nodes=args.custom_nodes)
-    graph, assignments = complete(session.definitions)
+    graph, assignments = complete(session.catalog)
     apply_assignments(graph, assignments, session.input_types)
     result = execute(session, session.validate(graph), args.workflow, args.report)
     print_result(graph, result)

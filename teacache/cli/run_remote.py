@@ -77,10 +77,10 @@ async def run_on_servers(
 
     async with AsyncExitStack() as stack:
         hosts = [await stack.enter_async_context(RemoteHost(url)) for url in args.servers]
-        definitions = await hosts[0].definitions()
-        graph, assignments = complete(lambda: definitions)
-        assign_known(graph, assignments, definitions)
-        variations = vary(graph, choices, definitions, args.out)
+        catalog = await hosts[0].catalog()
+        graph, assignments = complete(lambda: catalog)
+        assign_known(graph, assignments, catalog.classes)
+        variations = vary(graph, choices, catalog.classes, args.out)
         make_folders(args.out, args.report)
         for host, file in itertools.product(hosts, args.upload):
             say(f"{host.url}: {await host.upload(file)}")

@@ -19,7 +19,7 @@ from ..workflows.edits import only_picture, set_prompt, set_seed
 from ..workflows.graph import Graph
 from ..workflows.load import load_workflow
 from ..workflows.selection import apply_nodes, find_picture
-from .options import MAX_SEED, add_host_options, refuse_file, say, whole_number
+from .options import MAX_SEED, WORKFLOW_HELP, add_host_options, refuse_file, say, whole_number
 from .pipeline_options import add_model_option, add_pipeline_options, open_pipeline, request_of
 from .sweep_results import Task, carry_out
 
@@ -42,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
         "TeaCache in it, or of a diffusers pipeline (--model).",
         epilog=f"Without an axis: --thresholds {DEFAULT}. Two axes give every combination.",
     )
-    parser.add_argument("workflow", type=Path, nargs="?", metavar="WORKFLOW.json")
+    parser.add_argument("workflow", type=Path, nargs="?", metavar="WORKFLOW", help=WORKFLOW_HELP)
     add_model_option(parser, required=False)
     axes = parser.add_argument_group("what is varied (one or two)")
     known = [field.name for field in dataclasses.fields(TeaCacheConfig)]
@@ -159,7 +159,7 @@ def sweep_workflow(args: argparse.Namespace, x: Axis, y: Axis | None, points: li
         session = Session(
             comfyui, Path(folder), verbose=args.verbose, custom_nodes=bool(args.custom_nodes)
         )
-        checked = complete(session.definitions)
+        checked = complete(session.catalog)
         graph = checked.graph
         fill_in(checked, args, session)
         link = find_picture(graph, checked.nodes, session.kind, args.picture)

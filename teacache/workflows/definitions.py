@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 Definitions = dict[str, dict[str, Any]]
-"""{class: {"input": INPUT_TYPES()}}, as the server answers `GET /object_info`."""
+"""{class: {"input": INPUT_TYPES(), "output": …}}, as the server answers `GET /object_info`."""
+Replacements = Mapping[str, Sequence[Mapping[str, Any]]]
+"""{missing class: what can stand in}, as the server answers `GET /node_replacements`."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What a ComfyUI knows of node classes.
+
+    Attributes:
+        classes: the definition of each.
+        replacements: what packs have registered to stand in for classes that are missing.
+    """
+
+    classes: Definitions
+    replacements: Replacements = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

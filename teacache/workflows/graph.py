@@ -1,4 +1,4 @@
-"""Workflow files in API format: reading, checking, and finding nodes. Needs no ComfyUI."""
+"""Graphs in API format: read from files, checked, and searched for nodes. Needs no ComfyUI."""
 
 from __future__ import annotations
 
@@ -8,30 +8,53 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, listing, nearest
+from .media import is_media, read_media
 
 Graph = dict[str, dict[str, Any]]
 """{node id: {"class_type": …, "inputs": {name: value or Link}}}"""
 Link = list[Any]
 """[node id, output slot]"""
+MAX_DEPTH = 100
 HOW_TO_EXPORT = "export it in the editor: Workflow menu > Export (API)"
 
 
 def read_workflow(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; `UserError` when there is no file or it holds no such object."""
+    """The JSON object in `path`, or in the metadata of a picture, film or sound there.
+
+    Raises:
+        UserError: there is no file, or it holds no such object.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            start = file.read(12)
+            text = "" if is_media(start) else (start + file.read()).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
     try:
-        data = json.loads(text)
+        data = read_media(path, start) if is_media(start) else json.loads(text)
+    except RecursionError:
+        raise UserError(f"{path}: lists and objects lie too deep inside each other") from None
     except json.JSONDecodeError as error:
         state = "is empty" if not text.strip() else "is not complete JSON"
         raise UserError(f"{path} {state}: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: a workflow is a JSON object, not a {type(data).__name__}")
+    if too_deep(data):
+        raise UserError(f"{path}: lists and objects lie too deep inside each other")
     return data
+
+
+def too_deep(data: Any) -> bool:
+    """Whether lists and objects lie more than `MAX_DEPTH` deep inside each other."""
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        parts = [p.values() if isinstance(p, dict) else p for p in level]
+        level = [part for p in parts for part in p if isinstance(part, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def is_editor_format(data: dict[str, Any]) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from .definitions import Definitions
+from .definitions import Catalog
 from .editor_format import to_graph
 from .graph import Graph, as_graph, is_editor_format, read_workflow
 
 Prepared = TypeVar("Prepared")
-Completion = Callable[[Callable[[], Definitions]], Prepared]
-"""From a function that returns the node definitions, called only for files of the editor."""
+Completion = Callable[[Callable[[], Catalog]], Prepared]
+"""From a function that returns the node classes, called only for files of the editor."""
 
 
 def load_workflow(path: Path, prepare: Callable[[Graph, str], Prepared]) -> Completion[Prepared]:
@@ -34,8 +35,12 @@ def load_workflow(path: Path, prepare: Callable[[Graph, str], Prepared]) -> Comp
     """
     data, source = read_workflow(path), path.name
     if is_editor_format(data):
-        return lambda definitions: prepare(
-            as_graph(to_graph(data, definitions(), source), source), source
-        )
+        return lambda catalog: prepare(converted(data, catalog(), source), source)
     prepared = prepare(as_graph(data, source), source)
-    return lambda definitions: prepared
+    return lambda catalog: prepared
+
+
+def converted(data: dict[str, Any], catalog: Catalog, source: str) -> Graph:
+    """A file of the editor as a checked graph; dynamic prompts are chosen at random."""
+    graph = to_graph(data, catalog.classes, source, catalog.replacements, random.choice)
+    return as_graph(graph, source)

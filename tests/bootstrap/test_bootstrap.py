@@ -293,6 +293,7 @@ def test_further_arguments_are_passed_on(tmp_path, monkeypatch):
     ready = Setup(Path("python"), tmp_path, {})
     monkeypatch.setattr(run, "prepare", lambda args, tests=False: ready)
     monkeypatch.setattr(run, "run_child", lambda command, *rest: calls.append(command) or 7)
+    monkeypatch.setattr(run, "get_browser", lambda python: "/opt/chromium")
     assert run.main(["demo", "--prompt", "a fox", "--seed", "3", "--threshold=0.2"]) == 7
     assert run.main(["demo", "--", "--help"]) == 7
     assert run.main(["test", "--only-tests", "-x", "-k", "hash"]) == 7
@@ -311,7 +312,7 @@ def test_a_failed_check_fails_the_run(tmp_path, monkeypatch):
     ready = Setup(Path("python"), tmp_path, {})
     monkeypatch.setattr(run, "prepare", lambda args, tests=False: ready)
     monkeypatch.setattr(run, "run_child", lambda *rest: 0)
-    monkeypatch.setattr(run, "find_browser", lambda: None)
+    monkeypatch.setattr(run, "get_browser", lambda python: "/opt/chromium")
     monkeypatch.setattr(run, "run_checks", lambda setup: ["mypy"])
     assert run.main(["test"]) == 1
     monkeypatch.setattr(run, "run_checks", lambda setup: [])
@@ -342,12 +343,6 @@ def test_the_checked_files_exist():
     files = [part for part in patterns if not part.startswith("vendor.")]
     assert ".github/workflows/*.yml" in files
     assert [part for part in files if not list(ROOT.glob(part))] == []
-
-
-def test_the_browser_tests_take_the_browser_of_run_py(monkeypatch):
-    editing = pytest.importorskip("editing")
-    monkeypatch.setenv("CHROMIUM", "/opt/a browser")
-    assert checks.find_browser() == editing.find_chromium() == "/opt/a browser"
 
 
 def test_a_failing_installer_is_reported_with_a_remedy(tmp_path):

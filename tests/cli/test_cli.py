@@ -70,7 +70,7 @@ def test_bad_files(content, message, tmp_path, capsys):
 COMMANDS = [
     ([], "required: COMMAND"),
     (["rum"], "invalid choice: 'rum'"),
-    (["run"], "required: WORKFLOW.json"),
+    (["run"], "required: WORKFLOW"),
     (["run", str(QUICKSTART)], "COMFYUI_DIR: no such folder"),
     (["run", str(QUICKSTART), "--comfyui", "/no/such"], "--comfyui: no such folder: /no/such"),
     (["run", str(QUICKSTART), "--comfyui", str(ROOT)], "holds no ComfyUI"),

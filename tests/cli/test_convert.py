@@ -9,6 +9,8 @@ import sys
 
 import pytest
 from paths import ROOT
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from teacache.cli.main import main
 
@@ -31,7 +33,7 @@ def test_a_file_of_the_editor_becomes_its_api_graph(comfy_dir):
 def test_a_graph_in_api_format_needs_no_comfyui(tmp_path, capsys):
     out = tmp_path / "new" / "graph.json"
     nowhere = ["--comfyui", str(tmp_path / "none")]
-    assert main(["convert", str(API), *nowhere, "--out", str(out)]) == 0
+    assert main(["convert", str(API), str(out), *nowhere]) == 0
     graph = json.loads(API.read_text(encoding="utf-8"))
     assert json.loads(out.read_text(encoding="utf-8")) == graph
     assert main(["convert", str(API), *nowhere]) == 0
@@ -58,9 +60,18 @@ def test_what_is_no_workflow(tmp_path, capsys, text, line):
 
 
 def test_out_that_is_a_folder(tmp_path, capsys):
-    assert main(["convert", str(API), "--out", str(tmp_path)]) == 2
+    assert main(["convert", str(API), str(tmp_path)]) == 2
     message = capsys.readouterr().err
-    assert message == f"teacache: --out {tmp_path}: is a folder; name a file\n"
+    assert message == f"teacache: {tmp_path}: is a folder; name a file\n"
+
+
+def test_the_prompt_in_a_picture(tmp_path, capsys):
+    info = PngInfo()
+    info.add_text("prompt", API.read_text(encoding="utf-8"))
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (4, 4)).save(picture, pnginfo=info)
+    assert main(["convert", str(picture)]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(API.read_text(encoding="utf-8"))
 
 
 def test_a_missing_comfyui(tmp_path, capsys):

@@ -35,11 +35,14 @@ def _free_port() -> int:
 
 
 @contextmanager
-def serving(comfy_dir: Path, base: Path, other_pack: str = "") -> Iterator[Server]:
+def serving(
+    comfy_dir: Path, base: Path, other_pack: str = "", api_nodes: bool = False
+) -> Iterator[Server]:
     """Starts the server with `base` as its base directory, waits until it answers, stops it.
 
     Args:
         other_pack: Source of another pack that is installed beside this one.
+        api_nodes: Whether the nodes that call paid services are declared.
     """
     packs = base / "custom_nodes"
     packs.mkdir(parents=True)
@@ -49,9 +52,11 @@ def serving(comfy_dir: Path, base: Path, other_pack: str = "") -> Iterator[Serve
     port, log = _free_port(), base / "server.log"
     command = [
         sys.executable, str(comfy_dir / "main.py"), "--cpu", "--listen", "127.0.0.1",
-        "--port", str(port), "--base-directory", str(base), "--disable-api-nodes",
+        "--port", str(port), "--base-directory", str(base),
         "--database-url", "sqlite:///:memory:",
     ]  # fmt: skip
+    if not api_nodes:
+        command.append("--disable-api-nodes")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
 
-import pytest
 from comfy_server import ROOT, Server
 
-if os.environ.get("CI") != "true":
-    pytest.importorskip("playwright", reason="no playwright here: pip install playwright")
-from playwright.sync_api import Browser, Page
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -30,12 +26,6 @@ SEEDS = itertools.count(1000)
 STEPS = 40
 FILLED = '.teacache-cells rect:not([data-kind="open"])'
 """The cells of evaluations that have been made."""
-
-
-def find_chromium() -> str | None:
-    """The browser that run.py names in CHROMIUM, else one on the search path."""
-    names = ("chromium", "chromium-browser")
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
 @dataclass

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from comfy_server import Server, serving
+from paths import ROOT
+
+sys.path.append(str(ROOT))
+
+from bootstrap.browser import REMEDY, find_browser
 
 if TYPE_CHECKING:
     from editing import Editor
     from playwright.sync_api import Browser
-
-MISSING = "no Chromium here; on Debian and Ubuntu: apt-get install chromium"
 
 GATE = """
 import time
@@ -53,13 +56,11 @@ def running_server(comfy_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Of one module: while playwright runs, no test of another one can start an event loop."""
-    from editing import FLAGS, find_chromium
+    from editing import FLAGS
     from playwright.sync_api import sync_playwright
 
-    chromium = find_chromium()
-    if not chromium and os.environ.get("CI") != "true":
-        pytest.skip(MISSING)
-    assert chromium, MISSING
+    chromium = find_browser(Path(sys.executable))
+    assert chromium, REMEDY
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield opened

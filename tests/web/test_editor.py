@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from comfy_server import ROOT, Server
@@ -18,10 +18,12 @@ from editing import (
     open_editor,
     quickstart_graph,
 )
-from playwright.sync_api import Browser
 
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 OLD = sorted((ROOT / "tests" / "data" / "workflows_old").glob("*/*.json"))
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 

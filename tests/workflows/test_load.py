@@ -10,7 +10,7 @@ import pytest
 
 from teacache.errors import UserError
 from teacache.workflows.assignments import Assignment, apply_assignments, parse_assignments
-from teacache.workflows.definitions import input_specs, input_types
+from teacache.workflows.definitions import Catalog, input_specs, input_types
 from teacache.workflows.load import load_workflow
 
 DEFINITIONS = {
@@ -59,14 +59,16 @@ def test_a_file_of_the_editor_is_prepared_with_the_definitions(tmp_path: Path) -
     prepare = Prepare()
     complete = load_workflow(saved(tmp_path, EDITOR), prepare)
     assert prepare.calls == 0
-    assert complete(lambda: DEFINITIONS) == {"name": "b", "much": 0.5} and prepare.calls == 1
+    assert (
+        complete(lambda: Catalog(DEFINITIONS)) == {"name": "b", "much": 0.5} and prepare.calls == 1
+    )
     complete = load_workflow(saved(tmp_path, EDITOR), Prepare(refused="b"))
     with pytest.raises(UserError, match=r"w\.json: refused"):
-        complete(lambda: DEFINITIONS)
+        complete(lambda: Catalog(DEFINITIONS))
     unknown = {"nodes": [{"id": 1, "type": "Nope"}], "links": []}
     complete = load_workflow(saved(tmp_path, unknown), prepare)
     with pytest.raises(UserError, match=r"w\.json: node 1: no node type 'Nope'"):
-        complete(lambda: DEFINITIONS)
+        complete(lambda: Catalog(DEFINITIONS))
 
 
 def test_input_types() -> None:

@@ -17,7 +17,7 @@ import aiohttp
 
 from ...errors import ExecutionError, UserError
 from ...files import unused_path, write_atomically
-from ...workflows.definitions import Definitions
+from ...workflows.definitions import Catalog, Definitions
 from ...workflows.graph import Graph, describe, title
 from .headless.session import GraphResult, Progress
 
@@ -63,6 +63,12 @@ class RemoteHost:
         """The inputs of every node class of the server."""
         definitions: Definitions = await self._json("GET", "object_info")
         return definitions
+
+    async def catalog(self) -> Catalog:
+        """Every node class of the server, and what stands in for missing ones."""
+        async with self.session.get("node_replacements") as answer:
+            replacements = await answer.json() if answer.status == 200 else {}  # since 0.13
+        return Catalog(await self.definitions(), replacements)
 
     async def upload(self, file: Path) -> str:
         """Uploads a picture to the server's input folder; returns its name there."""

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from ....errors import ConfigError, ExecutionError, UserError
-from ....workflows.definitions import Definitions, NodeKind, input_types
+from ....workflows.definitions import Catalog, Definitions, NodeKind, input_types
 from ....workflows.graph import Graph, describe, title
 from .boot import Comfy, boot
 from .validation import REQUEST_DATA, ValidGraph, validated
@@ -108,9 +108,28 @@ class Session:
         return NodeKind(inputs, outputs, shows)
 
     def definitions(self) -> Definitions:
-        """The inputs of every node class, in the order of the editor."""
-        classes = self.comfy.nodes.NODE_CLASS_MAPPINGS
-        return {name: {"input": kind.INPUT_TYPES()} for name, kind in classes.items()}
+        """What the editor knows of every node class, but one that fails to tell its inputs."""
+        titles = self.comfy.nodes.NODE_DISPLAY_NAME_MAPPINGS
+        known: Definitions = {}
+        for name, node_class in self.comfy.nodes.NODE_CLASS_MAPPINGS.items():
+            with contextlib.suppress(Exception):  # as the server does for the editor
+                inputs = node_class.INPUT_TYPES()
+                known[name] = {
+                    "input": inputs,
+                    "input_order": {group: list(names) for group, names in inputs.items()},
+                    "output": list(node_class.RETURN_TYPES),
+                    "display_name": titles.get(name) or name,
+                    "python_module": node_class.RELATIVE_PYTHON_MODULE
+                    if hasattr(node_class, "RELATIVE_PYTHON_MODULE")
+                    else "nodes",
+                }
+        return known
+
+    def catalog(self) -> Catalog:
+        """Every node class, and what stands in for missing ones."""
+        server = self.comfy.server
+        manager = server.node_replace_manager if hasattr(server, "node_replace_manager") else None
+        return Catalog(self.definitions(), manager.as_dict() if manager is not None else {})
 
     def validate(self, graph: Graph) -> ValidGraph:
         """A copy of `graph` that can be executed.
