@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from ..errors import UserError
 
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
@@ -70,6 +68,8 @@ def parsed(text: str) -> dict[str, Any]:
 
 def picture_entries(path: Path) -> Iterable[tuple[str, Any]]:
     """The texts of a PNG, and those in EXIF that begin with their name and a colon."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(path) as picture:
             picture.load()  # a PNG may hold texts behind the pixels

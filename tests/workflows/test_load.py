@@ -91,6 +91,18 @@ def test_assignments_are_parsed_once_and_applied_in_order() -> None:
     assert graph["1"]["inputs"] == {"name": "a", "much": 2}
 
 
+def test_a_node_of_the_editor_is_set_by_the_title_that_it_shows(tmp_path: Path) -> None:
+    kinds = {"Load": DEFINITIONS["Load"] | {"display_name": "Load Checkpoint"}}
+
+    def prepare(graph: Any, source: str) -> Any:
+        assignments = parse_assignments(graph, ["Load Checkpoint.name=a"])
+        apply_assignments(graph, assignments, types_of)
+        return graph["1"]["inputs"]
+
+    complete = load_workflow(saved(tmp_path, EDITOR), prepare)
+    assert complete(lambda: Catalog(kinds)) == {"name": "a", "much": 0.5}
+
+
 def test_assignments_to_unknown_and_to_empty_classes() -> None:
     graph = {
         "1": {"class_type": "Nope", "inputs": {}},

@@ -28,7 +28,6 @@ def to_graph(
     source: str,
     replacements: Replacements | None = None,
     choose: Choose = first,
-    unique_ids: bool = True,
 ) -> Graph:
     """The API graph of a file saved by the editor.
 
@@ -40,16 +39,13 @@ def to_graph(
         source: the file's name for messages.
         replacements: what stands in for missing classes.
         choose: takes one of the alternatives {a|b} in a dynamic prompt.
-        unique_ids: whether nodes of subgraphs whose ids are taken get new ones, as in editors of
-            2026; an older editor queues them as they are.
 
     Raises:
         UserError: the file is damaged, uses a class that is not in `definitions`, or depends on
             what only the editor's page knows.
     """
     document = read_document(data, source)
-    if unique_ids:
-        renumber(document, data)
+    renumber(document, data)
     replace_missing(document, definitions, replacements or {})
     expand_groups(document, data, definitions)
     complete_nodes(document, definitions)

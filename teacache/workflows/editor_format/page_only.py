@@ -5,7 +5,13 @@ from __future__ import annotations
 PRIMITIVE = "PrimitiveNode"
 """Sets the widgets that it is linked to when a prompt is queued."""
 REROUTE = "Reroute"
-PASSING = (REROUTE, "Reroute (rgthree)", "SetNode", "easy setNode")
+PASSING = (
+    REROUTE,
+    "Reroute (rgthree)",
+    "ReroutePrimitive|pysssss",
+    "SetNode",
+    "easy setNode",
+)
 """Hand on what they are linked to."""
 GETTERS = {"GetNode": "SetNode", "easy getNode": "easy setNode"}
 """{type that is linked by name: the type that has the link}."""

@@ -105,15 +105,19 @@ def widgets_of(name: str, spec: tuple[Any, Mapping[str, Any]]) -> list[Widget]:
 
 
 def controls(name: str, type_: str, options: Mapping[str, Any]) -> list[str]:
-    """The names of the controls behind a widget: what happens to its value after a run."""
+    """The names of the controls behind a widget: parts of it, or what changes its value."""
     control = options.get("control_after_generate")
     if type_ == "INT" and control is None and name in SEEDS:
         control = True
     if type_ == "BOUNDING_BOX":
         return ["x", "y", "width", "height"]
+    remote = options.get("remote") if type_ == "COMBO" and not options.get("multi_select") else None
+    refresh = ["Auto-refresh after generation"] if isinstance(remote, Mapping) else []
+    if isinstance(remote, Mapping) and remote.get("refresh_button"):
+        refresh.append("refresh")
     if type_ not in ("INT", "FLOAT", "COMBO") or not control:
-        return []
-    after = [control if isinstance(control, str) else "control_after_generate"]
+        return refresh
+    after = [*refresh, control if isinstance(control, str) else "control_after_generate"]
     return [*after, "control_filter_list"] if type_ == "COMBO" else after
 
 

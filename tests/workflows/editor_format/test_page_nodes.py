@@ -18,9 +18,10 @@ from editor_files import (
 from teacache.workflows.editor_format import to_graph
 
 
-def test_reroutes_of_a_pack_and_texts():
+@pytest.mark.parametrize("kind", ["Reroute (rgthree)", "ReroutePrimitive|pysssss"])
+def test_reroutes_of_packs_and_texts(kind):
     def other(data):
-        data["nodes"][2]["type"] = "Reroute (rgthree)"
+        data["nodes"][2]["type"] = kind
         data["nodes"][6]["type"] = "Label (rgthree)"
 
     assert convert(changed(other)) == convert(example())

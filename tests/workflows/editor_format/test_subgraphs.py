@@ -175,8 +175,6 @@ def test_ids_that_are_taken():
     data = with_subgraph([0.125], subgraph, properties=shown) | {"last_node_id": 5}
     graph = convert(data)
     assert set(graph) == {"1", "3", "2:6", "2:5"} and graph["2:6"]["inputs"]["much"] == 0.125
-    old = convert(data, unique_ids=False)
-    assert set(old) == {"1", "3", "2:1", "2:5"} and old["2:1"]["inputs"]["much"] == 0.125
 
 
 def test_what_is_refused():

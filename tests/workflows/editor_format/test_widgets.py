@@ -66,6 +66,16 @@ def test_a_choice_that_changes_after_each_run_has_two_controls():
     assert inputs_of("Cycle", ["b", "increment", "", 9]) == {"name": "b", "last": 9}
 
 
+def test_a_choice_that_is_fetched_has_buttons():
+    remote = {"remote": {"route": "/x", "refresh_button": True}}
+    kind = {"input": {"required": {"file": ("COMBO", remote), "much": ("INT", {})}}}
+    data = file([node(1, "Fetch", ["a.png", False, "refresh", 5])])
+    graph = to_graph(data, {"Fetch": kind}, "f")
+    assert graph["1"]["inputs"] == {"file": "a.png", "much": 5}
+    data = file([node(1, "Fetch", [])])
+    assert to_graph(data, {"Fetch": kind}, "f")["1"]["inputs"]["file"] == "Loading..."
+
+
 def test_a_choice_decides_on_further_inputs():
     assert inputs_of("Choose", ["small", 5, 77, "fixed"]) == {
         "model": "small",
