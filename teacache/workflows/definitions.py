@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Definitions = dict[str, dict[str, Any]]
-"""{class: {"input": INPUT_TYPES()}}, as the server answers `GET /object_info`."""
+"""{class: {"input": INPUT_TYPES(), "output": types}}, as the server answers `GET /object_info`."""
 
 
 @dataclass(frozen=True)

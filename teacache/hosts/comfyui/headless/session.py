@@ -110,9 +110,12 @@ class Session:
         return NodeKind(inputs, outputs, shows)
 
     def definitions(self) -> Definitions:
-        """The inputs of every node class, in the order of the editor."""
+        """The inputs, in the order of the editor, and outputs of every node class."""
         classes = self.comfy.nodes.NODE_CLASS_MAPPINGS
-        return {name: {"input": kind.INPUT_TYPES()} for name, kind in classes.items()}
+        return {
+            name: {"input": kind.INPUT_TYPES(), "output": list(kind.RETURN_TYPES)}
+            for name, kind in classes.items()
+        }
 
     def validate(self, graph: Graph) -> ValidGraph:
         """A copy of `graph` that can be executed.
