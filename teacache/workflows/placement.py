@@ -13,11 +13,11 @@ TITLE = 30.0
 """Height of a node's title bar, which is above the node's position."""
 FIRST_SLOT, SLOT = 14.0, 20.0
 """Where a node's first slot is below its position, and each further one below that."""
-GAP = 20.0
+GAP = 30.0
 """Least distance to other nodes."""
 BACKWARDS = 3.0
 """How much longer a wire counts that runs to the left."""
-FOREIGN_GROUP, GROUP_BORDER = 400.0, 150.0
+FOREIGN_GROUP, GROUP_BORDER = 400.0, 250.0
 """Length of wire that is better than a place in a group of other nodes, or across its border."""
 
 
