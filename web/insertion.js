@@ -7,7 +7,7 @@
  */
 
 import { app } from "../../scripts/app.js";
-import { chainOf, graphsIn, isApply, linesOf } from "./lines.js";
+import { chainOf, graphsIn, isApply, isCache, linesOf } from "./lines.js";
 import { boxOfNode, FIRST_SLOT, place, SLOT } from "./placement.js";
 import { format } from "./run.js";
 
@@ -26,7 +26,7 @@ const MAX_LINES = 6; // of a toast
  */
 export function putIn(texts) {
   const graphs = graphsIn(app.rootGraph ?? app.graph);
-  const present = graphs.flatMap((graph) => graph.nodes.filter(isApply));
+  const present = graphs.flatMap((graph) => graph.nodes.filter(isCache));
   if (present.length) {
     tell("info", texts.alreadyIn, present.map(nameOf));
     return;

@@ -7,6 +7,7 @@
  * @typedef {object} LineNode a node, as far as lines need it
  * @property {number} id
  * @property {string} [comfyClass]
+ * @property {number} [mode]
  * @property {InputSlot[]} inputs
  * @property {OutputSlot[]} outputs
  * @property {LineGraph} [subgraph]
@@ -51,6 +52,9 @@ const WITHOUT_SAMPLING = [
   "BOOLEAN",
 ];
 const READERS = ["AddNoise", "TeaCacheCalibrate", "TeaCacheReport", "TeaCacheSweep"];
+const OURS = [...READERS, "TeaCacheCompareImages", "TeaCacheProfiles"];
+const CACHES = /teacache|easycache|lazycache|magcache|fbcache|cachedit|taylorseer/;
+const NOT_RUN = [2, 4]; // modes: muted, bypassed
 
 /**
  * The graph and the definition of every subgraph that is used in it, each once.
@@ -70,6 +74,14 @@ export function graphsIn(graph) {
 /** @param {LineNode} node @returns {boolean} whether it is an Apply TeaCache */
 export function isApply({ comfyClass }) {
   return Object.values(APPLY_TO).includes(comfyClass ?? "");
+}
+
+/** @param {LineNode} node @returns {boolean} whether it is one, or another pack's cache in use */
+export function isCache(node) {
+  const { comfyClass = "", mode = 0 } = node;
+  if (isApply(node)) return true;
+  if (OURS.includes(comfyClass) || NOT_RUN.includes(mode)) return false;
+  return CACHES.test(comfyClass.toLowerCase().replace(/[^a-z0-9]/g, ""));
 }
 
 /** @param {unknown} type @returns {string | undefined} the one of `APPLY_TO` that it accepts */

@@ -12,7 +12,7 @@ from ..config import DEFAULT_THRESHOLD, TeaCacheConfig
 from ..errors import UserError, listing
 from .definitions import Definitions, NodeKind, input_specs
 from .graph import Graph, describe, is_link
-from .model_lines import APPLY_TO, line_type, node_kind, samples
+from .model_lines import APPLY_TO, adds_cache, line_type, node_kind, samples
 from .selection import APPLY
 
 Settings = dict[str, Any]
@@ -53,7 +53,7 @@ class Outcome:
 
     Attributes:
         insertions: the nodes that were put in.
-        present: the nodes of this kind that the graph had, for which it was left as it is.
+        present: the caches that the graph had, for which it was left as it is.
     """
 
     insertions: tuple[Insertion, ...] = ()
@@ -65,7 +65,7 @@ class Outcome:
     def lines(self) -> list[str]:
         """What was done, for the user."""
         if self.present:
-            return [f"the workflow has its cache: {listing(self.present)}; it is left as it is"]
+            return [f"the workflow has its cache and is left as it is: {listing(self.present)}"]
         return [str(insertion) for insertion in self.insertions]
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def insert_cache(graph: Graph, config: TeaCacheConfig, definitions: Definitions)
     schedulers, keep their links.
 
     Args:
-        graph: changed in place, unless it has an Apply TeaCache.
+        graph: changed in place, unless it has a cache: this pack's, or another one's.
         config: the settings of the inserted nodes; a threshold of None is the recommended one.
         definitions: of every node class.
 
@@ -91,7 +91,7 @@ def insert_cache(graph: Graph, config: TeaCacheConfig, definitions: Definitions)
     Raises:
         UserError: the node class is unknown, or lacks a setting.
     """
-    present = [node for node in graph if graph[node]["class_type"] in APPLY]
+    present = [node for node in graph if adds_cache(graph[node]["class_type"])]
     if present:
         return Outcome(present=tuple(describe(graph, node) for node in present))
     lines = model_lines(graph, definitions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..config import TeaCacheConfig
 from .definitions import Definitions, input_specs
 from .editor_scope import Data, Scope, checked, get, put
 from .insertion import Insertion, Outcome, Settings, widgets
-from .model_lines import APPLY_TO, line_type, node_kind, samples
+from .model_lines import APPLY_TO, adds_cache, line_type, node_kind, samples
 from .placement import Surroundings, place
 from .selection import APPLY
 
@@ -21,6 +21,8 @@ OUTPUTS = {"ApplyTeaCache": "MODEL", "ApplyTeaCacheDiffusers": "pipeline"}
 """{class: the name of its output}."""
 WIDTH, WIDGET_HEIGHT, BESIDE_WIDGETS = 300.0, 24.0, 193.0
 """Size of the node in the editor: slots and strip take a height of `BESIDE_WIDGETS`."""
+MUTED, BYPASSED = 2, 4
+"""Modes of nodes that do not run."""
 OPTIONAL = 7
 """The shape of an optional input's slot."""
 
@@ -52,7 +54,8 @@ def insert_into_file(
     all bypassed, is so too.
 
     Args:
-        data: the file's JSON, changed in place, unless there is an Apply TeaCache in it.
+        data: the file's JSON, changed in place, unless it has an Apply TeaCache, or another
+            pack's cache that is neither muted nor bypassed.
         config: the settings of the inserted nodes; a threshold of None is the recommended one.
         definitions: of every node class; the slots of others are taken from the file.
         source: the file's name for messages.
@@ -61,7 +64,7 @@ def insert_into_file(
         UserError: the file is damaged, or the node class is unknown or lacks a setting.
     """
     scopes = checked(data, source)
-    present = present_nodes(scopes)
+    present = present_nodes(scopes, is_present)
     if present:
         return Outcome(present=present)
     insertions = []
@@ -88,20 +91,31 @@ def remove_from_file(data: Data, source: str) -> tuple[str, ...]:
         UserError: the file is damaged.
     """
     scopes = checked(data, source)
-    removed = present_nodes(scopes)
+    removed = present_nodes(scopes, is_ours)
     for scope in scopes:
-        for node in [node for node in scope.nodes.values() if node["type"] in APPLY][::-1]:
+        for node in [node for node in scope.nodes.values() if is_ours(node)][::-1]:
             remove(scope, node)
     return removed
 
 
-def present_nodes(scopes: list[Scope]) -> tuple[str, ...]:
-    """Every Apply TeaCache, for messages."""
+def is_ours(node: Data) -> bool:
+    """Whether a node is Apply TeaCache."""
+    return node["type"] in APPLY
+
+
+def is_present(node: Data) -> bool:
+    """Whether a node is Apply TeaCache, or a cache of another pack that is in use."""
+    in_use = node.get("mode") not in (MUTED, BYPASSED)
+    return is_ours(node) or (in_use and adds_cache(node["type"]))
+
+
+def present_nodes(scopes: list[Scope], wanted: Callable[[Data], bool]) -> tuple[str, ...]:
+    """The nodes that are `wanted`, for messages."""
     return tuple(
         scope.describe(node) + (f" in subgraph {scope.name!r}" if scope.name else "")
         for scope in scopes
         for node in scope.nodes
-        if scope.nodes[node]["type"] in APPLY
+        if wanted(scope.nodes[node])
     )
 
 

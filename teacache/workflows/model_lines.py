@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from .definitions import Definitions, NodeKind, input_types
@@ -14,6 +15,17 @@ WITHOUT_SAMPLING = frozenset(
 """Types of outputs that are derived from a model's settings, not sampled."""
 READERS = frozenset({"AddNoise", "TeaCacheCalibrate", "TeaCacheReport", "TeaCacheSweep"})
 """Classes that take a model and sample nothing, or sample with caches of their own."""
+
+OURS = READERS | {"TeaCacheCompareImages", "TeaCacheProfiles"}
+"""Classes of this pack with a cache's name that add none."""
+CACHES = re.compile("teacache|easycache|lazycache|magcache|fbcache|cachedit|taylorseer")
+"""In the names of classes, in small letters and digits only, that add a cache to a model."""
+
+
+def adds_cache(class_type: str) -> bool:
+    """Whether a class adds a cache to a model: Apply TeaCache, or a node of another pack."""
+    name = re.sub(r"[^a-z0-9]", "", class_type.lower())
+    return class_type not in OURS and CACHES.search(name) is not None
 
 
 def node_kind(definitions: Definitions, class_type: str) -> NodeKind:

@@ -93,7 +93,7 @@ def place(size: Point, around: Surroundings) -> Point:
     for at in candidates:
         box = Box.of_node(at, size)
         if not any(box.meets(other) for other in taken):
-            return (float(round(at[0])), float(round(at[1])))
+            return (math.floor(at[0] + 0.5), math.floor(at[1] + 0.5))
     return middle
 
 

@@ -150,7 +150,16 @@ def test_a_graph_that_has_one_is_left_as_it_is() -> None:
     before = copy.deepcopy(graph)
     outcome = insert_cache(graph, CONFIG, DEFINITIONS)
     assert graph == before and outcome.insertions == ()
-    assert outcome.lines() == ["the workflow has its cache: 2 (ApplyTeaCache); it is left as it is"]
+    assert outcome.lines() == ["the workflow has its cache and is left as it is: 2 (ApplyTeaCache)"]
+
+
+@pytest.mark.parametrize("other", ["TeaCache", "EasyCache", "ApplyFBCacheOnModel", "Cache-DiT"])
+def test_a_graph_with_another_packs_cache_is_left_as_it_is(other: str) -> None:
+    graph = graph_of(
+        _1=("Load", {}), _2=(other, {"model": ["1", 0]}), _3=("Sampler", {"model": ["2", 0]})
+    )
+    outcome = insert_cache(graph, CONFIG, DEFINITIONS)
+    assert outcome.present == (f"2 ({other})",) and len(graph) == 3
 
 
 def test_without_a_sampled_model_nothing_is_put_in() -> None:
