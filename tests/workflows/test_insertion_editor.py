@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from typing import Any
@@ -32,8 +33,9 @@ Data = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def definitions(pack: Any) -> Definitions:
-    from nodes import NODE_CLASS_MAPPINGS
+    from nodes import NODE_CLASS_MAPPINGS, init_extra_nodes
 
+    asyncio.run(init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
     return {
         name: {"input": with_files(node.INPUT_TYPES()), "output": list(node.RETURN_TYPES)}
         for name, node in NODE_CLASS_MAPPINGS.items()
@@ -307,6 +309,9 @@ def test_both_formats_get_it_in_the_same_places(definitions: Definitions) -> Non
     compared = 0
     for name in TEMPLATES:
         data = template(name)
+        numbers = [number for scope in scopes(data) for number in scope.nodes]
+        if len(set(numbers)) < len(numbers):
+            continue  # the editor numbers such nodes anew
         try:
             graph = to_graph(copy.deepcopy(data), definitions, name)
         except UserError:
@@ -317,4 +322,4 @@ def test_both_formats_get_it_in_the_same_places(definitions: Definitions) -> Non
         converted = to_graph(data, definitions, name)
         assert through_caches(converted) == through_caches(graph), name
         compared += 1
-    assert compared > 10
+    assert compared > 25, compared
