@@ -1,7 +1,7 @@
 /**
  * Apply TeaCache put into the graph that is open, and taken out of it, as one step to be undone.
  *
- * @import { Line, LineGraph, LineNode, Link } from "./lines.js"
+ * @import { Id, Line, Link } from "./lines.js"
  * @import { Box, Point } from "./placement.js"
  * @import { Texts } from "./run.js"
  */
@@ -11,8 +11,6 @@ import { chainOf, graphsIn, isApply, isCache, linesOf } from "./lines.js";
 import { boxOfNode, FIRST_SLOT, place, SLOT } from "./placement.js";
 import { format } from "./run.js";
 
-const INPUT_NODE = -10; // the id of a subgraph's own input
-const OUTPUT_NODE = -20;
 const WIDTH = 300;
 const WIDGET_HEIGHT = 24;
 const BESIDE_WIDGETS = 193; // height of a new node's slots and strip
@@ -106,7 +104,7 @@ function insert(graph, { apply, origin, slot, shared, links }) {
   for (const [index, { target_slot }] of links.entries()) {
     node.connect(0, targets[index], target_slot, rests[index].at(-1));
   }
-  const source = origin === INPUT_NODE ? graph.name : graph.getNodeById(origin).title;
+  const source = isEnd(graph.inputNode, origin) ? graph.name : graph.getNodeById(origin).title;
   const names = [...new Set(targets)].map(nameOf).join(", ");
   return `${source} → ${names}`;
 }
@@ -124,7 +122,7 @@ function remove(graph, node) {
     const own = chainOf(graph, link);
     if (own.length) graph.reroutes.get(own[0]).parentId = before;
     const last = own.at(-1) ?? before;
-    if (target_id === OUTPUT_NODE) connectOut(graph, source, target_slot, last);
+    if (isEnd(graph.outputNode, target_id)) connectOut(graph, source, target_slot, last);
     else {
       const target = graph.getNodeById(target_id);
       connect(graph, source.origin_id, source.origin_slot, target, target_slot, last);
@@ -134,18 +132,23 @@ function remove(graph, node) {
   return name;
 }
 
+/** @param {any} end a subgraph's own input or output, if the graph has them @param {unknown} id */
+function isEnd(end, id) {
+  return end !== undefined && String(end.id) === String(id); // a number or a text, by version
+}
+
 /**
  * Links an output, of a node or of the subgraph's own input, to a node.
  *
  * @param {any} graph
- * @param {number} origin
+ * @param {Id} origin
  * @param {number} slot
  * @param {any} target
  * @param {number} targetSlot
  * @param {number} [reroute] the last one that the link runs through
  */
 function connect(graph, origin, slot, target, targetSlot, reroute) {
-  if (origin === INPUT_NODE) {
+  if (isEnd(graph.inputNode, origin)) {
     graph.inputNode.slots[slot].connect(target.inputs[targetSlot], target, reroute);
   } else {
     graph.getNodeById(origin).connect(slot, target, targetSlot, reroute);
@@ -159,9 +162,9 @@ function connectOut(graph, source, slot, reroute) {
   graph.outputNode.slots[slot].connect(origin.outputs[source.origin_slot], origin, reroute);
 }
 
-/** @param {any} graph @param {number} id @param {number} slot @returns {Point} */
+/** @param {any} graph @param {Id} id @param {number} slot @returns {Point} */
 function outputAt(graph, id, slot) {
-  if (id === INPUT_NODE) {
+  if (isEnd(graph.inputNode, id)) {
     const [x, y, width, height] = graph.inputNode.boundingRect;
     return [x + width, Math.min(y + FIRST_SLOT + SLOT * slot, y + height)];
   }

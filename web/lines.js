@@ -2,10 +2,11 @@
  * Model lines: where a graph hands a model, or a pipeline, to a node that samples it. The same
  * rules as `teacache/workflows/model_lines.py` and `insertion_editor.py`.
  *
+ * @typedef {number | string} Id of a node, by the version of the editor
  * @typedef {{name: string, type: string, link: number | null}} InputSlot
  * @typedef {{name: string, type: string, links: number[] | null}} OutputSlot
  * @typedef {object} LineNode a node, as far as lines need it
- * @property {number} id
+ * @property {Id} id
  * @property {string} [comfyClass]
  * @property {number} [mode]
  * @property {InputSlot[]} inputs
@@ -14,9 +15,9 @@
  *
  * @typedef {object} Link
  * @property {number} id
- * @property {number} origin_id
+ * @property {Id} origin_id
  * @property {number} origin_slot
- * @property {number} target_id
+ * @property {Id} target_id
  * @property {number} target_slot
  * @property {number} [parentId] of the last reroute
  *
@@ -29,7 +30,7 @@
  *
  * @typedef {object} Line one output that nodes sample from
  * @property {string} apply the class that adds the cache
- * @property {number} origin
+ * @property {Id} origin
  * @property {number} slot
  * @property {number[]} shared the reroutes at the start that other links run through as well
  * @property {Link[]} links those of the sampling nodes
@@ -113,16 +114,16 @@ function incoming(graph, node) {
  * Whether a model comes out of a node that samples it, where it has its cache already.
  *
  * @param {LineGraph} graph
- * @param {Map<number, LineNode>} nodes by id
- * @param {number} id of the node
+ * @param {Map<string, LineNode>} nodes by id
+ * @param {Id} id of the node
  */
 function returnedBySampler(graph, nodes, id) {
-  const seen = new Set([id]);
+  const seen = new Set([String(id)]);
   for (const each of seen) {
     const node = nodes.get(each);
     if (!node) continue; // the subgraph's input
     if (samples(node)) return true;
-    for (const { origin_id } of incoming(graph, node)) seen.add(origin_id);
+    for (const { origin_id } of incoming(graph, node)) seen.add(String(origin_id));
   }
   return false;
 }
@@ -154,7 +155,7 @@ function sharedReroutes(graph, link, moved) {
 
 /** @param {LineGraph} graph @returns {Line[]} the outputs that its own nodes sample from */
 export function linesOf(graph) {
-  const nodes = new Map(graph.nodes.map((node) => [node.id, node]));
+  const nodes = new Map(graph.nodes.map((node) => [String(node.id), node]));
   const links = graph.nodes
     .filter(samples)
     .flatMap((node) => incoming(graph, node))
@@ -165,7 +166,7 @@ export function linesOf(graph) {
   const lines = new Map();
   for (const link of links) {
     const { origin_id: origin, origin_slot: slot, target_id, target_slot } = link;
-    const type = lineType(nodes.get(target_id)?.inputs[target_slot].type) ?? "";
+    const type = lineType(nodes.get(String(target_id))?.inputs[target_slot].type) ?? "";
     const shared = sharedReroutes(graph, link, moved);
     const key = `${origin}/${slot}/${shared}`;
     const line = lines.get(key) ?? { apply: APPLY_TO[type], origin, slot, shared, links: [] };

@@ -132,17 +132,16 @@ def model_lines(scope: Scope, definitions: Definitions) -> list[Line]:
         and not returned_by_sampler(scope, get(link, "origin_id"), sampling)
     }
     lines: dict[tuple[Any, ...], Line] = {}
-    for link_id in scope.links:
-        if link_id in moved:
-            link = scope.links[link_id]
-            line = Line(
-                APPLY_TO[moved[link_id]],
-                get(link, "origin_id"),
-                get(link, "origin_slot"),
-                shared_reroutes(scope, link_id, moved),
-            )
-            key = (line.origin, line.slot, line.shared)
-            lines.setdefault(key, line).links.append(link_id)
+    for link_id in sorted(moved):
+        link = scope.links[link_id]
+        line = Line(
+            APPLY_TO[moved[link_id]],
+            get(link, "origin_id"),
+            get(link, "origin_slot"),
+            shared_reroutes(scope, link_id, moved),
+        )
+        key = (line.origin, line.slot, line.shared)
+        lines.setdefault(key, line).links.append(link_id)
     return list(lines.values())
 
 
