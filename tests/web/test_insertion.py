@@ -44,7 +44,8 @@ def command(editor: Editor, name: str) -> str:
 
 
 def serialized(editor: Editor) -> Data:
-    graph: Data = editor.page.evaluate("() => (app.rootGraph ?? app.graph).serialize()")
+    text = editor.page.evaluate("() => JSON.stringify((app.rootGraph ?? app.graph).serialize())")
+    graph: Data = json.loads(text)
     return graph
 
 
@@ -56,10 +57,17 @@ def history(editor: Editor) -> int:
     return steps
 
 
+def check_history(editor: Editor, steps: int) -> None:
+    """There are so many steps; in Nodes 2.0, where measuring a new node is a change, one more."""
+    assert history(editor) in ((steps, steps + 1) if editor.mode == "nodes2" else (steps,))
+
+
 def open_file(editor: Editor, data: Data) -> None:
     editor.load(data)
     for _ in range(2):
         editor.page.keyboard.press("Escape")  # the list of models to download
+    if editor.mode == "nodes2":
+        editor.page.wait_for_timeout(1000)  # the nodes are measured
     editor.page.evaluate(
         "() => app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()"
     )
@@ -102,13 +110,16 @@ def test_it_is_put_where_the_command_puts_it(editor: Editor, definitions: Data, 
     assert [each["mode"] for each in made] == [each["mode"] for each in wanted]
     for drawn, place in zip(map(position, made), map(position, wanted), strict=True):
         assert drawn == pytest.approx(place, abs=0.01)  # Nodes 2.0 rounds
-    assert history(editor) == steps + 1
+    check_history(editor, steps + 1)
     editor.fit()
     editor.screenshot(f"put_in_{name}")
 
     assert command(editor, PUT_IN).startswith("This graph has a cache: nothing was changed.")
-    assert history(editor) == steps + 1
-    editor.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
+    check_history(editor, steps + 1)
+    while history(editor) > steps:
+        editor.page.evaluate(
+            "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()"
+        )
     undone = serialized(editor)
     assert not applied(undone) and links(undone) == links(before)
 
@@ -122,8 +133,7 @@ def test_it_is_taken_out_again(editor: Editor, name: str) -> None:
     assert toast.startswith(f"Apply TeaCache taken out: {TEMPLATES[name]}\n")
     after = serialized(editor)
     assert not applied(after) and links(after) == links(before)
-    measured = editor.mode == "nodes2"  # the page measures a new node: a change of its own
-    assert history(editor) in ((steps + 2, steps + 3) if measured else (steps + 2,))
+    check_history(editor, steps + 2)
     assert command(editor, TAKE_OUT).startswith("There is no Apply TeaCache in this graph.")
 
 
