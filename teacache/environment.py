@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .config import TeaCacheConfig
+from .config import PRESETS, TeaCacheConfig, wanted_speedup
 from .errors import ConfigError, UserError, nearest
 
 BACKEND_VARIABLE = "DIFFUSION_CACHE_BACKEND"
@@ -63,6 +63,57 @@ def resolve_cache_config(
         return TeaCacheConfig.from_mapping(values)
     except ConfigError as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def resolve_graph_cache(environment: Mapping[str, str], cache: str | None) -> TeaCacheConfig | None:
+    """The settings of the cache that is put into a graph.
+
+    Args:
+        environment: Environment variables, as for `resolve_cache_config`.
+        cache: Value of --cache, which overrides them: a threshold, a preset, a wanted speed-up, a
+            JSON object of settings, or empty for the node's defaults. None if absent.
+
+    Returns:
+        The settings, or None for no cache. A threshold of None is the recommended one.
+
+    Raises:
+        UserError: A value is invalid; names the option or variable it comes from.
+    """
+    if cache is None:
+        config = resolve_cache_config(environment)
+        source = CONFIG_VARIABLE
+    else:
+        source = "--cache"
+        try:
+            config = TeaCacheConfig.from_mapping({"rel_l1_thresh": None} | parse_cache(cache))
+        except ConfigError as error:
+            raise UserError(f"{source}: {error}") from None
+    if config is not None and config.coefficients is not None:
+        raise UserError(
+            f"{source}: coefficients are no setting of the node Apply TeaCache: keep them in a "
+            "profile, and name it with profile"
+        )
+    return config
+
+
+def parse_cache(text: str) -> dict[str, Any]:
+    """The settings that a value of --cache stands for.
+
+    Raises:
+        UserError: It is neither a number, a preset nor a JSON object.
+    """
+    text = text.strip()
+    if text.startswith("{"):
+        return parse_config(text, "--cache")
+    if text in PRESETS or wanted_speedup(text) is not None:
+        return {"preset": text}
+    try:
+        return {"rel_l1_thresh": float(text)} if text else {}
+    except ValueError:
+        raise UserError(
+            f"--cache: must be a threshold such as 0.2, a speed-up such as 2.0x, one of "
+            f"{', '.join(PRESETS)}, or a JSON object of settings, not {text!r}"
+        ) from None
 
 
 def parse_config(text: str, source: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 /**
- * The editor extension: a live strip on every Apply TeaCache node, and the text output of other
- * nodes of the pack.
+ * The editor extension: a live strip on every Apply TeaCache node, the text output of other nodes of
+ * the pack, and commands that put Apply TeaCache into a graph and take it out.
  */
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { putIn, takeOut } from "./insertion.js";
 import { fetchTexts } from "./server.js";
 import { grow, MARGIN, STRIP_NODES, Strips } from "./strips.js";
 
@@ -18,6 +19,8 @@ const TEXT_NODES = new Map([
 const TABLE_WIDTH = 480; // minimum width of a new node with a table, so that no row wraps
 const SHOW_SETTING = "TeaCache.ShowStrip";
 const THRESHOLD_SETTING = "TeaCache.DefaultThreshold";
+const PUT_IN = "TeaCache.PutIn";
+const TAKE_OUT = "TeaCache.TakeOut";
 
 /** Adds a widget to a node of `TEXT_NODES` that shows the text output of its last execution. */
 function addTextWidget(node) {
@@ -94,6 +97,24 @@ app.registerExtension({
       attrs: { min: 0, max: 1, step: 0.01 },
       defaultValue: 0.2,
     },
+  ],
+  commands: [
+    {
+      id: PUT_IN,
+      label: "Put TeaCache into this graph",
+      icon: "pi pi-bolt",
+      function: () => putIn(strips.texts),
+    },
+    {
+      id: TAKE_OUT,
+      label: "Take TeaCache out of this graph",
+      icon: "pi pi-eraser",
+      function: () => takeOut(strips.texts),
+    },
+  ],
+  getCanvasMenuItems: () => [
+    { content: strips.texts.putIn, callback: () => putIn(strips.texts) },
+    { content: strips.texts.takeOut, callback: () => takeOut(strips.texts) },
   ],
   async init() {
     await addStyle();

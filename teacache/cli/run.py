@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..environment import resolve_graph_cache
 from ..errors import ExecutionError, UserError
 from ..hosts.comfyui.headless.boot import find_comfyui
 from ..workflows.assignments import GraphWithSettings, apply_assignments, parse_assignments
 from ..workflows.graph import Graph
 from ..workflows.load import Completion, load_workflow
+from .caching import add_cache_option, put_cache
 from .options import WORKFLOW_HELP, add_host_options, say
 from .progress import Bars
 from .run_results import (
@@ -24,6 +27,7 @@ from .run_results import (
 )
 
 if TYPE_CHECKING:
+    from ..config import TeaCacheConfig
     from ..hosts.comfyui.headless.session import GraphResult, Session
     from ..hosts.comfyui.headless.validation import ValidGraph
 
@@ -43,6 +47,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="NODE.INPUT=VALUE",
         help="set an input; NODE is an id, a title or a class, VALUE is JSON or text; repeatable",
     )
+    add_cache_option(parser)
     parser.add_argument("--report", type=Path, metavar="FILE", help="write a report as JSON")
     parser.add_argument(
         "--custom-nodes", action="store_true", help="load the other packs of that ComfyUI as well"
@@ -79,19 +84,24 @@ def run(args: argparse.Namespace) -> int:
     def prepare(graph: Graph, source: str) -> GraphWithSettings:
         return graph, parse_assignments(graph, args.settings)
 
+    cache = resolve_graph_cache(os.environ, args.cache)
     complete = load_workflow(args.workflow, prepare)
     if args.servers:
         from .run_remote import run_remote
 
-        return run_remote(args, complete)
+        return run_remote(args, complete, cache)
     for option, given in (("--vary", args.vary), ("--upload", args.upload)):
         if given:
             raise UserError(f"{option}: needs --server URL")
-    return run_here(args, complete)
+    return run_here(args, complete, cache)
 
 
-def run_here(args: argparse.Namespace, complete: Completion[GraphWithSettings]) -> int:
-    """Runs the workflow once in this process."""
+def run_here(
+    args: argparse.Namespace,
+    complete: Completion[GraphWithSettings],
+    cache: TeaCacheConfig | None,
+) -> int:
+    """Runs the workflow once in this process, with `cache` put into its graph if there is one."""
     comfyui = find_comfyui(args.comfyui)
     check_report(args.report)
     make_folders(args.out, args.report)
@@ -102,20 +112,25 @@ def run_here(args: argparse.Namespace, complete: Completion[GraphWithSettings]) 
     session = Session(comfyui, args.out, verbose=args.verbose, custom_nodes=args.custom_nodes)
     graph, assignments = complete(session.catalog)
     apply_assignments(graph, assignments, session.input_types)
-    result = execute(session, session.validate(graph), args.workflow, args.report)
+    entries = put_cache(graph, cache, session.definitions, args)
+    result = execute(session, session.validate(graph), args.workflow, args.report, entries)
     print_result(graph, result)
     return 0
 
 
 def execute(
-    session: Session, valid: ValidGraph, workflow: Path, report: Path | None
+    session: Session,
+    valid: ValidGraph,
+    workflow: Path,
+    report: Path | None,
+    about: dict[str, Any],
 ) -> GraphResult:
-    """Runs the graph with progress bars; writes the report however it ends."""
+    """Runs the graph with progress bars; writes the report, with `about`, however it ends."""
     started = time.time()
 
     def write(status: str, entries: dict[str, Any]) -> None:
         if report is not None:
-            write_report(report, workflow, started, status, entries)
+            write_report(report, workflow, started, status, about | entries)
 
     try:
         with Bars() as bars:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ExecutionError, UserError
 from ..workflows.assignments import (
@@ -22,6 +22,7 @@ from ..workflows.assignments import (
 from ..workflows.definitions import Definitions, input_types
 from ..workflows.graph import Graph, describe
 from ..workflows.load import Completion
+from .caching import put_cache
 from .options import say
 from .progress import Bars
 from .run_results import (
@@ -34,10 +35,15 @@ from .run_results import (
 )
 
 if TYPE_CHECKING:
+    from ..config import TeaCacheConfig
     from ..hosts.comfyui.remote import RemoteHost
 
 
-def run_remote(args: argparse.Namespace, complete: Completion[GraphWithSettings]) -> int:
+def run_remote(
+    args: argparse.Namespace,
+    complete: Completion[GraphWithSettings],
+    cache: TeaCacheConfig | None,
+) -> int:
     """Runs every variation of the workflow on one of the servers; returns the exit status."""
     for file in args.upload:
         if not file.is_file():
@@ -49,10 +55,10 @@ def run_remote(args: argparse.Namespace, complete: Completion[GraphWithSettings]
     except ImportError:
         raise UserError("--server needs aiohttp: pip install aiohttp") from None
     started = time.time()
-    variations = asyncio.run(run_on_servers(args, complete, choices))
+    variations, about = asyncio.run(run_on_servers(args, complete, choices, cache))
     if args.report:
         failed = any(variation.result is None for variation in variations)
-        entries = {
+        entries = about | {
             "seconds": time.time() - started,
             "results": [variation_json(variation, args.out) for variation in variations],
         }
@@ -70,9 +76,16 @@ def parse_choices(text: str) -> list[str]:
 
 
 async def run_on_servers(
-    args: argparse.Namespace, complete: Completion[GraphWithSettings], choices: list[list[str]]
-) -> list[Variation]:
-    """Every combination of `choices` in the order given, each run on one of the servers."""
+    args: argparse.Namespace,
+    complete: Completion[GraphWithSettings],
+    choices: list[list[str]],
+    cache: TeaCacheConfig | None,
+) -> tuple[list[Variation], dict[str, Any]]:
+    """Every combination of `choices` in the order given, each run on one of the servers.
+
+    Returns:
+        The variations, and the report's entries on the cache that was put into the graph.
+    """
     from ..hosts.comfyui.remote import RemoteHost
 
     async with AsyncExitStack() as stack:
@@ -80,12 +93,13 @@ async def run_on_servers(
         catalog = await hosts[0].catalog()
         graph, assignments = complete(lambda: catalog)
         assign_known(graph, assignments, catalog.classes)
+        about = put_cache(graph, cache, lambda: catalog.classes, args)
         variations = vary(graph, choices, catalog.classes, args.out)
         make_folders(args.out, args.report)
         for host, file in itertools.product(hosts, args.upload):
             say(f"{host.url}: {await host.upload(file)}")
         await share(hosts, variations)
-        return variations
+        return variations, about
 
 
 def vary(
