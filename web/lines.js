@@ -52,8 +52,8 @@ const WITHOUT_SAMPLING = [
   "STRING",
   "BOOLEAN",
 ];
-const READERS = ["AddNoise", "TeaCacheCalibrate", "TeaCacheReport", "TeaCacheSweep"];
-const OURS = [...READERS, "TeaCacheCompareImages", "TeaCacheProfiles"];
+const READERS = ["AddNoise", "TeaCacheCalibrate", "TeaCacheSweep"];
+const OURS = [...READERS, "TeaCacheCompareImages", "TeaCacheProfiles", "TeaCacheReport"];
 const CACHES = /teacache|easycache|lazycache|magcache|fbcache|cachedit|taylorseer/;
 const NOT_RUN = [2, 4]; // modes: muted, bypassed
 

@@ -13,10 +13,10 @@ WITHOUT_SAMPLING = frozenset(
     {"*", "SIGMAS", "SAMPLER", "CONTROL_NET", "FLOAT", "INT", "STRING", "BOOLEAN"}
 )
 """Types of outputs that are derived from a model's settings, not sampled."""
-READERS = frozenset({"AddNoise", "TeaCacheCalibrate", "TeaCacheReport", "TeaCacheSweep"})
-"""Classes that take a model and sample nothing, or sample with caches of their own."""
-
-OURS = READERS | {"TeaCacheCompareImages", "TeaCacheProfiles"}
+READERS = frozenset({"AddNoise", "TeaCacheCalibrate", "TeaCacheSweep"})
+"""Classes that take a model and sample nothing, or sample with caches of their own. TeaCache Report
+is none: it wants the model with its cache."""
+OURS = READERS | {"TeaCacheCompareImages", "TeaCacheProfiles", "TeaCacheReport"}
 """Classes of this pack with a cache's name that add none."""
 CACHES = re.compile("teacache|easycache|lazycache|magcache|fbcache|cachedit|taylorseer")
 """In the names of classes, in small letters and digits only, that add a cache to a model."""

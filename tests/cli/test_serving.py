@@ -22,6 +22,7 @@ from PIL import Image
 
 from teacache.cli.main import main
 from teacache.hosts.comfyui.remote import RemoteHost, safe_path
+from teacache.workflows.edits import uncached
 
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
 EDITOR = ROOT / "workflows" / "quickstart.json"
@@ -132,6 +133,19 @@ def test_variations_are_shared(servers: list[Server], tmp_path: Path, capsys: An
     pictures = [next((tmp_path / f"{n:03}").glob("*.png")) for n in range(1, 5)]
     assert len({pixels(picture) for picture in pictures}) == 4
     assert "003 Prompt.text=cat, 7.seed=1 on http" in capsys.readouterr().out
+
+
+def test_the_cache_is_put_in_before_the_graph_is_sent(server: Server, tmp_path: Path) -> None:
+    workflow, report = tmp_path / "w.json", tmp_path / "report.json"
+    workflow.write_text(json.dumps(uncached(json.loads(QUICKSTART.read_text()))))
+    options = ["--server", server.url, "--out", tmp_path, "--report", report, "--cache", "2.0x"]
+    assert run(workflow, "--set", "Sampler.steps=20", "--vary", "Sampler.seed=5|6", *options) == 0
+    data = json.loads(report.read_text())
+    (inserted,) = data["cache"]["inserted"]
+    assert inserted["consumers"] == ["7 (KSampler, 'Sampler')"]
+    runs = [entry["runs"] for entry in data["results"]]
+    found = [(run["node"], run["computed"], run["skipped"]) for (run,) in runs]
+    assert found == [(inserted["node"], 10, 10)] * 2
 
 
 def test_a_graph_that_fails_is_status_1(server: Server, tmp_path: Path, capsys: Any) -> None:

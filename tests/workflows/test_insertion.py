@@ -59,6 +59,17 @@ DEFINITIONS = {
 CONFIG = TeaCacheConfig(rel_l1_thresh=None)
 
 
+def test_a_report_reads_the_model_with_its_cache() -> None:
+    graph = {
+        "1": {"class_type": "Load", "inputs": {}},
+        "2": {"class_type": "Sampler", "inputs": {"model": ["1", 0]}},
+        "3": {"class_type": "TeaCacheReport", "inputs": {"model": ["1", 0], "latent": ["2", 0]}},
+    }
+    report = kind("IMAGE STRING", model=("MODEL",), latent=("LATENT",))
+    insert_cache(graph, CONFIG, {**DEFINITIONS, "TeaCacheReport": report})
+    assert graph["2"]["inputs"]["model"] == graph["3"]["inputs"]["model"] != ["1", 0]
+
+
 def graph_of(**nodes: tuple[str, dict[str, Any]]) -> Graph:
     return {
         name.strip("_").replace("_", ":"): {"class_type": kind, "inputs": inputs}
