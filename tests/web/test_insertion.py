@@ -144,11 +144,14 @@ def test_reroutes_stay_in_place(editor: Editor) -> None:
     editor.page.evaluate(
         """() => {
             const loader = app.graph.nodes.find(({ type }) => type === "UNETLoader");
-            const [first, second] = [...loader.outputs[0].links].map(id => app.graph.links.get(id));
+            const report = app.graph.nodes.find(({ type }) => type === "TeaCacheReport");
+            app.graph.remove(report);
+            const [first] = [...loader.outputs[0].links].map(id => app.graph.links.get(id));
             const shared = app.graph.createReroute([400, 600], first);
             const sampler = app.graph.getNodeById(first.target_id);
-            const other = app.graph.getNodeById(second.target_id);
-            loader.connect(0, other, second.target_slot, shared.id);
+            const other = LiteGraph.createNode("BasicScheduler");
+            app.graph.add(other);
+            loader.connect(0, other, 0, shared.id);
             app.graph.createReroute([600, 600], app.graph.links.get(sampler.inputs[0].link));
         }"""
     )
@@ -168,9 +171,9 @@ def test_reroutes_stay_in_place(editor: Editor) -> None:
         return found
 
     before = routes()
-    assert before == {"KSampler": [1, 2], "TeaCacheReport": [1]}
+    assert before == {"KSampler": [1, 2], "BasicScheduler": [1]}
     command(editor, PUT_IN)
-    assert routes() == {"ApplyTeaCache": [1], "KSampler": [2], "TeaCacheReport": [1]}
+    assert routes() == {"ApplyTeaCache": [1], "KSampler": [2], "BasicScheduler": [1]}
     command(editor, TAKE_OUT)
     assert routes() == before
 
