@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from comfy_server import Server
 from editing import open_editor
 
 if TYPE_CHECKING:
+    from editing import Editor
     from playwright.sync_api import Browser
 
 NOW = "2026-01-02T03:04:05"
@@ -35,6 +37,7 @@ PROMPT = """async ([graph, wait]) => {
     }
 }"""
 """Loads a workflow and takes its prompt; a random choice in it takes the first alternative."""
+REGISTERED = "names => names.every(name => name in LiteGraph.registered_node_types)"
 SETTINGS = {
     "Comfy.Workflow.ShowMissingModelsWarning": False,
     "Comfy.Workflow.ShowMissingNodesWarning": False,
@@ -77,17 +80,30 @@ def is_workflow(path: Path) -> bool:
     return isinstance(data, dict) and isinstance(data.get("nodes"), list)
 
 
+@contextmanager
+def complete_editor(browser: Browser, server: Server, classes: Collection[str]) -> Iterator[Editor]:
+    """An editor that knows the node classes of the server: it registers them while it opens."""
+    with open_editor(browser, server, "classic", **SETTINGS) as editor:
+        editor.page.wait_for_function(REGISTERED, arg=list(classes), timeout=120_000)
+        yield editor
+
+
 def page_prompts(
-    browser: Browser, server: Server, files: Iterable[Path], wait_ms: int = 50
+    browser: Browser,
+    server: Server,
+    classes: Collection[str],
+    files: Iterable[Path],
+    wait_ms: int = 50,
 ) -> Iterator[PagePrompt]:
     """Opens each file in the editor and takes the prompt that its Run button would queue.
 
     Args:
+        classes: The server's node classes.
         wait_ms: Between loading and taking the prompt, for what nodes do after they are loaded.
     """
     files = list(files)
     for start in range(0, len(files), FILES_PER_PAGE):
-        with open_editor(browser, server, "classic", **SETTINGS) as editor:
+        with complete_editor(browser, server, classes) as editor:
             editor.page.clock.set_fixed_time(NOW)
             editor.page.set_viewport_size(SMALL)
             for path in files[start : start + FILES_PER_PAGE]:
@@ -95,9 +111,9 @@ def page_prompts(
                 yield PagePrompt(path, graph, **editor.page.evaluate(PROMPT, [graph, wait_ms]))
 
 
-def page_classes(browser: Browser, server: Server) -> set[str]:
-    """The node classes that the page knows: those of the server and its own."""
-    with open_editor(browser, server, "classic", **SETTINGS) as editor:
+def page_classes(browser: Browser, server: Server, classes: Collection[str]) -> set[str]:
+    """The node classes that the page knows: those of the server, `classes`, and its own."""
+    with complete_editor(browser, server, classes) as editor:
         return set(editor.page.evaluate("() => Object.keys(LiteGraph.registered_node_types)"))
 
 

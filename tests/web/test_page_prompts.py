@@ -73,10 +73,10 @@ def test_files_become_the_prompts_that_the_page_queues(
         pytest.skip(f"no workflows of {packages[0]} here: see requirements/templates.txt")
     if not LONG:
         files = files[:: ceil(len(files) / AT_MOST)]
-    classes = page_classes(browser, server)
+    classes = page_classes(browser, server, definitions)
     known = [path for path in files if not unknown_classes(path, classes)]
     counts, failed = Counter(files=len(files), known=len(known)), []
-    for page in page_prompts(browser, server, known):
+    for page in page_prompts(browser, server, definitions, known):
         assert page.prompt is not None, f"{page.path.name}: the page fails: {page.error}"
         try:
             ours = to_graph(page.graph, definitions, page.path.name)
