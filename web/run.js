@@ -248,7 +248,7 @@ function reasonOf(record, texts) {
  * @param {string} text
  * @param {Record<string, unknown>} values
  */
-function format(text, values) {
+export function format(text, values) {
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }
 
