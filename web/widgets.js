@@ -5,7 +5,7 @@
  */
 
 import { app } from "../../scripts/app.js";
-import { format } from "./run.js";
+import { format } from "./sentences.js";
 
 export const MARGIN = 10; // of a widget, in pixels of the canvas
 const GAP = 4; // between widgets on the canvas

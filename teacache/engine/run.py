@@ -135,6 +135,8 @@ class Run:
             steps=schedule.steps,
             sigmas=schedule.sigmas,
             evidence=settings.evidence,
+            preset=settings.config.preset,
+            wanted_steps=settings.wanted_steps,
             warnings=list(settings.notes),
         )
         self.expected_error = ExpectedError(self.report, self.reader, settings.usual_error)
