@@ -18,7 +18,7 @@ from teacache.engine.decision import MIXED
 from teacache.engine.presets import RunContext, describe_settings, resolve_settings
 from teacache.engine.run import SCHEDULE_LEFT
 from teacache.engine.strategy import SamplerTraits
-from teacache.families.registry import UNCACHEABLE, known_profiles
+from teacache.families.registry import FAMILIES, UNCACHEABLE, known_profiles
 from teacache.profiles.calibrated import PlanResult
 from teacache.profiles.profile import Threshold
 from teacache.report import Reason, RunReport, StepRecord
@@ -34,11 +34,11 @@ SAMPLERS = (
 )
 PRESETS = ("auto", "faithful", "quality", "balanced", "learn", "2.0x", "4.0x")
 NAMES = re.compile(
-    r"(learned-sd3-\w+|[\w.]+-uncalibrated|euler_ancestral|made_up|dpm_adaptive|dpmpp_2m|[a-z_]+=\w+"
-    r"|rel_l1_thresh|max_skip|torch.no_grad\(\)|`profile`|mine|sd3|flux1(-dev)?|faithful|forecast|TeaCache"
+    r"(learned-\w+-\w+|[\w.]+-uncalibrated|euler_ancestral|made_up|dpm_adaptive|dpmpp_2m"
+    r"|[a-z_]+=\w+|rel_l1_thresh|max_skip|`profile`|mine|sd3|flux1(-dev)?|faithful|forecast|TeaCache"
     r"|Transformer|LoRA|Apply|EasyCache|FBCache|UNetModel|euler|rate|HiDream-O1|balanced|quality"
     r"|learn|auto|predictor|indicator|cached|Wan|SeedVR2|Trellis|PiD|causal|Animate|Self-Forcing"
-    r"|MiniMax|Music|Stable Diffusion|FLUX\.1|dev)"
+    r"|prediction|reuse|MiniMax|Music|Stable Diffusion|FLUX\.1|dev)"
 )
 """What is not translated: names of models, samplers, profiles and settings."""
 ENGLISH = re.compile(r"[A-Za-z]{3,}")
@@ -115,7 +115,8 @@ def sentences() -> list[str]:
         for config in configs():
             settings = resolve_settings(config, context)
             said += [settings.evidence, *settings.notes]
-    family, profile = families()["sd3"], known_profiles()["sd3-uncalibrated"]
+    profile = known_profiles()["sd3-uncalibrated"]
+    family = next(known for known in FAMILIES if known.id == "sd3")
     for config in configs():
         for own in (None, calibration()):
             said.append(describe_settings(config, family, profile, own))
