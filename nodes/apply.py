@@ -119,16 +119,18 @@ def apply_schema(
                     ),
                 )
             ),
-            io.Combo.Input(
-                "mode",
-                options=list(MODES),
-                default=MODES[0],
-                optional=True,
-                tooltip=(
-                    "forecast: skipped steps extrapolate the model's predictions while their "
-                    "measured error is small; better quality at the same speed. faithful: "
-                    "TeaCache as published."
-                ),
+            advanced(
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default=MODES[0],
+                    optional=True,
+                    tooltip=(
+                        "forecast: skipped steps extrapolate the model's predictions while their "
+                        "measured error is small; better quality at the same speed. faithful: "
+                        "TeaCache as published."
+                    ),
+                )
             ),
             advanced(
                 io.Combo.Input(

@@ -121,7 +121,9 @@ class RunReport:
     """A sampling run as it is recorded, and what follows from the records.
 
     method: the mode's name, or its parts; cached, indicator (what was read), predictor: those
-    parts. profile is empty where none decided. evidence: what a preset was resolved to, and why.
+    parts. profile is empty where none decided. preset: as set. evidence: what a preset was resolved
+    to, and why. wanted_steps: computed steps that a wanted speed-up or a plan aims at, None where
+    the threshold decides; without a plan, distances are then parts of the threshold, which is 1.
     expected_error: sum over skipped steps of the error that each was expected to add, in steps,
     over the steps of the run; None where errors are not measured or nothing was skipped.
     tried_error: of a plan, the mean relative error of the sampled latent when it was tried; None
@@ -147,6 +149,8 @@ class RunReport:
     steps: int
     sigmas: list[float]
     evidence: str = ""
+    preset: str = "auto"
+    wanted_steps: int | None = None
     expected_error: float | None = None
     tried_error: float | None = None
     records: list[StepRecord] = field(default_factory=list)
@@ -296,6 +300,8 @@ class RunReport:
             "sampler": self.sampler,
             "threshold": self.threshold,
             "evidence": self.evidence,
+            "preset": self.preset,
+            "wanted_steps": self.wanted_steps,
             "expected_psnr": self.expected_psnr,
             "expected_change": self.expected_change,
             "outcome": self.outcome,

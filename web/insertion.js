@@ -9,7 +9,7 @@
 import { app } from "../../scripts/app.js";
 import { chainOf, graphsIn, isApply, isCache, linesOf } from "./lines.js";
 import { boxOfNode, FIRST_SLOT, place, SLOT } from "./placement.js";
-import { format } from "./run.js";
+import { format } from "./sentences.js";
 
 const WIDTH = 300;
 const WIDGET_HEIGHT = 24;

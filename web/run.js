@@ -17,6 +17,8 @@
  * @property {string} profile empty if none was used
  * @property {number} threshold
  * @property {string} evidence what a preset was resolved to, and why
+ * @property {string} preset
+ * @property {number | null} [wanted_steps] null where the threshold decides how many are computed
  * @property {string} expected_change how much the picture is expected to differ, empty if unknown
  * @property {string} outcome
  * @property {number} steps
@@ -55,12 +57,16 @@
  * @typedef {"skipped" | "computed" | "forced" | "capped" | "changed"} Kind
  */
 
+import { format, translate } from "./sentences.js";
+
 const EMPTY_REPORT = /** @type {Report} */ ({
   family_name: "",
   method: "",
   profile: "",
   threshold: 0,
   evidence: "",
+  preset: "auto",
+  wanted_steps: null,
   expected_change: "",
   outcome: "running",
   steps: 0,
@@ -182,7 +188,7 @@ export function summaryLine(run, texts) {
   const { computed, skipped, estimated_speedup: speedup, saved_seconds: saved } = report;
   const count = report.records.length;
   if (state) return state === "waiting" ? texts.waiting : texts.unsampled;
-  if (line) return line;
+  if (line) return translate(line, texts);
   if (live) return format(texts.running, { count, steps: report.steps || "?", skipped });
   if (!report.family_name) return notes.length ? "" : texts.none;
   if (report.threshold === 0) return texts.off;
@@ -205,15 +211,27 @@ export function titleOf({ report }) {
   return [report.family_name, report.method, report.profile].filter(Boolean).join(" · ");
 }
 
-/** @param {Run} run @param {Texts} texts @returns {string} the threshold, or that a plan decides */
-export function thresholdLabel({ report }, texts) {
-  if (report.method === "planned") return texts.planned;
-  return report.threshold ? `${texts.threshold} ${report.threshold}` : "";
+/**
+ * What decides how many steps are computed: the threshold, a wanted speed-up or a plan.
+ *
+ * @param {Run} run
+ * @param {Texts} texts
+ */
+export function limitLabel({ report }, texts) {
+  const { method, preset, steps, threshold, wanted_steps: count } = report;
+  if (count) {
+    const what = preset === "auto" ? texts.planned : preset;
+    return format(texts.wanted, { what, count, steps });
+  }
+  if (method === "planned") return texts.planned;
+  return threshold ? `${texts.threshold} ${threshold}` : "";
 }
 
-/** @param {Run} run @returns {string[]} evidence, notes, warnings and advice */
-export function messagesOf({ live, notes, report }) {
-  return [report.evidence, ...notes, ...report.warnings, live ? "" : report.advice].filter(Boolean);
+/** @param {Run} run @param {Texts} texts @returns {string[]} evidence, notes, warnings, advice */
+export function messagesOf({ live, notes, report }, texts) {
+  const { advice, evidence, warnings } = report;
+  const said = [evidence, ...notes, ...warnings, live ? "" : advice].filter(Boolean);
+  return said.map((sentence) => translate(sentence, texts));
 }
 
 /**
@@ -240,16 +258,6 @@ export function tooltipLines(record, threshold, texts) {
 /** @param {StepRecord} record @param {Texts} texts */
 function reasonOf(record, texts) {
   return texts[`reason ${record.reason}`] ?? record.reason;
-}
-
-/**
- * Replaces each `{name}` in a phrase by its value.
- *
- * @param {string} text
- * @param {Record<string, unknown>} values
- */
-export function format(text, values) {
-  return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }
 
 /** @param {number} seconds */

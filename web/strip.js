@@ -8,10 +8,10 @@ import { areaPath, axisTop, curvePoints, HEIGHT, linePath, yOf } from "./chart.j
 import {
   cellCount,
   kindOf,
+  limitLabel,
   messagesOf,
   NO_RUN,
   summaryLine,
-  thresholdLabel,
   titleOf,
   tooltipLines,
 } from "./run.js";
@@ -62,9 +62,9 @@ export function makeStrip(texts, onResize) {
     element.dataset.live = String(run.live);
     element.classList.toggle("teacache-dense", count > DENSE_CELLS);
     title.textContent = titleOf(run);
-    limit.textContent = thresholdLabel(run, texts);
+    limit.textContent = limitLabel(run, texts);
     summary.textContent = summaryLine(run, texts);
-    messages.replaceChildren(...messagesOf(run).map(createLine));
+    messages.replaceChildren(...messagesOf(run, texts).map(createLine));
 
     const top = axisTop(records, value);
     const points = curvePoints(records, top);

@@ -12,9 +12,9 @@ import { isPending } from "./prompt.js";
 import { afterPrompt, applyEvent, beginsLate, NO_RUN, supersedes, waiting } from "./run.js";
 import { fetchPrompt, fetchRuns } from "./server.js";
 import { makeStrip } from "./strip.js";
+import { grow, MARGIN } from "./widgets.js";
 
 export const STRIP_NODES = ["ApplyTeaCache", "ApplyTeaCacheDiffusers"];
-export const MARGIN = 10; // of a widget, in pixels of the canvas
 const STRIP_WIDGET = "teacache_strip";
 
 export class Strips {
@@ -208,12 +208,4 @@ export class Strips {
     this.before.clear();
     saveRuns(localStorage, this.runs);
   }
-}
-
-/** Enlarges the node if its widgets need more height. */
-export function grow(node) {
-  if (!node.graph || node.flags?.collapsed) return;
-  const [, height] = node.computeSize();
-  if (node.size[1] < height) node.setSize([node.size[0], height]);
-  node.setDirtyCanvas(true, true);
 }

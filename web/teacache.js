@@ -7,7 +7,8 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { putIn, takeOut } from "./insertion.js";
 import { fetchTexts } from "./server.js";
-import { grow, MARGIN, STRIP_NODES, Strips } from "./strips.js";
+import { STRIP_NODES, Strips } from "./strips.js";
+import { arrange, grow, keepSavedOrder, MARGIN, restore } from "./widgets.js";
 
 /** Nodes that show their text output, and the CSS classes of the text. */
 const TEXT_NODES = new Map([
@@ -120,13 +121,20 @@ app.registerExtension({
     await addStyle();
     strips.texts = await fetchTexts();
   },
+  beforeRegisterNodeDef(nodeType, { name }) {
+    if (STRIP_NODES.includes(name)) keepSavedOrder(nodeType);
+  },
   nodeCreated(node) {
     if (TEXT_NODES.has(node.comfyClass)) addTextWidget(node);
     if (!STRIP_NODES.includes(node.comfyClass)) return;
     const threshold = node.widgets.find(({ name }) => name === "rel_l1_thresh");
     // A node of a loaded graph gets its saved value afterwards.
     threshold.value = app.extensionManager.setting.get(THRESHOLD_SETTING);
+    arrange(node, strips.texts);
     strips.updateNode(node);
+  },
+  loadedGraphNode(node) {
+    if (STRIP_NODES.includes(node.comfyClass)) restore(node);
   },
   afterConfigureGraph() {
     strips.refresh();

@@ -135,6 +135,8 @@ class Run:
             sigmas=schedule.sigmas,
             evidence=settings.evidence,
             tried_error=settings.tried_error,
+            preset=settings.config.preset,
+            wanted_steps=settings.wanted_steps,
             warnings=list(settings.notes),
         )
 

@@ -126,6 +126,13 @@ class RunSettings:
     evidence: str = ""
     tried_error: float | None = None
 
+    @property
+    def wanted_steps(self) -> int | None:
+        """The number of computed steps that is aimed at; None where the threshold decides."""
+        if self.plan is not None:
+            return len(self.plan)
+        return None if self.budget is None else self.budget.count
+
 
 def requested_strategy(config: TeaCacheConfig) -> CacheStrategy:
     """The strategy that `config` asks for."""

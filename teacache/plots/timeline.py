@@ -95,7 +95,8 @@ def timeline(report: dict[str, Any], width: int = 960) -> Image.Image:
     if records:
         columns = Columns(width, len(records))
         planned = report["method"] == "planned"
-        _draw_curve(canvas, columns, records, 0.0 if planned else float(report["threshold"] or 0.0))
+        threshold = 0.0 if planned else float(report["threshold"] or 0.0)
+        _draw_curve(canvas, columns, records, threshold, _limit(report))
         _draw_cells(canvas, columns, records)
         _draw_bars(canvas, columns, records)
         axis_name = "step" if len(records) == report["steps"] else "evaluation"
@@ -136,8 +137,19 @@ def _draw_title(canvas: Canvas, report: dict[str, Any]) -> None:
     canvas.text(LEFT, 66, shorten(summary, 14, available), 14, MUTED)
 
 
+def _limit(report: dict[str, Any]) -> str:
+    """What the dashed line stands for: the threshold, or the number of steps that is wanted."""
+    if report["wanted_steps"] is None:
+        return f"threshold {report['threshold']:g}"
+    return f"{report['preset']}: {report['wanted_steps']} of {report['steps']} steps"
+
+
 def _draw_curve(
-    canvas: Canvas, columns: Columns, records: list[dict[str, Any]], threshold: float
+    canvas: Canvas,
+    columns: Columns,
+    records: list[dict[str, Any]],
+    threshold: float,
+    label: str,
 ) -> None:
     """The accumulated distance, which falls to 0 at each computed evaluation.
 
@@ -165,7 +177,6 @@ def _draw_curve(
     if threshold > 0:
         canvas.dashed_line(LEFT, canvas.width - RIGHT, y(threshold), THRESHOLD)
         right = canvas.width - RIGHT
-        label = f"threshold {threshold:g}"
         canvas.text(right, CURVE_TOP - 7, label, 12, THRESHOLD, "rs")
         start = right - text_width(label, 12) - 32
         canvas.dashed_line(start, start + 24, CURVE_TOP - 11, THRESHOLD)

@@ -158,7 +158,7 @@ def test_a_run_on_such_a_device_shows_no_time_and_no_speedup(
     unknown = {name for name, value in data.items() if value is None}
     assert unknown == {
         "seconds", "seconds_per_computed", "seconds_per_skipped", "estimated_speedup",
-        "saved_seconds", "expected_psnr",
+        "saved_seconds", "expected_psnr", "wanted_steps",
     }  # fmt: skip
     assert all(record["seconds"] is None for record in data["records"])
     steps = [event["record"] for name, event in events if name == "step"]

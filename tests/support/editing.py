@@ -22,6 +22,8 @@ FLAGS = [
     "--disable-dev-shm-usage",
 ]  # fmt: skip
 ARTIFACTS = ROOT / "tests" / "artifacts"
+RUN_BUTTON = '[data-testid="queue-button"] button, button[data-testid="queue-button"]'
+"""Within the element of this name, or the element itself, depending on the version."""
 SEEDS = itertools.count(1000)
 STEPS = 40
 FILLED = '.teacache-cells rect:not([data-kind="open"])'
@@ -75,7 +77,7 @@ class Editor:
                 app.api.addEventListener("execution_success", () => (window.finished = true));
             }"""
         )
-        self.page.locator('[data-testid="queue-button"] button').first.click()
+        self.page.locator(RUN_BUTTON).first.click()
 
     def finish(self) -> dict[str, dict[str, Any]]:
         """Waits for the end of the run and returns the reports by node id."""
