@@ -11,9 +11,7 @@ import { chainOf, graphsIn, isApply, isCache, linesOf } from "./lines.js";
 import { boxOfNode, FIRST_SLOT, place, SLOT } from "./placement.js";
 import { format } from "./sentences.js";
 
-const WIDTH = 300;
-const WIDGET_HEIGHT = 24;
-const BESIDE_WIDGETS = 193; // height of a new node's slots and strip
+const SIZE = /** @type {Point} */ ([300, 313]); // of a new node, with its widgets folded
 const TOAST_LIFE = 8000; // ms
 const MAX_LINES = 6; // of a toast
 
@@ -91,11 +89,9 @@ function insert(graph, { apply, origin, slot, shared, links }) {
     nodes: boxesOf(graph),
     groups: graph.groups.map((/** @type {any} */ group) => [...group.pos, ...group.size]),
   };
-  const widgets = node.inputs.filter((/** @type {any} */ { widget }) => widget).length;
-  const size = /** @type {Point} */ ([WIDTH, BESIDE_WIDGETS + WIDGET_HEIGHT * widgets]);
-  node.pos = place(size, around);
+  node.pos = place(SIZE, around);
   graph.add(node);
-  node.setSize(size);
+  node.setSize([...SIZE]);
   const rests = links.map((link) => chainOf(graph, link).slice(shared.length));
   for (const [first] of rests) {
     if (shared.length && first !== undefined) graph.reroutes.get(first).parentId = undefined;

@@ -19,8 +19,8 @@ REGISTRY_NAME = "teacache-studio"
 """Of this pack, which the editor's manager installs where a node is missing."""
 OUTPUTS = {"ApplyTeaCache": "MODEL", "ApplyTeaCacheDiffusers": "pipeline"}
 """{class: the name of its output}."""
-WIDTH, WIDGET_HEIGHT, BESIDE_WIDGETS = 300.0, 24.0, 193.0
-"""Size of the node in the editor: slots and strip take a height of `BESIDE_WIDGETS`."""
+SIZE = (300.0, 313.0)
+"""Of the node in the editor, with the widgets folded that are folded there."""
 MUTED, BYPASSED = 2, 4
 """Modes of nodes that do not run."""
 OPTIONAL = 7
@@ -189,7 +189,6 @@ def insert(scope: Scope, line: Line, definitions: Definitions, values: Settings)
     node_id, link_id = scope.new_id("node"), scope.new_id("link")
     targets = [scope.links[link] for link in line.links]
     ends = [scope.input_at(get(link, "target_id"), get(link, "target_slot")) for link in targets]
-    size = (WIDTH, BESIDE_WIDGETS + WIDGET_HEIGHT * len(values))
     around = Surroundings(
         scope.output_at(line.origin, line.slot), ends, scope.boxes(), scope.groups()
     )
@@ -197,8 +196,8 @@ def insert(scope: Scope, line: Line, definitions: Definitions, values: Settings)
     node = {
         "id": node_id,
         "type": line.apply,
-        "pos": list(place(size, around)),
-        "size": list(size),
+        "pos": list(place(SIZE, around)),
+        "size": list(SIZE),
         "flags": {},
         "order": len(scope.nodes),
         "mode": modes.pop() if len(modes) == 1 else 0,

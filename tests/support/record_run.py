@@ -21,9 +21,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from comfy_server import serving
-from editing import FLAGS, Editor, find_chromium, open_editor, quickstart_graph
+from editing import FLAGS, Editor, open_editor, quickstart_graph
 from PIL import Image
 from playwright.sync_api import sync_playwright
+
+from bootstrap.browser import find_browser
 
 STEPS = 30
 BATCH = 4
@@ -121,7 +123,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT.webp")
     parser.add_argument("--mode", choices=("classic", "nodes2"), default="classic")
     args = parser.parse_args()
-    chromium = find_chromium()
+    chromium = find_browser(Path(sys.executable))
     if not chromium or "COMFYUI_DIR" not in os.environ:
         sys.exit("needs COMFYUI_DIR, and a Chromium in CHROMIUM or on the search path")
     comfyui = Path(os.environ["COMFYUI_DIR"])
