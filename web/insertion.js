@@ -11,7 +11,7 @@ import { chainOf, graphsIn, isApply, isCache, linesOf } from "./lines.js";
 import { boxOfNode, FIRST_SLOT, place, SLOT } from "./placement.js";
 import { format } from "./sentences.js";
 
-const SIZE = /** @type {Point} */ ([300, 313]); // of a new node, with its widgets folded
+const SIZE = /** @type {Point} */ ([300, 298]); // of a new node, with its widgets folded
 const TOAST_LIFE = 8000; // ms
 const MAX_LINES = 6; // of a toast
 

@@ -19,7 +19,7 @@ REGISTRY_NAME = "teacache-studio"
 """Of this pack, which the editor's manager installs where a node is missing."""
 OUTPUTS = {"ApplyTeaCache": "MODEL", "ApplyTeaCacheDiffusers": "pipeline"}
 """{class: the name of its output}."""
-SIZE = (300.0, 313.0)
+SIZE = (300.0, 298.0)
 """Of the node in the editor, with the widgets folded that are folded there."""
 MUTED, BYPASSED = 2, 4
 """Modes of nodes that do not run."""
