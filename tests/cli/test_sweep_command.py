@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from paths import ROOT
+from paths import ROOT, TESTS
 from PIL import Image
 
 from teacache.cli.main import main
@@ -86,7 +86,7 @@ def command(comfy_dir, *arguments):
     return {
         "args": [sys.executable, "-m", "teacache", "sweep", *map(str, arguments)],
         "env": environment,
-        "cwd": comfy_dir.parent,
+        "cwd": TESTS / "data",  # where no other `teacache` is
         "text": True,
     }
 

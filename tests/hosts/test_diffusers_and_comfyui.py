@@ -6,7 +6,7 @@ guidance in one batch, the pipelines of FLUX and Wan in two calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,12 @@ def demo_pair(folder: Path) -> Pair:
     return replace(demo(), pipe=pipe)
 
 
-def flux_weights(model: Any) -> dict[str, torch.Tensor]:
-    """ComfyUI's map of where each of diffusers' tensors lies, read backwards."""
+def flux_weights(model: Any, wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """ComfyUI's map of where each of diffusers' tensors lies, read backwards.
+
+    Args:
+        wanted: the tensors of the pipeline; the map of newer versions names those of FLUX.2 too.
+    """
     import comfy.utils
 
     held, found = weights(model), {}
@@ -136,7 +140,7 @@ def flux_weights(model: Any) -> dict[str, torch.Tensor]:
     for name, place in comfy.utils.flux_to_diffusers(sizes).items():
         key, part, *change = (place, None) if isinstance(place, str) else place
         value = held.get(key, held.get(key.replace("_norm.scale", "_norm.weight")))
-        if value is not None:
+        if value is not None and name in wanted:
             value = value if part is None else value.narrow(*part)
             found[name] = change[0](value) if change else value
     return found
@@ -154,7 +158,7 @@ def flux_pair(folder: Path) -> Pair:
         joint_attention_dim=64,
         guidance_embeds=True,
     )
-    transformer.load_state_dict(flux_weights(model))
+    transformer.load_state_dict(flux_weights(model, transformer.state_dict().keys()))
     pipe = FluxPipeline(
         scheduler=flow(shift=1.0), vae=None, text_encoder=None, tokenizer=None,
         text_encoder_2=None, tokenizer_2=None, transformer=transformer.eval(),
