@@ -204,7 +204,7 @@ def test_a_preset_tells_its_evidence(editor: Editor) -> None:
     assert "forecast, 15 of 30 steps computed" in report["evidence"]
     assert (report["computed"], report["skipped"]) == (15, 15)
     head = editor.page.locator(".teacache-head").inner_text().split("\n")
-    assert head == [f"{report['family_name']} · forecast", "threshold 1"]
+    assert head == [f"{report['family_name']} · forecast", "2.0x: 15 of 30"]
     assert set(cell_kinds(editor)) == {"forced", "computed", "skipped"}
     editor.screenshot("preset")
 
@@ -279,8 +279,9 @@ def test_settings(editor: Editor) -> None:
     editor.load(quickstart_graph())
     put = "([key, value]) => app.extensionManager.setting.set(key, value)"
     editor.page.keyboard.press("Control+,")
-    editor.page.locator(".settings-sidebar, .p-dialog").first.wait_for()
-    editor.page.get_by_text("TeaCache", exact=True).first.click()
+    dialog = editor.page.locator(".settings-sidebar, .p-dialog, [role=dialog]").last
+    dialog.wait_for()
+    dialog.get_by_text("TeaCache", exact=True).first.click()
     editor.page.get_by_text("Threshold of new Apply TeaCache nodes").wait_for()
     editor.screenshot("settings")
     editor.page.keyboard.press("Escape")
@@ -293,7 +294,8 @@ def test_settings(editor: Editor) -> None:
         """() => {
             app.graph.add(LiteGraph.createNode("ApplyTeaCache"));
             const nodes = app.graph.nodes.filter(({ type }) => type === "ApplyTeaCache");
-            return nodes.map(({ widgets }) => widgets[0].value);
+            const threshold = ({ name }) => name === "rel_l1_thresh";
+            return nodes.map(({ widgets }) => widgets.find(threshold).value);
         }"""
     )
     editor.page.evaluate(put, ["TeaCache.DefaultThreshold", 0.2])

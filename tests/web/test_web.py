@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from paths import ROOT
+from PIL import Image
 
 LANGUAGES = ("en", "zh", "ja")
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
@@ -131,6 +132,37 @@ def test_a_template_has_its_note_its_picture_and_its_twin(name):
     twin = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
     drawn = {str(node["id"]): node["type"] for node in graph["nodes"]}
     assert {key: node["class_type"] for key, node in twin.items()}.items() <= drawn.items()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_nodes_of_a_template_name_their_pack(name, definitions):
+    graph = json.loads((ROOT / "workflows" / f"{name}.json").read_text())
+    project = (ROOT / "pyproject.toml").read_text()
+    ours = re.search(r'^name = "(.+)"$', project, re.MULTILINE)[1]
+    for node in graph["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        pack = ours if node["type"] in definitions else "comfy-core"
+        assert node["properties"]["cnr_id"] == pack
+        assert re.fullmatch(r"\d+\.\d+\.\d+", node["properties"]["ver"])
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_no_wire_of_a_template_runs_back(name):
+    graph = json.loads((ROOT / "workflows" / f"{name}.json").read_text())
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    for _, source, _, target, *_ in graph["links"]:
+        right_edge = nodes[source]["pos"][0] + nodes[source]["size"][0]
+        assert right_edge < nodes[target]["pos"][0]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_thumbnail_has_nothing_below_the_pages_badge(name):
+    """The editor writes over the upper left corner of the square that it shows."""
+    picture = Image.open(ROOT / "workflows" / f"{name}.jpg").convert("L")
+    assert picture.size == (512, 512)
+    low, high = picture.crop((0, 0, 512, 80)).getextrema()
+    assert high - low < 16
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
