@@ -46,10 +46,10 @@ def run_here(out: Path, error: BaseException | None = None) -> dict[str, Any]:
     session: Any = FakeSession(out, error)
     valid = ValidGraph(GRAPH, ["2"])
     if error is None:
-        execute(session, valid, Path("w.json"), report)
+        execute(session, valid, Path("w.json"), report, {})
     else:
         with pytest.raises(type(error)):
-            execute(session, valid, Path("w.json"), report)
+            execute(session, valid, Path("w.json"), report, {})
     data: dict[str, Any] = json.loads(report.read_text())
     assert data.pop("version") == 1 and data.pop("workflow") == "w.json"
     assert data.pop("started") > 0
