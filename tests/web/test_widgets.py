@@ -43,11 +43,15 @@ def prompt_inputs(editor: Editor, node_id: int) -> dict[str, Any]:
 
 
 def rows(editor: Editor) -> list[str]:
-    """The widgets that are drawn on the node, from the top."""
+    """The widgets that have a row on the node, from the top."""
     return editor.page.evaluate(
-        f"""() => {NODE}.widgets
-            .filter(widget => widget.serialize !== false && {NODE}.isWidgetVisible(widget))
-            .map(({{ name }}) => name)"""
+        f"""() => {{
+            const node = {NODE};
+            const hasRow = node.isWidgetRowVisible ?? node.isWidgetVisible; // newer, older editors
+            return node.widgets
+                .filter((widget) => widget.serialize !== false && hasRow.call(node, widget))
+                .map(({{ name }}) => name);
+        }}"""
     )
 
 
