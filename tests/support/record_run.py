@@ -29,8 +29,9 @@ from bootstrap.browser import find_browser
 
 STEPS = 30
 BATCH = 4
-SHOWN = ["ApplyTeaCache", "KSampler", "SaveImage"]
-SCALE, OFFSET, GAP, MARGIN = 1.0, (80, 120), 60, 16
+SHOWN = {"ApplyTeaCache": (380, 330), "KSampler": (320, 330), "SaveImage": (330, 330)}
+"""The nodes in the picture, and their sizes."""
+SCALE, OFFSET, GAP, MARGIN = 1.0, (80, 190), 60, 26
 """Zoom, place of the first node, pixels between the nodes and around them."""
 LAST_FRAME_MS, LEAST_FRAME_MS = 2500, 40
 MOST_BYTES = 3_000_000
@@ -41,9 +42,9 @@ def arranged(graph: dict[str, Any]) -> dict[str, Any]:
     for node in graph["nodes"]:
         node["pos"] = [node["pos"][0] - 6000, node["pos"][1]]
     left = 0.0
-    for kind in SHOWN:
+    for kind, size in SHOWN.items():
         node = next(node for node in graph["nodes"] if node["type"] == kind)
-        node["pos"] = [left, 0]
+        node["pos"], node["size"] = [left, 0], list(size)
         left += node["size"][0] + GAP
     return graph
 
@@ -65,7 +66,7 @@ def clip_of(editor: Editor) -> dict[str, float]:
                 to(Math.max(...sides.map(s => s[1] + s[3])), 1, canvas.top),
             ];
         }""",
-        SHOWN,
+        list(SHOWN),
     )
     return {
         "x": left - MARGIN,
@@ -93,7 +94,7 @@ def record(editor: Editor) -> list[tuple[float, Image.Image]]:
         shot = editor.page.screenshot(type="png", clip=clip)
         frames.append((time.monotonic(), Image.open(io.BytesIO(shot)).convert("RGB")))
         if not over and editor.page.evaluate("() => window.finished"):
-            over = time.monotonic() + 0.5
+            over = time.monotonic() + 2.0
     return frames
 
 
