@@ -164,8 +164,6 @@ def test_undo_brings_the_folded_node_back(editor: Editor) -> None:
     """The toggle is one step of the history, as a click on the node's menu is."""
     editor.load(quickstart_graph())
     editor.page.locator(TOGGLE).click()
-    editor.page.evaluate(
-        "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()"
-    )
+    editor.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
     editor.page.wait_for_function(f"() => !{NODE}.showAdvanced")
     assert rows(editor) == SHOWN
