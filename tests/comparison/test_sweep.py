@@ -412,6 +412,12 @@ def test_a_cache_that_only_fails_in_the_timed_run_is_an_error():
         compare_with_uncached(Failing(), 1, lambda progress: None)
 
 
+@pytest.mark.parametrize(("speedup", "shown"), [(2.4, "2.40x"), (3.5, "≤ 2.50x"), (0.9, "0.90x")])
+def test_a_speedup_that_skipping_cannot_give_is_not_claimed(speedup, shown):
+    row = {"label": "x", "status": "done", "seconds": 2, "computed": 4, "evaluations": 10}
+    assert shown in table([row | {"skipped": 6, "speedup": speedup}])
+
+
 def test_the_table_has_no_empty_columns():
     row = {"label": "no cache", "status": "done", "seconds": 2, "computed": 8, "evaluations": 8}
     assert table([row]).splitlines() == ["            time  computed", "no cache  2.00 s    8 of 8"]
