@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
-from ..files import write_json
 from ..hosts.comfyui.headless.boot import find_comfyui
 from ..workflows.load import load_workflow
-from .options import WORKFLOW_HELP, add_comfyui_option, say, usable_folder
+from .options import (
+    WORKFLOW_HELP,
+    add_file_command_options,
+    refuse_folder,
+    say,
+    write_workflow,
+)
 
 if TYPE_CHECKING:
     from ..workflows.definitions import Catalog
@@ -29,27 +32,15 @@ def add_parser(subparsers: Any) -> None:
         "ComfyUI saved, is only checked and copied.",
     )
     parser.add_argument("workflow", type=Path, metavar="WORKFLOW", help=WORKFLOW_HELP)
-    parser.add_argument(
-        "out", type=Path, nargs="?", metavar="OUT", help="(default: standard output)"
-    )
-    add_comfyui_option(parser)
-    parser.add_argument(
-        "--custom-nodes", action="store_true", help="load the other packs of that ComfyUI as well"
-    )
-    parser.add_argument("--verbose", action="store_true", help="show ComfyUI's log")
+    add_file_command_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.out is not None and args.out.is_dir():
-        raise UserError(f"{args.out}: is a folder; name a file")
+    refuse_folder(args.out)
     complete = load_workflow(args.workflow, lambda graph, source: graph)
     graph = complete(lambda: catalog(args))
-    if args.out is None:
-        print(json.dumps(graph, indent=2, ensure_ascii=False))
-    else:
-        usable_folder(args.out.parent, "OUT")
-        write_json(args.out, graph)
+    write_workflow(graph, args.out)
     return 0
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from ..environment import resolve_graph_cache
 from ..errors import UserError, listing
-from ..files import write_json
 from ..workflows.edits import uncached
 from ..workflows.graph import as_graph, describe, is_editor_format, read_workflow
 from ..workflows.insertion import insert_cache
@@ -17,7 +15,7 @@ from ..workflows.insertion_editor import insert_into_file, remove_from_file
 from ..workflows.selection import APPLY
 from .caching import add_cache_option, tell
 from .convert import catalog
-from .options import add_comfyui_option, say, usable_folder
+from .options import add_file_command_options, refuse_folder, say, write_workflow
 
 
 def add_parser(subparsers: Any) -> None:
@@ -28,31 +26,19 @@ def add_parser(subparsers: Any) -> None:
         "format it came in: that of the editor, with its layout, or API format.",
     )
     parser.add_argument("workflow", type=Path, metavar="WORKFLOW.json")
-    parser.add_argument(
-        "out", type=Path, nargs="?", metavar="OUT.json", help="(default: standard output)"
-    )
     add_cache_option(parser)
     parser.add_argument("--remove", action="store_true", help="take it out instead")
-    add_comfyui_option(parser)
-    parser.add_argument(
-        "--custom-nodes", action="store_true", help="load the other packs of that ComfyUI as well"
-    )
-    parser.add_argument("--verbose", action="store_true", help="show ComfyUI's log")
+    add_file_command_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.out is not None and args.out.is_dir():
-        raise UserError(f"{args.out}: is a folder; name a file")
+    refuse_folder(args.out)
     if args.remove and args.cache is not None:
         raise UserError("--cache: has no meaning with --remove")
     data, source = read_workflow(args.workflow), args.workflow.name
     changed = removed(data, source) if args.remove else inserted(data, source, args)
-    if args.out is None:
-        print(json.dumps(changed, indent=2, ensure_ascii=False))
-    else:
-        usable_folder(args.out.parent, str(args.out))
-        write_json(args.out, changed)
+    write_workflow(changed, args.out)
     return 0
 
 

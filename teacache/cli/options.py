@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
+from ..files import write_json
 
 MAX_SEED = 2**64 - 1
 WORKFLOW_HELP = "a workflow as JSON, or a picture, film or sound that ComfyUI saved"
@@ -37,6 +40,33 @@ def add_host_options(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument(
         "--verbose", action="store_true", help="show ComfyUI's log, and tracebacks of failures"
     )
+
+
+def add_file_command_options(parser: argparse.ArgumentParser) -> None:
+    """Adds OUT, --comfyui, --custom-nodes and --verbose: of commands that write a workflow file."""
+    parser.add_argument(
+        "out", type=Path, nargs="?", metavar="OUT", help="(default: standard output)"
+    )
+    add_comfyui_option(parser)
+    parser.add_argument(
+        "--custom-nodes", action="store_true", help="load the other packs of that ComfyUI as well"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show ComfyUI's log")
+
+
+def write_workflow(data: dict[str, Any], out: Path | None) -> None:
+    """Writes a workflow to `out`, or to standard output if it is None."""
+    if out is None:
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+    else:
+        usable_folder(out.parent, "OUT")
+        write_json(out, data)
+
+
+def refuse_folder(out: Path | None) -> None:
+    """`UserError` if OUT is a folder."""
+    if out is not None and out.is_dir():
+        raise UserError(f"{out}: is a folder; name a file")
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:

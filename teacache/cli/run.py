@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import time
 from pathlib import Path
@@ -110,9 +111,10 @@ def run_here(
 
     say("loading ComfyUI …")
     session = Session(comfyui, args.out, verbose=args.verbose, custom_nodes=args.custom_nodes)
-    graph, assignments = complete(session.catalog)
+    catalog = functools.cache(session.catalog)
+    graph, assignments = complete(catalog)
     apply_assignments(graph, assignments, session.input_types)
-    entries = put_cache(graph, cache, session.definitions, args)
+    entries = put_cache(graph, cache, lambda: catalog().classes, args)
     result = execute(session, session.validate(graph), args.workflow, args.report, entries)
     print_result(graph, result)
     return 0

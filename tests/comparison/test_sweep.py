@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fake_sampling import SIZE, FakeBackend, swept, table_of
 from paths import ROOT
 from PIL import Image
 
 from teacache.comparison import (
     Comparison,
     Point,
-    Sample,
     compare_with_uncached,
     grid_points,
     parse_axis,
@@ -32,7 +32,6 @@ from teacache.workflows.edits import (
     shortened,
     uncached,
     with_settings,
-    with_steps,
 )
 from teacache.workflows.graph import as_graph
 from teacache.workflows.selection import apply_nodes, find_picture
@@ -216,58 +215,6 @@ def test_a_prompt_that_is_not_one_text():
 
 # --- measuring --------------------------------------------------------------------------------
 
-SIZE = 16
-
-
-class FakeBackend:
-    """Gives each point a grey of its own; remembers who was sampled, and can fail or stop."""
-
-    def __init__(self, failing=(), stop_after=None, greys=None, refused=(), counts=None):
-        self.asked = []
-        self.counts = counts or {}
-        self.refused = refused
-        self.failing, self.stop_after, self.greys = failing, stop_after, greys or {}
-
-    def check(self, point):
-        if point.settings[0][1] in self.refused:
-            raise UserError(f"{point.settings[0][1]} is refused")
-
-    def sample(self, point, on_step, short=False, steps=None):
-        name = "reference" if point is None else dict(point.settings).get("max_skip", "cached")
-        self.asked.append((name, short))
-        if steps is not None:
-            name = f"{steps} steps"
-            self.asked[-1] = (name, short)
-        if name in self.failing:
-            raise ExecutionError(f"{name} does not go")
-        if self.stop_after is not None and len(self.asked) > self.stop_after:
-            raise KeyboardInterrupt
-        on_step(5, 10)
-        grey = 0.5 if name == "reference" else self.greys.get(name, 0.6)
-        run = {"evaluations": 10, "computed": 4, "skipped": 6, "bytes_held": 7, "steps": 10}
-        run |= self.counts.get(name, {})
-        run |= {"warnings": [], "evidence": f"evidence of {name}"}
-        seconds = 2.0 if name == "reference" else 1.0
-        runs = [] if point is None else [run]
-        return Sample(torch.full((1, SIZE, SIZE, 3), grey), seconds, runs)
-
-
-def swept(backend, values="1,2,3", repeats=1, stop=False, fewer_steps=False):
-    x = parse_axis(f"max_skip={values}", "x")
-    comparison = Comparison(grid_points(x), repeats, fewer_steps)
-    comparison.check(backend)
-    told, kept = [], []
-    if stop:
-        with pytest.raises(KeyboardInterrupt):
-            comparison.run(backend, told.append, lambda variant, _: kept.append(variant.label))
-    else:
-        comparison.run(backend, told.append, lambda variant, _: kept.append(variant.label))
-    return comparison, results(comparison, x, None, "everything", {}), told, kept
-
-
-def table_of(report):
-    return table([report["reference"], *report["points"], *report["fewer_steps"]])
-
 
 def test_warm_up_then_rounds_in_turn():
     backend = FakeBackend()
@@ -283,53 +230,6 @@ def test_warm_up_then_rounds_in_turn():
     done = [progress.done for progress in told]
     assert done == sorted(done) and told[-1].seconds_left is not None
     assert str(told[-1]).startswith("run 6 of 6: uncached, 0:0")
-
-
-def test_fewer_steps_in_the_same_time():
-    counts = {2: {"computed": 7, "skipped": 3}, 3: {"computed": 10, "skipped": 0}}
-    greys = {1: 0.6, 2: 0.52, "4 steps": 0.55, "7 steps": 0.55}
-    backend = FakeBackend(counts=counts, greys=greys)
-    _, report, told, kept = swept(backend, "1,2,3", repeats=2, fewer_steps=True)
-    first = ["reference", 1, 2, 3, "7 steps", "4 steps"]
-    assert [name for name, short in backend.asked if not short] == first + first[::-1]
-    assert kept[-2:] == ["7 steps, uncached", "4 steps, uncached"]
-    assert [point["steps_in_its_time"] for point in report["points"]] == [4, 7, None]
-    assert [row["steps"] for row in report["fewer_steps"]] == [7, 4]
-    assert report["fewer_steps"][0]["psnr"] == pytest.approx(26.02, abs=0.01)
-    assert report["fewer_steps"][0]["speedup"] == 2.0
-    lines = table_of(report).splitlines()
-    figures = ["1.00", "s", "all", "2.00x", "26.0", "dB"]
-    assert lines[-1].split()[:-1] == ["4", "steps,", "uncached", *figures]
-    assert (told[-1].done, told[-1].total) == (11.5, 12)
-    (sentence,) = [each for each in notes(report) if "without the cache take as long" in each]
-    assert sentence == (
-        "max_skip 1: 4 steps without the cache take as long and come nearer to the uncached "
-        "picture (26.0 dB, not 20.0 dB)."
-    )
-    image = sweep_plot(report, [Image.new("RGB", (SIZE, SIZE))] * 4)
-    assert image.width > 0
-
-
-def test_fewer_steps_that_cannot_be_sampled_are_one_line():
-    backend = FakeBackend(failing=("4 steps",))
-    _, report, _, kept = swept(backend, "1", fewer_steps=True)
-    assert report["points"][0]["status"] == "done"
-    assert "4 steps, uncached: cannot run: 4 steps does not go" in table_of(report)
-    assert kept == ["uncached", "max_skip 1"]
-    assert not any("take as long" in each for each in notes(report))
-
-
-def test_steps_of_a_graph():
-    graph = graph_of()
-    (steps,) = [
-        n["inputs"]["steps"] for n in with_steps(graph, 7).values() if "steps" in n["inputs"]
-    ]
-    assert steps == 7 and "7" in graph and graph["7"]["inputs"]["steps"] != 7
-    graph["7"]["inputs"]["start_at_step"] = 3
-    with pytest.raises(UserError, match="the steps are set by 1 nodes, or split between samplers"):
-        with_steps(graph, 7)
-    with pytest.raises(UserError, match="the steps are set by 0 nodes"):
-        with_steps({"1": graph["1"]}, 7)
 
 
 def test_a_point_that_cannot_run_is_one_line():
