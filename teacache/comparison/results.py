@@ -142,13 +142,13 @@ def noise(row: Figures) -> str:
 
 
 def gain(row: Figures) -> str:
-    """The speed-up; `≤ 2.94x` where the times tell more than skipping can give, as on a machine
+    """The speed-up; `<= 2.94x` where the times tell more than skipping can give, as on a machine
     that was busy meanwhile."""
     if "speedup" not in row:
         return ""
     most = row["evaluations"] / row["computed"] if row["computed"] else math.inf
     if row["skipped"] and row["speedup"] > IMPOSSIBLE * most:
-        return f"≤ {most:.2f}x"
+        return f"\N{LESS-THAN OR EQUAL TO} {most:.2f}x"
     return f"{row['speedup']:.2f}x"
 
 
