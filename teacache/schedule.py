@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from .config import FORCE_COMPUTE
+from .levels import ObservedLevels, UnknownLevels
 
 MAX_RAISE = math.sqrt(2) * 1.001
 """How far above the level of its step a sampler that adds noise (`s_churn`) evaluates at most:
@@ -116,9 +117,16 @@ class StepTracker:
         schedule: the run's noise levels.
         one_eval_per_step: whether the sampler evaluates once at each level, in order.
         raised: as in `Schedule.step_at`.
+        observed: follows the evaluations of a sampler that is not known; None for the others.
     """
 
-    def __init__(self, schedule: Schedule, one_eval_per_step: bool, raised: bool = False) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        one_eval_per_step: bool,
+        raised: bool = False,
+        observed: ObservedLevels | None = None,
+    ) -> None:
         self.schedule = schedule
         self.evaluations = 0
         """Evaluations begun so far."""
@@ -129,6 +137,7 @@ class StepTracker:
         """How often an evaluation has gone back to an earlier step."""
         self._one_eval_per_step = one_eval_per_step
         self._raised = raised
+        self._observed = observed
 
     @property
     def expected_sigma(self) -> float | None:
@@ -140,7 +149,18 @@ class StepTracker:
         """An evaluation at `sigma` begins; `step` where the host knows it.
 
         Levels that a schedule repeats are told apart by counting evaluations.
+
+        Raises:
+            UnknownLevels: the sampler is not known, and does not follow the schedule.
         """
+        unknown = None
+        previous = self.sigma if self.evaluations else None
+        if self._observed is not None:
+            try:
+                step, sigma = self._observed.advance(sigma)
+                self._one_eval_per_step = self._observed.one_per_level
+            except UnknownLevels as error:
+                unknown, self._observed, self._one_eval_per_step = error, None, False
         if step is None:
             expected = self.expected_sigma
             counted = expected is not None and same_sigma(sigma, expected)
@@ -149,10 +169,12 @@ class StepTracker:
                 if counted
                 else self.schedule.step_at(sigma, self.step, self._raised)
             )
-        self._previous_sigma = self.sigma if self.evaluations else None
+        self._previous_sigma = previous
         self._returns += step < self.step
         self.step, self.sigma = step, sigma
         self.evaluations += 1
+        if unknown is not None:
+            raise unknown
 
     @property
     def segment(self) -> int:

@@ -86,6 +86,15 @@ class PredictionForward:
     def skipping(self) -> bool:
         return self._decision.skipping
 
+    @property
+    def nodes(self) -> list[float]:
+        """Noise levels of the values that are cached."""
+        return self._state.predictor.sigmas
+
+    def weights(self, sigma: float) -> list[float]:
+        """Their weights in the prediction at `sigma`."""
+        return self._state.predictor.weights(sigma)
+
     def restart(self) -> None:
         """Forget what is cached: the value is no longer made of the same parts."""
         self._state = self._run.new_branch(self._state.layout)
@@ -120,12 +129,15 @@ class PredictionForward:
         state.followed = run.to_cache_device(share)
         state.skipped.append((run.position.sigma, size))
 
-    def observe(self, value: torch.Tensor) -> torch.Tensor:
+    def observe(self, value: torch.Tensor, origin: torch.Tensor | None = None) -> torch.Tensor:
         """Cache the computed `value`.
 
         With Euler's method the skipped steps before can be corrected now. The polynomial through
         the values before and after them is taken for the truth, and the difference of the two
         integrals is added to this step, multiplied by a gain. The value itself is cached.
+
+        Args:
+            origin: from where the size of the value is measured; None for 0.
 
         Returns:
             The value for the sampler to continue with.
@@ -139,7 +151,7 @@ class PredictionForward:
             rated = run.strategy.indicator == "rate" and run.cache_is_reusable
             if rated or state.skipped:
                 error = state.error_rate.measure(
-                    state.predictor, run.position.sigma, value, run.latent.regions
+                    state.predictor, run.position.sigma, value, run.latent.regions, origin
                 )
                 corrected = self._corrected(value, error)
             if run.cache_is_reusable:

@@ -16,7 +16,7 @@ from .comfyui.three_d import THREE_D_FAMILIES, THREE_D_UNCACHEABLE
 from .comfyui.video import VIDEO_FAMILIES, VIDEO_UNCACHEABLE
 from .diffusers.image import DIFFUSERS_IMAGE_FAMILIES
 from .diffusers.video import DIFFUSERS_VIDEO_FAMILIES
-from .generic import generic_family
+from .generic import forecast_only_family, generic_family
 from .registration import checked_family
 from .spec import Family, Uncacheable, class_names, unwrap_compiled
 from .streams import FamilyMismatch, reading_model
@@ -126,7 +126,7 @@ def known_profiles() -> dict[str, Profile]:
 def find_family(transformer: nn.Module) -> Family | None:
     """The family that `transformer` belongs to; None for one that is left as it is.
 
-    A transformer that is not known gets a generic entry where its blocks allow it.
+    A model that is not known gets a generic entry, with its blocks where they allow it.
     """
     inner = unwrap_compiled(transformer)
     known: list[Family] = [*REGISTRY, *FAMILIES, *DIFFUSERS_FAMILIES]
@@ -138,16 +138,17 @@ def find_family(transformer: nn.Module) -> Family | None:
                 with reading_model():
                     matches = family.matches(inner)
             except FamilyMismatch as mismatch:
-                log.warning("TeaCache: %s: runs without the cache: %s", family.name, mismatch)
-                return None
+                log.warning("TeaCache: %s: can only be forecast: %s", family.name, mismatch)
+                return forecast_only_family(family.name)
             if matches:
                 return family
-        if any(name in entry.classes for entry in UNCACHEABLE):
-            return None
-    return generic_family(inner)
+    entry = find_uncacheable(transformer)
+    if entry is None:
+        return generic_family(inner)
+    return forecast_only_family(entry.name) if entry.forecast else None
 
 
 def find_uncacheable(transformer: nn.Module) -> Uncacheable | None:
-    """The entry that says why a known model is left as it is, or None if there is none."""
+    """The entry that says why a known model's blocks cannot be cached; None if there is none."""
     names = class_names(transformer)
     return next((e for name in names for e in UNCACHEABLE if name in e.classes), None)

@@ -43,7 +43,8 @@ class Family:
         id: short and stable; profiles name it.
         name: for users.
         classes: full names of the transformer classes, matched exactly and never imported.
-        block_lists: the block stack, in the order in which it runs.
+        block_lists: the block stack, in the order in which it runs; empty where the blocks are not
+            known, so that the model can only be forecast.
         default_profile: transformer -> name of its profile; None for a family that brings its own.
         modulated_input, embed_timesteps, project_timesteps: how the profile indicators
             `modulated_input`, `timestep` and `timestep_projection` are read; None where the
@@ -76,6 +77,12 @@ class Family:
     profiles: tuple[Profile, ...] = ()
     tested: str = "run"
 
+    @property
+    def forecast_only(self) -> bool:
+        """Whether nothing is known of the blocks: predictions can be extrapolated, residuals not
+        cached."""
+        return not self.block_lists
+
     def profile_of(self, transformer: Any) -> str:
         """Name of the default profile of `transformer`."""
         if self.default_profile is not None:
@@ -85,11 +92,19 @@ class Family:
 
 @dataclass(frozen=True)
 class Uncacheable:
-    """A model that is known and left as it is, and why."""
+    """A model whose block stack cannot be cached, and why.
+
+    Args:
+        name: for users.
+        classes: as in `Family`.
+        reason: the second half of a sentence.
+        forecast: whether its predictions can be extrapolated; otherwise it is left as it is.
+    """
 
     name: str
     classes: tuple[str, ...]
     reason: str
+    forecast: bool = False
 
 
 def class_name(transformer: nn.Module) -> str:

@@ -20,6 +20,7 @@ from ..engine.presets import RunContext, describe_settings, resolve_settings
 from ..engine.regions import LatentLayout
 from ..engine.run import Run, RunListener, RunObserver
 from ..engine.strategy import SamplerTraits, requested_strategy
+from ..families.generic import forecast_only_family
 from ..families.registry import find_family, find_uncacheable, known_profiles
 from ..families.spec import Family, RunScope, class_name, unwrap_compiled
 from ..families.streams import FamilyMismatch, reading_model
@@ -64,8 +65,9 @@ def recognise(
         with reading_model():
             name = family.profile_of(unwrap_compiled(transformer))
     except FamilyMismatch as mismatch:
-        log.warning("TeaCache: %s: runs without the cache: %s", family.name, mismatch)
-        return None
+        log.warning("TeaCache: %s: can only be forecast: %s", family.name, mismatch)
+        family = forecast_only_family(family.name)
+        name = family.profile_of(transformer)
     profiles, calibration = known_profiles(), None
     if config.profile in profiles:
         name = config.profile
@@ -80,7 +82,7 @@ def why_unsupported(transformer: nn.Module) -> str:
     if known is not None:
         return f"{known.name}: {known.reason}"
     name = class_name(transformer).rsplit(".", 1)[-1]
-    return f"{name} is not a transformer that TeaCache knows"
+    return f"{name} cannot be read"
 
 
 class CacheHandle:
@@ -155,10 +157,12 @@ class CacheHandle:
         conditions = conditions_of(identify or config.preset == LEARN)
         if self.config.profile == "auto":
             calibration = store.find(conditions)
-        context = RunContext(profile, conditions, sampler, calibration, named)
+        context = RunContext(
+            profile, conditions, sampler, calibration, named, self.family.forecast_only
+        )
         override = self._override
         self._learning = None
-        if config.preset == LEARN and override is None and sampler.deterministic:
+        if config.preset == LEARN and override is None and sampler.plannable:
             self._learning = Learning(context, store)
         settings = (
             resolve_settings(config, context)

@@ -20,8 +20,8 @@ from teacache.profiles.conditions import differences, incompatibility
 from teacache.profiles.plans import adapt_plan, apply_limits, steps_for
 from teacache.profiles.profile import Threshold, load_profiles
 
-EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
-NOISY = SamplerTraits("euler_ancestral", deterministic=False)
+EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
+NOISY = SamplerTraits("euler_ancestral", adds_noise=True)
 
 
 def known(**changed: Any) -> RunContext:

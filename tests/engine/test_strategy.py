@@ -17,8 +17,8 @@ from teacache.engine.strategy import (
 from teacache.errors import ConfigError
 from teacache.profiles.profile import load_profiles
 
-EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
-NOISY = SamplerTraits("euler_ancestral", deterministic=False)
+EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
+NOISY = SamplerTraits("euler_ancestral", adds_noise=True)
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,12 @@ from teacache.report import Reason, RunReport, StepRecord
 
 pytestmark = pytest.mark.browser
 
-EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
+EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
 SAMPLERS = (
     EULER,
-    SamplerTraits("euler_ancestral", deterministic=False),
-    SamplerTraits("made_up", deterministic=False, foreign=True),
-    SamplerTraits("dpm_adaptive", deterministic=False, adaptive=True),
+    SamplerTraits("euler_ancestral", adds_noise=True),
+    SamplerTraits("made_up", foreign=True),
+    SamplerTraits("dpm_adaptive", forecast=False, adaptive=True),
 )
 PRESETS = ("auto", "faithful", "quality", "balanced", "learn", "2.0x", "4.0x")
 NAMES = re.compile(

@@ -228,6 +228,7 @@ RECENT_IMAGE_UNCACHEABLE = (
         "HiDream-O1",
         ("comfy.ldm.hidream_o1.model.HiDreamO1Transformer",),
         "its blocks also hand back attention keys that the model keeps from step to step",
+        forecast=True,
     ),
     Uncacheable(
         "PiD",

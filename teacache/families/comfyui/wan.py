@@ -181,5 +181,6 @@ WAN_UNCACHEABLE = (
         "Wan Animate 2",
         ("comfy.ldm.wan.model_animate2.WanAnimate2Model",),
         "its blocks are not called as modules, but through methods of their own for pose and video",
+        forecast=True,
     ),
 )

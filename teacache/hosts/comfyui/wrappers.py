@@ -14,12 +14,15 @@ from torch import nn
 from ...engine.blocks import BlockStack
 from ...engine.decision import Decision, RecomputeEvaluation, RecomputePass
 from ...engine.forward import PredictionForward, StackForward
+from ...engine.guided import GuidedForward
 from ...engine.run import Run
 from ...families.spec import unwrap_compiled
 from ...families.streams import FamilyMismatch, reading_model
 from ...report import Reason
 from ..common import embed_timesteps, prepare_stack
+from .guidance import has_own_guidance
 from .memory import allocation_context
+from .parametrisation import DENOISED, DERIVATIVE, Parametrisation
 from .samplers import conditioning_boundaries, conditioning_phase, control_strengths
 
 KEY = "teacache"
@@ -47,6 +50,11 @@ class RunWrappers:
         self._stacks: dict[nn.Module, BlockStack | None] = {}
         """By transformer: where branches run on several devices, each has its own copy."""
         self._decision: Decision | None = None
+        noisy = run.sampler.adds_noise or run.sampler.foreign
+        self._parametrisation: Parametrisation = DENOISED if noisy else DERIVATIVE
+        self._guides = False
+        """Whether the guidance runs in skipped steps, too."""
+        self._guided_forward: GuidedForward | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -102,6 +110,8 @@ class RunWrappers:
 
         step, sigma = run.position.step, run.position.sigma
         follows = run.strategy.follows_prediction and sigma > 0 and not run.gave_up
+        options = kwargs.get("model_options", next(iter(args), None))
+        self._guides = run.strategy.caches_prediction and has_own_guidance(self._guider, options)
         try:
             result = self._followed(x, evaluate) if follows else evaluate()
         except RecomputeEvaluation as required:
@@ -117,16 +127,21 @@ class RunWrappers:
         """The denoised latent after guidance: evaluated, predicted, or evaluated with residuals
         in place of the block stack.
 
-        What is followed is the derivative (x - denoised) / sigma, as samplers do.
+        Samplers follow the derivative (x - denoised) / sigma; what is continued is that, or the
+        denoised latent (`parametrisation`). A guidance of its own kind is run in skipped steps too,
+        on predicted branches.
         """
-        run, sigma = self._run, self._run.position.sigma
-        layout = (tuple(x.shape), x.dtype, str(x.device), self._phase())
+        run, sigma, guides = self._run, self._run.position.sigma, self._guides
+        layout = (tuple(x.shape), x.dtype, str(x.device), self._phase(), guides)
         decision = run.decide("prediction")
         forward = PredictionForward(run, decision, "prediction", layout)
-        if run.strategy.caches_prediction:
+        if guides:
+            with self._guided(GuidedForward(run, decision, forward)):
+                denoised = evaluate()
+        elif run.strategy.caches_prediction:
             predicted = forward.predict(x) if forward.skipping else None
             if predicted is not None:
-                return x - sigma * predicted
+                return self._parametrisation.decode(x, sigma, predicted)
             denoised = evaluate()
         else:
             with run.led_by(decision):
@@ -134,12 +149,45 @@ class RunWrappers:
         if not _is_prediction(denoised, x):
             run.give_up(f"the guider returns {_form(denoised)}, not one latent")
             return denoised
-        derivative = (x - denoised) / sigma
+        value = self._parametrisation.encode(x, sigma, denoised)
         if forward.skipping:
-            forward.skipped(derivative)
+            forward.skipped(value)
             return denoised
-        corrected = forward.observe(derivative)
-        return denoised if corrected is derivative else x - sigma * corrected
+        corrected = forward.observe(value, self._parametrisation.origin(x))
+        if corrected is value:
+            return denoised
+        return self._parametrisation.decode(x, sigma, corrected)
+
+    @contextmanager
+    def _guided(self, forward: GuidedForward) -> Iterator[None]:
+        """Passes that are evaluated meanwhile are those of `forward`."""
+        self._guided_forward = forward
+        try:
+            yield
+        finally:
+            self._guided_forward = None
+
+    def _guided_pass(
+        self,
+        executor: Any,
+        model: Any,
+        conds: Any,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict[str, Any],
+    ) -> Any:
+        """A pass of one context window, whose outputs are cached or predicted before guidance."""
+        forward, parametrisation = self._guided_forward, self._parametrisation
+        assert forward is not None
+        sigma = self._run.position.sigma
+        key = forward.begin_pass(_pass_key(model_options.get("transformer_options", {})))
+        if forward.skipping:
+            values = forward.predict(key, len(conds), x)
+            return [parametrisation.decode(x, sigma, value) for value in values]
+        outputs = executor(model, conds, x, timestep, model_options)
+        if all(_is_prediction(output, x) for output in outputs):
+            forward.observe(key, [parametrisation.encode(x, sigma, out) for out in outputs])
+        return outputs
 
     def _phase(self) -> Hashable:
         """Which conds, ControlNets and scheduled weights are in force, and how strongly."""
@@ -167,6 +215,8 @@ class RunWrappers:
         model_options: dict[str, Any],
     ) -> Any:
         """`CALC_COND_BATCH`: one pass of one context window, whose branches share a decision."""
+        if self._guided_forward is not None:
+            return self._guided_pass(executor, model, conds, x, timestep, model_options)
         if self._run.strategy.caches_prediction:
             return executor(model, conds, x, timestep, model_options)
         key = _pass_key(model_options.get("transformer_options", {}))

@@ -29,7 +29,7 @@ DETERMINISTIC = (
 )
 """Deterministic unless their settings add noise."""
 OWN_LOOP = SamplerTraits(
-    "of a loop of the user's own", deterministic=False, visits_every_level=True
+    "of a loop of the user's own", forecast=False, foreign=True, visits_every_level=True
 )
 
 
@@ -42,18 +42,17 @@ def sampler_traits(scheduler: Any) -> SamplerTraits:
     kind = type(scheduler)
     step = inspect.getattr_static(kind, "step", None)
     if not inspect.isfunction(step) or not step.__module__.startswith("diffusers."):
-        return SamplerTraits(
-            kind.__name__, deterministic=False, foreign=True, visits_every_level=True
-        )
+        return SamplerTraits(kind.__name__, forecast=False, foreign=True, visits_every_level=True)
     owner = step.__qualname__.split(".")[0]
     euler = owner in EULER
-    deterministic = (euler or owner in DETERMINISTIC) and not _adds_noise(scheduler.config)
+    forecast = (euler or owner in DETERMINISTIC) and not _adds_noise(scheduler.config)
     return SamplerTraits(
         kind.__name__,
-        deterministic,
-        euler=euler and deterministic,
-        one_eval_per_step=euler and deterministic,
+        forecast=forecast,
+        euler=euler and forecast,
+        one_eval_per_step=euler and forecast,
         visits_every_level=True,
+        adds_noise=not forecast,
     )
 
 

@@ -139,7 +139,7 @@ def test_a_guider_that_returns_two_predictions(
     from teacache.hosts.comfyui import patch
 
     if known:
-        euler = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
+        euler = SamplerTraits("euler", euler=True, one_eval_per_step=True)
         monkeypatch.setattr(patch, "sampler_traits", lambda sampler: euler)
     chosen = comfy.samplers.KSAMPLER(foreign.over_two_predictions)
     native = guided(model, make_guider(model, foreign.twofold()), chosen)
