@@ -51,7 +51,7 @@ def decide_by_error_rate(run: Run, decision: Decision, state: BranchState) -> No
     elif rate.beyond_horizon(predictor, sigma):
         decision.require_compute(Reason.BEYOND_HORIZON)
     else:
-        decision.consider(run.distance_in_budget(distance, state))
+        decision.consider(run.distance_of_skip(distance, state))
 
 
 def cache_value(run: Run, state: BranchState, value: torch.Tensor) -> None:

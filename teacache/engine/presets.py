@@ -210,7 +210,7 @@ def _by_budget(
     if calibration is not None and calibration.error_rates:
         rates = rates_at(calibration.error_rates, calibration.conditions.sigmas, sigmas)
     else:
-        rates = usual_rates(sigmas)
+        rates = usual_rates(sigmas, context.sampler.error_weight > 1)
     count = steps_for(steps, speedup)
     settings = budgeted_settings(config, context.profile, Budget(count, tuple(rates)))
     schedule = Schedule(sigmas)

@@ -110,7 +110,7 @@ def test_a_function_that_another_pack_registers_is_not_comfyuis(
     for name in ("sample_rk_beta", "sample_euler"):
         monkeypatch.setattr(known, name, sampler(), raising=False)
         traits = sampler_traits(comfy.samplers.KSAMPLER(vars(known)[name]))
-        assert traits.foreign and not traits.deterministic
+        assert traits.foreign and not traits.plannable
         assert traits.name == "make.sampler of ComfyUI-Pack"
 
 

@@ -46,7 +46,7 @@ def test_a_skip_runs_nothing_and_leaves_nothing(name: str, built: dict[str, Any]
     assert state_of(pipe) == before
     assert pipe.scheduler.step == step and "step" not in vars(pipe.scheduler)
     assert_nothing_is_left(pipe)
-    if not sampler_traits(pipe.scheduler).deterministic:
+    if not sampler_traits(pipe.scheduler).forecast:
         assert report.method == "faithful" and type(pipe.scheduler).__name__ in report.warnings[0]
         return
     assert report.method == "forecast" and not report.warnings
@@ -112,7 +112,7 @@ def test_multistep_schedulers_are_forecast_without_correction(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
     solver = sampler_traits(pipe.scheduler)
-    assert solver.deterministic and not solver.euler
+    assert solver.forecast and not solver.euler
     native = generate(pipe, "wan21", steps=16)
     with teacache(pipe, 2.0) as handle:
         got = generate(pipe, "wan21", steps=16)
@@ -125,10 +125,10 @@ def test_a_scheduler_that_adds_noise_is_not_forecast() -> None:
 
     assert sampler_traits(FlowMatchEulerDiscreteScheduler()).euler
     noisy = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
-    assert not sampler_traits(noisy).deterministic
+    assert not sampler_traits(noisy).forecast
     assert not sampler_traits(
         DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
-    ).deterministic
+    ).forecast
 
 
 def test_every_scheduler_in_the_tables_exists() -> None:
