@@ -15,6 +15,7 @@ from .comfyui.image_recent import RECENT_IMAGE_FAMILIES, RECENT_IMAGE_UNCACHEABL
 from .comfyui.three_d import THREE_D_FAMILIES, THREE_D_UNCACHEABLE
 from .comfyui.video import VIDEO_FAMILIES, VIDEO_UNCACHEABLE
 from .diffusers.image import DIFFUSERS_IMAGE_FAMILIES
+from .diffusers.recent import DIFFUSERS_RECENT_FAMILIES, DIFFUSERS_UNCACHEABLE
 from .diffusers.video import DIFFUSERS_VIDEO_FAMILIES
 from .generic import generic_family
 from .registration import checked_family
@@ -26,10 +27,16 @@ log = logging.getLogger("teacache")
 FAMILIES: tuple[Family, ...] = (
     IMAGE_FAMILIES + RECENT_IMAGE_FAMILIES + AUDIO_FAMILIES + THREE_D_FAMILIES + VIDEO_FAMILIES
 )
-DIFFUSERS_FAMILIES: tuple[Family, ...] = DIFFUSERS_IMAGE_FAMILIES + DIFFUSERS_VIDEO_FAMILIES
+DIFFUSERS_FAMILIES: tuple[Family, ...] = (
+    DIFFUSERS_IMAGE_FAMILIES + DIFFUSERS_VIDEO_FAMILIES + DIFFUSERS_RECENT_FAMILIES
+)
 """The same families, by id, as diffusers' classes lay them out."""
 UNCACHEABLE: tuple[Uncacheable, ...] = (
-    RECENT_IMAGE_UNCACHEABLE + AUDIO_UNCACHEABLE + THREE_D_UNCACHEABLE + VIDEO_UNCACHEABLE
+    RECENT_IMAGE_UNCACHEABLE
+    + AUDIO_UNCACHEABLE
+    + THREE_D_UNCACHEABLE
+    + VIDEO_UNCACHEABLE
+    + DIFFUSERS_UNCACHEABLE
 )
 
 

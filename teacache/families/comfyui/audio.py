@@ -56,4 +56,10 @@ AUDIO_UNCACHEABLE = (
         "it runs its blocks once for each window of a long song within one call, so that one "
         "residual cannot stand for them",
     ),
+    Uncacheable(
+        "YuE2",
+        ("comfy.ldm.yue2.model.YuE2",),
+        "it runs its blocks once for each part of a song within one call, so that one residual "
+        "cannot stand for them",
+    ),
 )
