@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,15 +13,25 @@ pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-
 
 import tiny_transformers
 from pipeline_sampling import SKIP_ALL, SKIP_NONE, assert_nothing_is_left, report_of
-from tiny_pipelines import STEPS, stack_blocks
-from tiny_transformers import TRANSFORMERS, sample
+from tiny_pipelines import STEPS
+from tiny_transformers import IMAGE_TOKENS, TRANSFORMERS, sample
+from watched_blocks import stack_of, watch
 
 from teacache.families.diffusers.recent import DIFFUSERS_RECENT_FAMILIES, DIFFUSERS_UNCACHEABLE
 from teacache.families.registry import find_family, find_uncacheable
+from teacache.families.spec import Family
 from teacache.families.streams import BlockArguments, Role, image_part, with_image
 from teacache.hosts.diffusers.enable import teacache
 
 every_transformer = pytest.mark.parametrize("name", list(TRANSFORMERS))
+
+
+def family_of(transformer: Any) -> Family:
+    family = find_family(transformer)
+    assert family is not None
+    return family
+
+
 SKIPPED = [False, *[True] * (STEPS - 2), False]
 
 
@@ -60,22 +71,18 @@ def test_a_skip_calls_no_block_and_the_second_run_equals_the_first(
     name: str, transformer: Any
 ) -> None:
     calls: list[int] = []
-    hooks = [
-        transformer.register_forward_pre_hook(lambda module, args: calls.append(0)),
-        *(
-            block.register_forward_pre_hook(lambda module, args: calls.append(calls.pop() + 1))
-            for block in stack_blocks(transformer)
-        ),
-    ]
-    blocks = len(stack_blocks(transformer))
+    stack = stack_of(transformer, family_of(transformer))
+    hooks = ExitStack()
+    hooks.enter_context(transformer.register_forward_pre_hook(lambda module, args: calls.append(0)))
+    for block, blocks in stack:
+        hooks.enter_context(watch(block, blocks, lambda arguments: calls.append(calls.pop() + 1)))
     with teacache(transformer, SKIP_ALL, num_steps=STEPS, mode="faithful") as handle:
         first = sample(transformer, name)
         # a call of the first branch also measures the second one, without its blocks
-        assert sorted(set(calls)) == [0, blocks]
-        assert calls.count(blocks) == 2 * SKIPPED.count(False)
+        assert sorted(set(calls)) == [0, len(stack)]
+        assert calls.count(len(stack)) == 2 * SKIPPED.count(False)
         assert torch.equal(sample(transformer, name), first)
-    for hook in hooks:
-        hook.remove()
+    hooks.close()
     for report in handle.reports:
         assert [record.skipped for record in report.records] == SKIPPED
         assert not report.warnings
@@ -84,26 +91,25 @@ def test_a_skip_calls_no_block_and_the_second_run_equals_the_first(
 
 
 class Watch:
-    """Replays calls natively and sees, or sets, what enters and leaves the block stack."""
+    """Sees, or sets, what enters and leaves the block stack in native calls."""
 
     def __init__(self, transformer: Any) -> None:
-        family = find_family(transformer)
-        assert family is not None
-        self.first, self.last = family.block_lists[0], family.block_lists[-1]
-        blocks = stack_blocks(transformer)
-        self.entry, self.exit, self.residual = None, None, None
+        stack = stack_of(transformer, family_of(transformer))
+        (first, self.first), (last, self.last) = stack[0], stack[-1]
+        self.entry = self.exit = torch.empty(0)
+        self.residual: torch.Tensor | None = None
         self.hooks = [
-            blocks[0].register_forward_pre_hook(self._enter, with_kwargs=True),
-            blocks[-1].register_forward_hook(self._leave),
+            watch(first, self.first, before=self._enter),
+            watch(last, self.last, after=self._leave),
         ]
 
-    def _enter(self, module: Any, args: Any, kwargs: Any) -> None:
-        stream, arguments = self.first.image_stream(), BlockArguments(args, kwargs)
+    def _enter(self, arguments: BlockArguments) -> None:
+        stream = self.first.image_stream()
         packed = stream.pack(arguments.stream(stream))
         before = 0 if stream.tokens_before is None else stream.tokens_before(arguments)
         self.entry = image_part(packed, stream.role, packed.shape[1] - before).clone()
 
-    def _leave(self, module: Any, args: Any, out: Any) -> Any:
+    def _leave(self, arguments: BlockArguments, out: Any) -> Any:
         stream, returned = self.last.image_stream(), self.last.outputs
         value = out[returned.index(stream.role)] if len(returned) > 1 else out
         packed = stream.pack(value)
@@ -114,7 +120,7 @@ class Watch:
         changed = stream.unpack(packed, value)
         if len(returned) == 1:
             return changed
-        return tuple(changed if role is stream.role else o for role, o in zip(returned, out, strict=True))
+        return tuple(changed if r is stream.role else o for r, o in zip(returned, out, strict=True))
 
 
 @every_transformer
@@ -125,17 +131,17 @@ def test_a_skip_equals_arithmetic_by_hand(name: str, transformer: Any) -> None:
     with teacache(transformer, SKIP_ALL, num_steps=STEPS, mode="faithful"):
         sample(transformer, name, seen=lambda given, out: calls.append((given, out)))
     assert len(calls) == 2 * STEPS
-    watch, residuals = Watch(transformer), {}
+    stack, residuals = Watch(transformer), {}
     for number, (kwargs, out) in enumerate(calls):
         step, branch = divmod(number, 2)
-        watch.residual = residuals[branch] if SKIPPED[step] else None
+        stack.residual = residuals[branch] if SKIPPED[step] else None
         with torch.no_grad():
             by_hand = tensors(transformer(**kwargs))
         if not SKIPPED[step]:
-            residuals[branch] = watch.exit - watch.entry
+            residuals[branch] = stack.exit - stack.entry
         for mine, theirs in zip(tensors(out), by_hand, strict=True):
-            if TRANSFORMERS[name].family == "qwen_image21":
-                mine, theirs = mine[:, -16:], theirs[:, -16:]
+            if stack.last.image_stream().role is Role.TEXT_IMAGE:
+                mine, theirs = mine[:, -IMAGE_TOKENS:], theirs[:, -IMAGE_TOKENS:]
             assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
@@ -157,36 +163,52 @@ def test_the_branches_stay_apart(name: str, transformer: Any) -> None:
 def test_the_modulated_input_is_what_enters_the_first_attention(
     name: str, transformer: Any
 ) -> None:
-    family = find_family(transformer)
-    assert family is not None and family.modulated_input is not None
-    block = stack_blocks(transformer)[0]
+    family = family_of(transformer)
+    assert family.modulated_input is not None
     read: list[torch.Tensor] = []
     entered: list[torch.Tensor] = []
+    block, blocks = stack_of(transformer, family)[0]
 
     def see(module: Any, args: Any, kwargs: Any) -> None:
-        if name == "cosmos3":
-            value = args[1]
-        else:
-            value = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        entered.append(value.clone())
+        if len(entered) < len(read):
+            given = [*args, *kwargs.values()]
+            entered.append(given[TRANSFORMERS[name].attention_input].clone())
 
-    block.register_forward_pre_hook(
-        lambda module, args, kwargs: read.append(
-            family.modulated_input(module, BlockArguments(args, kwargs))
-        ),
-        with_kwargs=True,
-    )
+    watch(block, blocks, lambda arguments: read.append(family.modulated_input(block, arguments)))
     attention = block.get_submodule(TRANSFORMERS[name].attention)
     attention.register_forward_pre_hook(see, with_kwargs=True)
     sample(transformer, name, steps=2)
     assert len(read) == len(entered) == 4
     for mine, theirs in zip(read, entered, strict=True):
+        if blocks.image_stream().role is Role.TEXT_IMAGE:
+            # text and references are modulated for timestep zero
+            mine, theirs = mine[:, -IMAGE_TOKENS:], theirs[:, -IMAGE_TOKENS:]
         seen = theirs.reshape(1, -1)
-        if family.block_lists[0].image_stream().role is Role.TEXT_IMAGE:
-            seen = theirs[:, -16:].reshape(1, -1)  # references are modulated for timestep zero
-            mine = mine[:, -16:]
-        known = mine.reshape(1, -1)[:, : seen.shape[1]]  # sound comes after the film
-        torch.testing.assert_close(known, seen, rtol=1e-5, atol=1e-5)
+        film = mine.reshape(1, -1)[:, : seen.shape[1]]  # its sound comes after it
+        torch.testing.assert_close(film, seen, rtol=1e-5, atol=1e-5)
+
+
+def test_a_skip_in_the_step_that_fills_the_prefix_cache_leaves_it_filled() -> None:
+    """Qwen-Image 2.1 in ComfyUI, whose cache may be taken from it in the middle of a run."""
+    name = "qwen_image21_in_comfyui_cached"
+    transformer, other = (tiny_transformers.build(name) for _ in range(2))
+    calls = 0
+
+    def take_the_cache(given: dict[str, Any], out: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            transformer.kept.clear()
+
+    with teacache(transformer, SKIP_ALL, num_steps=STEPS, mode="faithful") as handle:
+        cleared = sample(transformer, name, seen=take_the_cache)
+    assert [record.skipped for record in report_of(handle).records] == SKIPPED
+    with teacache(other, SKIP_ALL, num_steps=STEPS, mode="faithful"):
+        assert torch.equal(sample(other, name), cleared)
+    assert transformer.kept.keys() == other.kept.keys() and len(other.kept) == 2
+    for key, kept in transformer.kept.items():
+        pairs = zip(kept, other.kept[key], strict=True)
+        assert all(torch.equal(*both) for pair in pairs for both in zip(*pair, strict=True))
 
 
 @pytest.mark.parametrize("entry", DIFFUSERS_UNCACHEABLE, ids=lambda entry: entry.name)

@@ -6,15 +6,17 @@ Families whose pipelines need a text encoder, or lie in modular pipelines, are t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from stand_in_models import QwenImage21, SenseNova
 from tiny_pipelines import LAYERS, STEPS, TOKENS, noise, set_weights
 from torch import nn
 
 WIDTH, TEXT_WIDTH = 32, 16
 GUIDANCE = 3.0
+IMAGE_TOKENS = 16
 
 Latents = tuple[torch.Tensor, ...]
 Inputs = Callable[[Latents, torch.Tensor, int, dict[str, Any]], dict[str, Any]]
@@ -33,7 +35,7 @@ class TinyTransformer:
         inputs: Makes the arguments of a call.
         attention: The first attention that the image's tokens enter, within the first block.
         outputs: What the transformer returns -> a prediction for each latent.
-        prepare: Changes the transformer after its weights are set.
+        attention_input: Which of the attention's arguments they are.
     """
 
     family: str
@@ -42,15 +44,13 @@ class TinyTransformer:
     inputs: Inputs
     attention: str
     outputs: Callable[[Any], Latents] = lambda out: (out[0],)
-    prepare: Callable[[Any], None] = field(default=lambda transformer: None)
+    attention_input: int = 0
 
 
 def build(name: str) -> Any:
     """The transformer `name` with weights set."""
-    tiny = TRANSFORMERS[name]
-    transformer = tiny.build().eval().requires_grad_(False)
+    transformer = TRANSFORMERS[name].build().eval().requires_grad_(False)
     set_weights(transformer)
-    tiny.prepare(transformer)
     return transformer
 
 
@@ -262,7 +262,7 @@ def cosmos3() -> nn.Module:
 def cosmos3_inputs(
     latents: Latents, level: torch.Tensor, seed: int, kept: dict[str, Any]
 ) -> dict[str, Any]:
-    tokens = 16
+    tokens = IMAGE_TOKENS
     picture = torch.arange(TOKENS, TOKENS + tokens)
     return {
         "input_ids": torch.arange(TOKENS) + 7 * seed,
@@ -324,8 +324,14 @@ def qwen_image_21_cached_inputs(
     }
 
 
+def stand_in_inputs(
+    latents: Latents, level: torch.Tensor, seed: int, kept: dict[str, Any]
+) -> dict[str, Any]:
+    return {"hidden_states": latents[0], "timestep": level, "encoder_hidden_states": text(seed)}
+
+
 def image_tokens(out: Any) -> Latents:
-    return (out[0][:, -16:],)
+    return (out[0][:, -IMAGE_TOKENS:],)
 
 
 TRANSFORMERS: dict[str, TinyTransformer] = {
@@ -372,6 +378,7 @@ TRANSFORMERS: dict[str, TinyTransformer] = {
         ((1, 4, 1, 8, 8),),
         cosmos3_inputs,
         "self_attn",
+        attention_input=1,
         outputs=lambda out: (out[0][0].reshape(1, 4, 1, 8, 8),),
     ),
     "qwen_image21": TinyTransformer(
@@ -389,5 +396,14 @@ TRANSFORMERS: dict[str, TinyTransformer] = {
         qwen_image_21_cached_inputs,
         "attn",
         outputs=image_tokens,
+    ),
+    "qwen_image21_in_comfyui": TinyTransformer(
+        "qwen_image21", lambda: QwenImage21(False), ((1, 16, 8),), stand_in_inputs, "qkv"
+    ),
+    "qwen_image21_in_comfyui_cached": TinyTransformer(
+        "qwen_image21", lambda: QwenImage21(True), ((1, 16, 8),), stand_in_inputs, "qkv"
+    ),
+    "sensenova": TinyTransformer(
+        "sensenova", SenseNova, ((1, 16, 8),), stand_in_inputs, "of_image"
     ),
 }
