@@ -14,6 +14,7 @@ from .comfyui.image import IMAGE_FAMILIES
 from .comfyui.image_recent import RECENT_IMAGE_FAMILIES, RECENT_IMAGE_UNCACHEABLE
 from .comfyui.three_d import THREE_D_FAMILIES, THREE_D_UNCACHEABLE
 from .comfyui.video import VIDEO_FAMILIES, VIDEO_UNCACHEABLE
+from .diffusers.dual_stream import DIFFUSERS_DUAL_STREAM_FAMILIES
 from .diffusers.image import DIFFUSERS_IMAGE_FAMILIES
 from .diffusers.recent import DIFFUSERS_RECENT_FAMILIES, DIFFUSERS_UNCACHEABLE
 from .diffusers.video import DIFFUSERS_VIDEO_FAMILIES
@@ -28,7 +29,10 @@ FAMILIES: tuple[Family, ...] = (
     IMAGE_FAMILIES + RECENT_IMAGE_FAMILIES + AUDIO_FAMILIES + THREE_D_FAMILIES + VIDEO_FAMILIES
 )
 DIFFUSERS_FAMILIES: tuple[Family, ...] = (
-    DIFFUSERS_IMAGE_FAMILIES + DIFFUSERS_VIDEO_FAMILIES + DIFFUSERS_RECENT_FAMILIES
+    DIFFUSERS_IMAGE_FAMILIES
+    + DIFFUSERS_VIDEO_FAMILIES
+    + DIFFUSERS_RECENT_FAMILIES
+    + DIFFUSERS_DUAL_STREAM_FAMILIES
 )
 """The same families, by id, as diffusers' classes lay them out."""
 UNCACHEABLE: tuple[Uncacheable, ...] = (

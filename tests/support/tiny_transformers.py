@@ -33,9 +33,11 @@ class TinyTransformer:
         build: Returns the transformer, its weights not yet set.
         latents: Shapes of the latents.
         inputs: Makes the arguments of a call.
-        attention: The first attention that the image's tokens enter, within the first block.
+        attention: The first attention that the image's tokens enter, within the first block; empty
+            where the family has no modulated input.
         outputs: What the transformer returns -> a prediction for each latent.
         attention_input: Which of the attention's arguments they are.
+        prepare: Changes the transformer after its weights are set.
     """
 
     family: str
@@ -45,12 +47,14 @@ class TinyTransformer:
     attention: str
     outputs: Callable[[Any], Latents] = lambda out: (out[0],)
     attention_input: int = 0
+    prepare: Callable[[Any], None] = lambda transformer: None
 
 
 def build(name: str) -> Any:
     """The transformer `name` with weights set."""
     transformer = TRANSFORMERS[name].build().eval().requires_grad_(False)
     set_weights(transformer)
+    TRANSFORMERS[name].prepare(transformer)
     return transformer
 
 
@@ -407,3 +411,7 @@ TRANSFORMERS: dict[str, TinyTransformer] = {
         "sensenova", SenseNova, ((1, 16, 8),), stand_in_inputs, "of_image"
     ),
 }
+
+from tiny_dual_stream import DUAL_STREAM  # noqa: E402  (it needs what is above)
+
+TRANSFORMERS |= DUAL_STREAM

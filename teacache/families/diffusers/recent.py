@@ -74,6 +74,7 @@ KANDINSKY6 = Family(
     ),
     modulated_input=kandinsky6_block,
     default_profile=lambda transformer: "kandinsky6-uncalibrated",
+    returns_several=True,
 )
 
 COSMOS3 = Family(
@@ -92,6 +93,7 @@ COSMOS3 = Family(
     ),
     modulated_input=cosmos3_block,
     default_profile=lambda transformer: "cosmos3-uncalibrated",
+    returns_several=True,
     indicator_depends_on_text=False,
     text_arguments=("input_ids",),
 )

@@ -52,3 +52,30 @@ def qwen_image_21_block(block: Any, arguments: BlockArguments) -> Tensor:
         x = x[:, kept.stop :]
     scale = modulation[: x.shape[0]].chunk(4, dim=-1)[0].unsqueeze(1)
     return modulate(block.img_norm1(x), scale)
+
+
+def joint_norm_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """CogView, GLM-Image: first output of `norm1(image, text, temb)`
+    (`transformer_cogview4.py`)."""
+    image, text = arguments[0, "hidden_states"], arguments[1, "encoder_hidden_states"]
+    named = arguments.kwargs["emb"] if "emb" in arguments.kwargs else arguments[2, "temb"]
+    modulated: Tensor = block.norm1(image, text, named)[0]
+    return modulated
+
+
+def ltx2_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """LTX-2: `norm1` with the first shift and scale of the video's table, and the same of the
+    audio's, packed one behind the other (`transformer_ltx2.py`)."""
+    parts = []
+    for x, norm, table, temb in (
+        (arguments[0, "hidden_states"], block.norm1, block.scale_shift_table, arguments[4, "temb"]),
+        (
+            arguments[1, "audio_hidden_states"],
+            block.audio_norm1,
+            block.audio_scale_shift_table,
+            arguments[5, "temb_audio"],
+        ),
+    ):
+        shift, scale = block.get_mod_params(table, temb, x.shape[0])[:2]
+        parts.append(modulate(norm(x), scale, shift).flatten(1))
+    return torch.cat(parts, dim=1)
