@@ -59,7 +59,8 @@ class Family:
             each for a scheduler of its own (diffusers): then its residuals are forecast.
         profiles: the family's own profiles, beside the shipped ones; the first is the default.
         tested: "run" on tiny instances of the class; "newer", the same in a newer ComfyUI than the
-            oldest supported one; "read" in the source of a newer one.
+            oldest supported one; "stand_in", on a class of the same structure; "read" in the source
+            of a newer one.
     """
 
     id: str

@@ -240,7 +240,7 @@ QWEN_IMAGE_21 = Family(
     ),
     modulated_input=qwen_image_21_block,
     default_profile=lambda transformer: "qwen-image-2.1-uncalibrated",
-    tested="newer",
+    tested="stand_in",
 )
 
 SENSENOVA = Family(
@@ -257,7 +257,7 @@ SENSENOVA = Family(
     ),
     modulated_input=sensenova_block,
     default_profile=lambda transformer: "sensenova-uncalibrated",
-    tested="newer",
+    tested="stand_in",
 )
 
 RECENT_IMAGE_FAMILIES = (

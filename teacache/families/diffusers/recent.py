@@ -120,6 +120,7 @@ DIFFUSERS_QWEN_IMAGE_21 = replace(
     ),
     modulated_input=qwen_image_21_block,
     indicator_depends_on_text=False,
+    tested="run",
 )
 
 DIFFUSERS_RECENT_FAMILIES = (
