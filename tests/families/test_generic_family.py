@@ -9,12 +9,14 @@ import pytest
 import tiny_models
 import torch
 from sampling import SKIP_ALL, cached, report_of, sample
+from stand_in_models import STAND_INS
 from tiny_image import with_unknown_class
 from tiny_recent import RECENT
 from torch import nn
 
 from teacache.config import TeaCacheConfig
 from teacache.families.registry import FAMILIES, UNCACHEABLE, find_family, find_uncacheable
+from teacache.families.spec import class_name
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -161,6 +163,8 @@ def test_every_family_said_to_be_run_has_a_tiny_model() -> None:
     models = tiny_models.TINY | RECENT
     tiny = {model.family_id(name) for name, model in models.items()}
     assert {family.id for family in FAMILIES if family.tested == "run"} <= tiny
-    assert {family.tested for family in FAMILIES} <= {"run", "newer", "read"}
+    assert {family.tested for family in FAMILIES} <= {"run", "newer", "stand_in", "read"}
+    standing_in = {class_name(build()) for build in STAND_INS}
+    assert {c for f in FAMILIES if f.tested == "stand_in" for c in f.classes} == standing_in
     newer = {model.family_id(name) for name, model in RECENT.items()}
     assert not newer & {family.id for family in FAMILIES if family.tested == "read"}

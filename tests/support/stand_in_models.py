@@ -172,3 +172,6 @@ class SenseNova(nn.Module):
             prefix, key, value = layer.forward_prefix(prefix, {})
             image = layer.forward_generation(image, rope, key, value, {})
         return (self.head(image),)
+
+
+STAND_INS: tuple[Callable[[], nn.Module], ...] = (lambda: QwenImage21(True), SenseNova)

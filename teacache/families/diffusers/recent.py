@@ -135,7 +135,7 @@ DIFFUSERS_RECENT_FAMILIES = (
 
 DIFFUSERS_UNCACHEABLE = (
     Uncacheable(
-        "Kandinsky 6 upscaler",
+        "Kandinsky 6 SR",
         (MODELS + "transformer_kandinsky6_sr.Kandinsky6SRTransformer3DModel",),
         "it upscales a film part by part in 4 distilled steps each: there is none to leave out",
     ),
