@@ -70,7 +70,11 @@ export function arrange(node, texts) {
   const widgets = [...node.widgets];
   node.widgets = [...widgets.filter(isFirst), ...widgets.filter((widget) => !isFirst(widget))];
   addToggle(node, texts);
-  const { onConnectionsChange, toggleAdvanced } = node;
+  const { onConnectionsChange, onWidgetChanged, toggleAdvanced } = node;
+  node.onWidgetChanged = function (...args) {
+    onWidgetChanged?.apply(this, args);
+    showToggle(this);
+  };
   node.onConnectionsChange = function (...args) {
     onConnectionsChange?.apply(this, args);
     refresh(this);
@@ -82,7 +86,10 @@ export function arrange(node, texts) {
   restore(node);
 }
 
-/** Adds the line that unfolds the other widgets. Editors that have their own do without it. */
+/**
+ * Adds the line that unfolds the other widgets. Where the editor has one of its own, in newer
+ * Nodes 2.0, this one is there only to name folded settings that are not at their default.
+ */
 function addToggle(node, texts) {
   const element = document.createElement("div");
   element.className = "teacache-more";
@@ -92,6 +99,7 @@ function addToggle(node, texts) {
   const show = () => {
     const text = toggleText(node, texts);
     if (button.textContent !== text) button.textContent = text;
+    showInNodes2(node, !foldsItself() || changed(node).length > 0);
   };
   button.addEventListener("click", () => {
     node.graph.beforeChange();
@@ -101,7 +109,7 @@ function addToggle(node, texts) {
   const widget = node.addDOMWidget(TOGGLE, "teacache", element, {
     serialize: false,
     hideOnZoom: false,
-    canvasOnly: foldsItself(),
+    canvasOnly: false,
     margin: TOGGLE_MARGIN,
     getMinHeight: () => TOGGLE_HEIGHT + 2 * TOGGLE_MARGIN,
     getMaxHeight: () => TOGGLE_HEIGHT + 2 * TOGGLE_MARGIN,
@@ -113,10 +121,23 @@ function addToggle(node, texts) {
 
 /** What the line says: with folded widgets, also those that are not at their default. */
 function toggleText(node, texts) {
-  if (node.showAdvanced) return `▾ ${texts.fewer}`;
-  const changed = folded(node).filter(({ name, value }) => value !== defaultOf(node, name));
-  const list = changed.map(({ label, name, value }) => `${label ?? name} ${value}`).join(", ");
-  return `▸ ${list ? format(texts.moreChanged, { list }) : texts.more}`;
+  const list = changed(node).map(({ label, name, value }) => `${label ?? name} ${value}`).join(", ");
+  const more = list ? format(texts.moreChanged, { list }) : texts.more;
+  if (foldsItself() && LiteGraph.vueNodesMode) return more; // the arrow is the editor's there
+  return node.showAdvanced ? `▾ ${texts.fewer}` : `▸ ${more}`;
+}
+
+/** The folded widgets that are not at their default. */
+function changed(node) {
+  return folded(node).filter(({ name, value }) => value !== defaultOf(node, name));
+}
+
+/** Shows or hides the line in Nodes 2.0. */
+function showInNodes2(node, wanted) {
+  const { options } = node.widgets.find(({ name }) => name === TOGGLE);
+  if (options.canvasOnly === !wanted) return;
+  options.canvasOnly = !wanted;
+  rereadWidgets(node);
 }
 
 function defaultOf(node, name) {
@@ -146,8 +167,12 @@ function refresh(node) {
     widget.computeSize = hidden ? () => [0, -GAP] : undefined; // else the canvas leaves room for it
     if (!foldsItself()) widget.options.hidden = hidden;
   }
-  node.widgets?.find(({ name }) => name === TOGGLE)?.show();
+  showToggle(node);
   if (!foldsItself()) rereadWidgets(node);
+}
+
+function showToggle(node) {
+  node.widgets?.find(({ name }) => name === TOGGLE)?.show();
 }
 
 /** Makes Nodes 2.0 read the options of the node's widgets again. */

@@ -222,6 +222,77 @@ def test_what_is_not_sampled_again_keeps_its_run(editor: Editor) -> None:
         assert (editor.lines(), cell_kinds(editor)) == before
 
 
+# --- several runs ---------------------------------------------------------------------------------
+
+
+def two_samplers(editor: Editor, with_own_node: bool) -> None:
+    """The quickstart, whose picture a second sampler goes on with, in 6 steps of its own.
+
+    Args:
+        with_own_node: Whether the second sampler has an Apply TeaCache of its own.
+    """
+    prompt = json.loads((ROOT / "workflows" / "api" / "quickstart.json").read_text())
+    (first,) = [key for key, n in prompt.items() if n["class_type"] == "KSampler"]
+    (apply,) = [key for key, n in prompt.items() if n["class_type"] == "ApplyTeaCache"]
+    prompt["91"] = json.loads(json.dumps(prompt[first]))
+    prompt[first]["inputs"] |= {"seed": next(SEEDS), "steps": 10}
+    prompt["91"]["inputs"] |= {
+        "seed": next(SEEDS), "steps": 6, "denoise": 0.6, "latent_image": [first, 0],
+    }  # fmt: skip
+    for node in prompt.values():
+        if node["class_type"] == "VAEDecode":
+            node["inputs"]["samples"] = ["91", 0]
+    if with_own_node:
+        prompt["92"] = json.loads(json.dumps(prompt[apply]))
+        prompt["91"]["inputs"]["model"] = ["92", 0]
+    editor.load_api(prompt)
+
+
+def test_two_samplers_behind_one_node_show_the_last_of_them(editor: Editor) -> None:
+    two_samplers(editor, with_own_node=False)
+    editor.run()
+    (report,) = editor.finish().values()
+    assert report["steps"] == 6
+    wait_for_line(editor, expected_summary(report))
+    assert len(cell_kinds(editor)) == 6
+    assert {node: kept["steps"] for node, kept in kept_runs(editor).items()} == {"2": 6}
+
+
+def test_two_samplers_with_a_node_each_show_their_own(editor: Editor) -> None:
+    two_samplers(editor, with_own_node=True)
+    editor.run()
+    editor.finish()
+    editor.page.wait_for_function("() => Object.keys(window.reports).length === 2")
+    reports = editor.page.evaluate("() => window.reports")
+    assert {node: report["steps"] for node, report in reports.items()} == {"2": 10, "92": 6}
+    wanted = sorted(expected_summary(report) for report in reports.values())
+    editor.page.wait_for_function(
+        """wanted => JSON.stringify([...document.querySelectorAll(".teacache-line")]
+            .map(({ innerText }) => innerText).sort()) === JSON.stringify(wanted)""",
+        arg=wanted,
+    )
+
+
+def test_of_prompts_in_a_queue_the_last_one_is_shown(
+    editor: Editor, running_server: Server
+) -> None:
+    """Also after the page is loaded again while the second one still waits."""
+    editor.load(quickstart_graph())
+    for steps in (30, 12):
+        set_widget(editor, "KSampler", "steps", steps)
+        set_widget(editor, "KSampler", "seed", next(SEEDS))
+        editor.run()
+    editor.page.wait_for_timeout(300)
+    saved = editor.page.evaluate("() => app.graph.serialize()")
+    editor.open()
+    editor.load(saved)
+    wait_until_idle(running_server)
+    editor.page.locator(".teacache-line").filter(has_text="of 12 steps computed").wait_for()
+    assert len(cell_kinds(editor)) == 12
+    (report,) = kept_runs(editor).values()
+    wait_for_line(editor, expected_summary(report))
+
+
 # --- what is not known ----------------------------------------------------------------------------
 
 

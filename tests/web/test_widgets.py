@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comfy_server import ROOT
 from editing import Editor, quickstart_graph
-from playwright.sync_api import Locator
+from playwright.sync_api import Locator, expect
 
 pytestmark = pytest.mark.browser
 
@@ -23,6 +24,7 @@ SHOWN = ["preset", "rel_l1_thresh", "start_percent", "end_percent"]
 OLD = sorted((ROOT / "tests" / "data" / "workflows_old").glob("*/*.json"))
 NODE = "app.graph.nodes.find(({ type }) => type === 'ApplyTeaCache')"
 TOGGLE = ".teacache-more button"
+CHANGED = "more settings · auto_threshold false"
 
 
 def graph(**fields: Any) -> dict[str, Any]:
@@ -116,10 +118,16 @@ def test_unfolded_is_saved_with_the_node(editor: Editor) -> None:
 
 def test_folded_settings_that_are_not_the_default_are_named(editor: Editor) -> None:
     editor.load(graph(widgets_values=[*OTHER[:4], 0, "auto", "auto", "faithful"]))
-    editor.page.wait_for_function(
-        "([toggle, text]) => document.querySelector(toggle).innerText === text",
-        arg=[TOGGLE, "▸ more settings · auto_threshold false, mode faithful"],
+    line = editor.page.locator(TOGGLE)
+    expect(line).to_have_text(re.compile(f"^(▸ )?{CHANGED}, mode faithful$"))
+    editor.page.evaluate(
+        f"""() => {{
+            const node = {NODE};
+            const mode = node.widgets.find(({{ name }}) => name === "mode");
+            mode.setValue("forecast", {{ e: {{}}, node, canvas: app.canvas }});
+        }}"""
     )
+    expect(line).to_have_text(re.compile(f"^(▸ )?{CHANGED}$"))
 
 
 @pytest.mark.parametrize("count", [7, 12])
