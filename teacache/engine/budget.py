@@ -90,7 +90,7 @@ class StepBudget:
     unless the errors are so large that the threshold reaches `MOST`.
 
     Args:
-        sigmas: noise levels of the run, one more than steps.
+        sigmas: noise levels of the run (`Schedule.axis`), one more than steps.
         sizes: relative size of each step (`Schedule.relative_step_size`).
         rates: of each step, as `usual_rates`, or as a calibration measured them.
         fixed: whether a step is computed whatever its error.
@@ -210,10 +210,9 @@ def budget_of(settings: RunSettings, schedule: Schedule, policy: Policy) -> Step
     """The budget of one run; None where no number of computed steps is wanted."""
     if settings.budget is None:
         return None
-    levels = schedule.sigmas
     return StepBudget(
-        levels,
-        [schedule.relative_step_size(start, end) for start, end in pairwise(levels)],
+        schedule.axis,
+        [schedule.relative_step_size(start, end) for start, end in pairwise(schedule.sigmas)],
         settings.budget.rates,
         always_computed(schedule, policy),
         settings.budget.count,

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from ..report import RunReport
 KEPT_REPORTS = 8
 SHORTEST_STEPS = 2
 """Runs of so many steps have a first and a last step alone: nothing can be skipped."""
+SEVERAL_VALUES = "returns several values, each for a scheduler of its own: residuals are forecast."
 log = logging.getLogger("teacache")
 
 
@@ -169,6 +170,10 @@ class CacheHandle:
             if override is None
             else override.settings(config, context)
         )
+        if self.family.returns_several and settings.strategy.caches_prediction:
+            strategy = replace(settings.strategy, cached="residual")
+            notes = (*settings.notes, f"{self.family.name} {SEVERAL_VALUES}")
+            settings = replace(settings, strategy=strategy, notes=notes)
         return Run(
             settings,
             self.family,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -169,18 +170,21 @@ WAN_VARIANTS = Family(
     tested="newer",
 )
 
-WAN_FAMILIES = (WAN21, WAN_VARIANTS)
+WAN_ANIMATE_2 = replace(
+    WAN_VARIANTS,
+    name="Wan Animate 2",
+    classes=("comfy.ldm.wan.model_animate2.WanAnimate2Model",),
+    block_lists=(replace(BLOCKS, method="forward_gen"),),
+    side_block_lists=(),
+)
+"""Its blocks run for the pose through methods of their own, which run on a skip as well."""
+
+WAN_FAMILIES = (WAN21, WAN_VARIANTS, WAN_ANIMATE_2)
 
 WAN_UNCACHEABLE = (
     Uncacheable(
         "Wan causal (Self-Forcing)",
         ("comfy.ldm.wan.ar_model.CausalWanModel",),
         "it makes frames one after another, and its blocks fill a memory that later frames read",
-    ),
-    Uncacheable(
-        "Wan Animate 2",
-        ("comfy.ldm.wan.model_animate2.WanAnimate2Model",),
-        "its blocks are not called as modules, but through methods of their own for pose and video",
-        forecast=True,
     ),
 )

@@ -13,7 +13,11 @@ from .reads import TensorReads, same_memory
 
 TEXT_PREFIXES = ("encoder_hidden_states", "pooled_", "cap_feats", "prompt_")
 """Prefixes of the names of transformers' text arguments."""
-TIMESTEP_NAMES = ("timestep", "timesteps", "t")
+TIMESTEP_NAMES = ("timestep", "timesteps", "t", "vision_timesteps")
+LATENT_NAMES = ("vision_tokens",)
+"""Names of the latent's argument where it is not the first one."""
+STEP_SETTINGS = ("kv_cache_mode",)
+"""Plain arguments that change from step to step within a branch."""
 MAX_BRANCHES = 16
 
 
@@ -33,8 +37,8 @@ def arguments_of(
 
 
 def latent_name(arguments: Mapping[str, Any]) -> str:
-    """The name of the latent's argument: the first one."""
-    return next(iter(arguments))
+    """The name of the latent's argument: the first one, or one of `LATENT_NAMES`."""
+    return next((name for name in LATENT_NAMES if name in arguments), next(iter(arguments)))
 
 
 def timestep_name(arguments: Mapping[str, Any]) -> str:
@@ -91,8 +95,8 @@ class Branches:
     """The guidance branches of one denoising loop.
 
     Calls belong to the same branch if they have the same `cache_context` name, equal text
-    embeddings and equal plain arguments (bools, ints and strings). The embeddings are held for the
-    whole loop, so that their memory is not reused for other ones.
+    embeddings and equal plain arguments (bools, ints and strings) but for the `STEP_SETTINGS`. The
+    embeddings are held for the whole loop, so that their memory is not reused for other ones.
 
     Args:
         reads: counts the comparisons.
@@ -123,7 +127,11 @@ class Branches:
         }
         text = list(tensors_in(named))
         index = self._index_of(text)
-        plain = tuple((name, _plain_value(value)) for name, value in arguments.items())
+        plain = tuple(
+            (name, _plain_value(value))
+            for name, value in arguments.items()
+            if name not in STEP_SETTINGS
+        )
         key = (context, index, plain)
         self._keys.add(key)
         if len(self._keys) > MAX_BRANCHES:

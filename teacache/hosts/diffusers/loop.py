@@ -39,7 +39,6 @@ from .branches import (
     latent_name,
     layout_of,
     tensors_in,
-    timestep_name,
     timestep_of,
 )
 from .calls import BranchKey, Call, EvaluationCalls
@@ -214,7 +213,7 @@ class DenoisingLoop:
         try:
             with reading_model():
                 alike = self._branches.key(name, given)
-                timestep_name(given)
+                timestep_of(given)
         except FamilyMismatch as mismatch:
             self._mismatch = mismatch
             return forward(**given)

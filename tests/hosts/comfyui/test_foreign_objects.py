@@ -136,7 +136,7 @@ def test_a_guidance_that_is_no_number(model: Any, cfg: Any, threshold: float) ->
 def test_a_guider_that_returns_two_predictions(
     model: Any, known: bool, threshold: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It passes through uncached where the prediction would be cached, and the report says so."""
+    """A guider of a pack runs in skipped steps too, on predicted branches."""
     import comfy.samplers
 
     from teacache.engine.strategy import SamplerTraits
@@ -150,12 +150,11 @@ def test_a_guider_that_returns_two_predictions(
     clone, handle = cached(model, threshold, mode="forecast")
     got = guided(clone, make_guider(clone, foreign.twofold()), chosen)
     report = report_of(handle)
-    if known or threshold == 0:
+    if threshold == 0:
         assert torch.equal(got, native) and report.skipped == 0
-    if threshold and known:
-        assert "the guider returns a tuple of 2, not one latent" in report.warnings[0]
-    elif threshold:
+    else:
         assert report.method == "forecast" and len(report.records) == 9 and report.skipped > 0
+        assert (got - native).abs().mean() < 0.2 * native.abs().mean()
 
 
 def test_a_guider_that_calls_its_own_predict_noise(model: Any) -> None:
