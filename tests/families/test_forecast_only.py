@@ -29,7 +29,8 @@ def unet(config_name: str, prediction: str) -> Any:
     import comfy.supported_models
 
     kind = getattr(comfy.supported_models, config_name)
-    own: dict[str, Any] = {"num_heads": -1, "num_head_channels": 16, "adm_in_channels": 2816}
+    own: dict[str, Any] = {"num_heads": -1, "num_head_channels": 16, "num_classes": "sequential"}
+    own["adm_in_channels"] = 2816
     if config_name != "SDXL":
         own = {"num_heads": 2, "num_head_channels": -1}
     made = kind({**kind.unet_config, **UNET})
