@@ -115,20 +115,23 @@ class BlockList:
         outputs: the roles that it returns, in order; a single one bare, several as a tuple.
         verify_outputs: the outputs are only assumed: each block's output is checked to be one
             tensor in the shape of its input before anything is skipped.
+        also_returned: what a block takes and returns beside the streams, after them in its outputs;
+            a skip passes it through.
     """
 
     path: str
     inputs: tuple[Stream, ...]
     outputs: tuple[Role, ...]
     verify_outputs: bool = False
+    also_returned: tuple[Stream, ...] = ()
 
     def image_stream(self) -> Stream:
         return next(stream for stream in self.inputs if stream.role is not Role.TEXT)
 
     def returned_streams(self) -> tuple[Stream, ...]:
-        """The input streams that a block returns, in the order of `outputs`."""
+        """What a block returns of its inputs, in the order of its outputs."""
         by_role = {stream.role: stream for stream in self.inputs}
-        return tuple(by_role[role] for role in self.outputs)
+        return (*(by_role[role] for role in self.outputs), *self.also_returned)
 
 
 class SkippedOutput(Enum):
