@@ -28,12 +28,9 @@ def wan_pack(pack: ModuleType) -> Iterator[None]:
     """The stand-in and our node are loaded."""
     import nodes
 
-    before = set(nodes.NODE_CLASS_MAPPINGS)
-    wan_video.load_pack()
-    nodes.NODE_CLASS_MAPPINGS[NODE] = offered(pack)[NODE]
-    yield
-    for name in nodes.NODE_CLASS_MAPPINGS.keys() - before:
-        del nodes.NODE_CLASS_MAPPINGS[name]
+    with wan_video.pack_loaded():
+        nodes.NODE_CLASS_MAPPINGS[NODE] = offered(pack)[NODE]
+        yield
 
 
 @pytest.fixture

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import torch
 from paths import TESTS
 
+from teacache.config import TeaCacheConfig
+from teacache.report import RunReport
+
 FOLDER = TESTS / "support" / "wan_video_pack"
 FRAMES = 4
+SKIP_ALL = 90.0
+FAITHFUL = {"mode": "faithful", "coefficients": (1.0, 0.0)}
+"""The change of the embedding as it is: the stand-in's is not what the profiles were fitted to."""
+REUSE = {"predictor": "reuse", "indicator": "rate"}
 
 
 def load_pack() -> ModuleType:
@@ -63,3 +72,43 @@ def sample(patcher: Any, sampler: Any = None, frames: int = FRAMES, **given: Any
     with torch.inference_mode():
         out, _ = node.process(**{**inputs, **given})
     return out["samples"]
+
+
+@contextmanager
+def pack_loaded() -> Iterator[ModuleType]:
+    """The stand-in is among ComfyUI's nodes; afterwards they are what they were."""
+    import nodes
+
+    before = set(nodes.NODE_CLASS_MAPPINGS)
+    yield load_pack()
+    for name in nodes.NODE_CLASS_MAPPINGS.keys() - before:
+        del nodes.NODE_CLASS_MAPPINGS[name]
+
+
+def cached(model: Any, threshold: float | None = None, **config: Any) -> tuple[Any, Any]:
+    """`model` with the cache, and its handle."""
+    from teacache.hosts.comfyui.wan_video import apply_to_wan_video
+
+    settings = TeaCacheConfig(rel_l1_thresh=threshold, **config)
+    clone, handle = apply_to_wan_video(model, settings)
+    assert handle is not None
+    return clone, handle
+
+
+def transformer(model: Any) -> Any:
+    return model.model.diffusion_model
+
+
+def blocks_run(model: Any) -> int:
+    """How often the first block has run since this was asked last."""
+    block = transformer(model).blocks[0]
+    calls, block.calls = block.calls, 0
+    return calls
+
+
+def error(out: torch.Tensor, native: torch.Tensor) -> float:
+    return float((out - native).norm() / native.norm())
+
+
+def newest(handle: Any) -> RunReport:
+    return handle.reports[-1]

@@ -27,6 +27,8 @@ from ..common import embed_timesteps, prepare_stack
 from .wan_video_schedulers import TIMESTEPS
 
 PREDICTION = "prediction"
+POSITIONAL = ("x", "t", "context", "seq_len")
+"""The transformer's first arguments, which older versions of the sampler do not name."""
 MOVING = ("current_step", "current_step_percentage", "last_step")
 """Arguments that change from step to step and do not tell branches apart."""
 LAYER_GUIDANCE = "skip layer guidance leaves out the first or the last block"
@@ -161,11 +163,12 @@ class WanVideoCalls:
 
         Args:
             forward: the transformer's own.
-            args, given: as it is called. The loop names all of its arguments; what the sampler
-                asks of the model before it is not a step.
+            args, given: as it is called. What the sampler asks of the model before its loop is
+                not told a step.
         """
-        if self.problem or args or "current_step" not in given:
+        if self.problem or "current_step" not in given:
             return forward(*args, **given)
+        given |= dict(zip(POSITIONAL, args, strict=False))
         try:
             run = self._at_step(int(given["current_step"]), given)
         except FamilyMismatch as mismatch:

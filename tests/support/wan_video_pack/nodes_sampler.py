@@ -58,13 +58,14 @@ class WanVideoSampler:
                     current_step_percentage=step / count, last_step=step == count - 1,
                     y=image_embeds.get("image"), transformer_options=options,
                 )  # fmt: skip
+                given = [shared.pop("x")] if image_embeds.get("older") else []
                 (cond,), *_ = transformer(
-                    context=text_embeds["prompt_embeds"], is_uncond=False, **shared
+                    *given, context=text_embeds["prompt_embeds"], is_uncond=False, **shared
                 )
                 if scales[step] == 1.0:
                     return cond
                 (uncond,), *_ = transformer(
-                    context=text_embeds["negative_prompt_embeds"], is_uncond=True, **shared
+                    *given, context=text_embeds["negative_prompt_embeds"], is_uncond=True, **shared
                 )
                 return uncond + scales[step] * (cond - uncond)
 
