@@ -116,6 +116,13 @@ class BlockProxy(nn.Module):
         callbacks = self.__dict__["stack"].callbacks_here
         return callbacks is not None and bool(callbacks.skipping)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """What moves a module moves the block: other code may do so between the blocks."""
+        shown = self.__dict__["block"]
+        if shown is not None:
+            shown._apply(fn, recurse)
+        return self
+
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         shown = self.__dict__["block"]
         yield from super().named_children() if shown is None else shown.named_children()

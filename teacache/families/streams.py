@@ -135,6 +135,8 @@ class BlockList:
         beside: a block's arguments -> whether that call is none of the image, but one of its own
             within the same call of the model, such as one that fills a cache of attention keys. It
             is made on a skip as well.
+        also_returned: what a block takes and returns beside the streams, after them in its outputs;
+            a skip passes it through.
     """
 
     path: str
@@ -143,14 +145,15 @@ class BlockList:
     verify_outputs: bool = False
     method: str = "forward"
     beside: Callable[[BlockArguments], bool] | None = None
+    also_returned: tuple[Stream, ...] = ()
 
     def image_stream(self) -> Stream:
         return next(stream for stream in self.inputs if stream.role is not Role.TEXT)
 
     def returned_streams(self) -> tuple[Stream, ...]:
-        """The input streams that a block returns, in the order of `outputs`."""
+        """What a block returns of its inputs, in the order of its outputs."""
         by_role = {stream.role: stream for stream in self.inputs}
-        return tuple(by_role[role] for role in self.outputs)
+        return (*(by_role[role] for role in self.outputs), *self.also_returned)
 
 
 class SkippedOutput(Enum):

@@ -52,12 +52,16 @@ def _time_projection(transformer: Any, timesteps: Tensor) -> Tensor:
     return projection
 
 
+def _takes_clip(transformer: Any) -> bool:
+    return transformer._modules.get("img_emb") is not None
+
+
 def _profile(transformer: Any) -> str:
     """Name of the profile: Wan 2.2 has 48 latent channels, or takes an image without CLIP."""
     class_name = type(transformer).__name__
     if class_name == "HumoWanModel":
         return "wan21-uncalibrated"
-    image_without_clip = transformer.in_dim > transformer.out_dim and transformer.img_emb is None
+    image_without_clip = transformer.in_dim > transformer.out_dim and not _takes_clip(transformer)
     if class_name in ("WanModel_S2V", "AnimateWanModel"):
         return "wan22-uncalibrated"
     if transformer.out_dim == TI2V_5B_CHANNELS:

@@ -70,7 +70,7 @@ class RunWrappers:
             WrappersMP.APPLY_MODEL: self.apply_model,
         }
         with ExitStack() as stack:
-            stack.enter_context(_replaced(self._guider, "predict_noise", self.predict_noise))
+            stack.enter_context(replaced(self._guider, "predict_noise", self.predict_noise))
             for kind, wrapper in wrappers.items():
                 stack.enter_context(_wrapped(self._guider.model_options, kind, wrapper))
             yield
@@ -293,19 +293,19 @@ class RunWrappers:
 
 
 @contextmanager
-def _replaced(guider: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """`guider.name` is `function`, which gets the original as its first argument."""
-    original, own = getattr(guider, name), vars(guider).get(name)
+def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """`owner.name` is `function`, which gets the original as its first argument."""
+    original, own = getattr(owner, name), vars(owner).get(name)
     replacement = functools.partial(function, original)
-    setattr(guider, name, replacement)
+    setattr(owner, name, replacement)
     try:
         yield
     finally:
-        if vars(guider).get(name) is replacement:
+        if vars(owner).get(name) is replacement:
             if own is None:
-                delattr(guider, name)
+                delattr(owner, name)
             else:
-                setattr(guider, name, own)
+                setattr(owner, name, own)
 
 
 @contextmanager
