@@ -184,8 +184,8 @@ def _precise(value: torch.Tensor) -> torch.Tensor:
 def correction_gain(error: torch.Tensor) -> torch.Tensor:
     """How much of a correction is applied, 0 to 1, where predictions miss by `error` (relative L1).
 
-    As a Wiener filter weighs a signal by its noise. Where predictions miss widely the polynomial
-    through the computed values is no truth either, and a model whose later steps mend the error by
+    As a Wiener filter weighs a signal by its noise. Where predictions miss widely the line through
+    the computed values is no truth either, and a model whose later steps mend the error by
     themselves would mend it twice: few steps with strong guidance lose by a full correction.
     """
     return torch.nan_to_num(1 / (1 + (error / RELIABLE_ERROR).square()))

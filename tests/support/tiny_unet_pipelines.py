@@ -8,9 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from tiny_pipelines import TOKENS, image, kl_vae, noise, set_weights
-from torch import nn
 
 STEPS = 20
 WIDTH = 16
@@ -127,76 +125,76 @@ def generate(pipe: Any, *, steps: int = STEPS, seed: int = 0, **changes: Any) ->
     return out[0]
 
 
-class ExactDenoiser(nn.Module):
-    """The best possible denoiser of latents that are near one of a few pictures, in closed form.
-
-    Unlike random weights it leads from noise to a picture, and its predictions belong together: the
-    mean of p(latent | sample) of a mixture of Gaussians, as noise, v or latent. The text chooses
-    the pictures.
-
-    Args:
-        kind: the `prediction_type`.
-    """
-
-    NEAR = 0.3
-    """Standard deviation around a picture."""
-
-    def __init__(self, kind: str, pictures: int = 32) -> None:
-        super().__init__()
-        self.kind = kind
-        coarse = noise(5, 2, pictures, 4, 4, 4)
-        self.pictures = nn.functional.interpolate(
-            coarse.flatten(0, 1), size=(SIZE // 2, SIZE // 2), mode="bicubic"
-        ).unflatten(0, (2, pictures))
-        betas = torch.linspace(
-            TRAINED["beta_start"] ** 0.5, TRAINED["beta_end"] ** 0.5, 1000, dtype=torch.float64
-        )
-        self.alphas = (1 - betas**2).cumprod(0)
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> Any:
-        signal, noise = self._shares(torch.as_tensor(timestep, dtype=torch.float64))
-        rows = []
-        for x, told in zip(sample[:, :4].double(), text, strict=True):
-            means = self.pictures[int(told[0, 1] > 0)].double()
-            variance = (signal * self.NEAR) ** 2 + noise**2
-            away = (x - signal * means).flatten(1)
-            weights = (-away.square().sum(1) / (2 * variance)).softmax(0)
-            mean = torch.einsum("k,kchw->chw", weights, means)
-            latent = mean + signal * self.NEAR**2 / variance * (x - signal * mean)
-            eps = (x - signal * latent) / noise
-            answers = {"epsilon": eps, "sample": latent}
-            rows.append(answers.get(self.kind, signal * eps - noise * latent))
-        return torch.stack(rows).to(sample.dtype)
-
-    def _shares(self, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of signal and noise, between those of the whole timesteps."""
-        t = timestep.flatten()[0].clamp(0, 999)
-        low = int(t)
-        part = t - low
-        alpha = self.alphas[low] * (1 - part) + self.alphas[min(low + 1, 999)] * part
-        return alpha.sqrt(), (1 - alpha).sqrt()
-
-
-def exact(pipe: Any, kind: str = "epsilon") -> Any:
-    """`pipe` with an `ExactDenoiser` in the place of what its UNet computes."""
-    model = ExactDenoiser(kind)
-
-    class ExactUNet(type(pipe.unet)):  # type: ignore[misc]
-        def forward(
-            self,
-            sample: torch.Tensor,
-            timestep: Any,
-            encoder_hidden_states: torch.Tensor,
-            return_dict: bool = True,
-            **others: Any,
-        ) -> Any:
-            out = model(sample, timestep, encoder_hidden_states)
-            return UNet2DConditionOutput(sample=out) if return_dict else (out,)
-
-    pipe.unet.__class__ = ExactUNet
-    return pipe
-
-
 def picture() -> Any:
     """A picture to start from."""
     return image(SIZE)
+
+
+class TextStandIn(torch.nn.Linear):
+    """What a pipeline asks its text encoder for although the prompts are embeddings."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+
+def cascade_unet(channels: int, **settings: Any) -> Any:
+    """A UNet of Stable Cascade."""
+    from diffusers.models import StableCascadeUNet
+
+    model = StableCascadeUNet(
+        in_channels=channels, out_channels=channels, conditioning_dim=16,
+        block_out_channels=(16, 16), num_attention_heads=(2, 2), down_num_layers_per_block=(1, 1),
+        up_num_layers_per_block=(1, 1), down_blocks_repeat_mappers=(1, 1),
+        up_blocks_repeat_mappers=(1, 1), switch_level=(False,), clip_text_pooled_in_channels=POOLED,
+        block_types_per_layer=(
+            ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),
+        ) * 2,
+        timestep_conditioning_type=("sca",), **settings,
+    ).eval()  # fmt: skip
+    set_weights(model)
+    return model
+
+
+def cascade(stage: str) -> tuple[Any, dict[str, Any]]:
+    """A pipeline of Stable Cascade and the inputs of its calls. stage: `prior` or `decoder`."""
+    import diffusers
+
+    text = {"tokenizer": None, "text_encoder": TextStandIn(2, 2)}
+    noisy = diffusers.DDPMWuerstchenScheduler()
+    inputs: dict[str, Any] = {
+        "prompt_embeds": noise(1, 1, TOKENS, POOLED),
+        "prompt_embeds_pooled": noise(2, 1, 1, POOLED),
+        "negative_prompt_embeds": noise(3, 1, TOKENS, POOLED),
+        "negative_prompt_embeds_pooled": noise(4, 1, 1, POOLED),
+    }
+    if stage == "prior":
+        unet = cascade_unet(16, clip_text_in_channels=POOLED, clip_image_in_channels=POOLED)
+        made = diffusers.StableCascadePriorPipeline(prior=unet, scheduler=noisy, **text)
+        return made, {**inputs, "height": 128, "width": 128}
+    unet = cascade_unet(4, effnet_in_channels=16, patch_size=2)
+    made = diffusers.StableCascadeDecoderPipeline(
+        decoder=unet, scheduler=noisy, vqgan=None, latent_dim_scale=2.0, **text
+    )
+    return made, {**inputs, "image_embeddings": noise(5, 1, 16, 6, 6), "output_type": "latent"}
+
+
+def kandinsky(scheduler: Any) -> tuple[Any, dict[str, Any]]:
+    """A pipeline of Kandinsky 2.2, whose UNet also predicts a variance, and its inputs."""
+    from diffusers import KandinskyV22Pipeline, VQModel
+
+    model = unet(
+        out_channels=8, addition_embed_type="image", encoder_hid_dim=POOLED,
+        encoder_hid_dim_type="image_proj", resnet_time_scale_shift="scale_shift",
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    )  # fmt: skip
+    movq = VQModel(block_out_channels=(32,), norm_num_groups=8, latent_channels=4)
+    inputs = {
+        "image_embeds": noise(1, 1, POOLED),
+        "negative_image_embeds": noise(2, 1, POOLED),
+        "height": 64,
+        "width": 64,
+        "output_type": "latent",
+    }
+    return KandinskyV22Pipeline(unet=model, scheduler=scheduler, movq=movq), inputs
