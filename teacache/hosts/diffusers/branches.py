@@ -11,13 +11,24 @@ from torch import nn
 
 from .reads import TensorReads, same_memory
 
-TEXT_PREFIXES = ("encoder_hidden_states", "pooled_", "cap_feats", "prompt_")
-"""Prefixes of the names of transformers' text arguments."""
-TIMESTEP_NAMES = ("timestep", "timesteps", "t", "vision_timesteps")
+TEXT_PREFIXES = (
+    "encoder_hidden_states",
+    "pooled_",
+    "cap_feats",
+    "prompt_",
+    "added_cond_kwargs",
+    "class_labels",
+    "clip_",
+    "proj_embedding",
+)
+"""Prefixes of the names of denoisers' arguments that hold a text, or an image in its place."""
+TIMESTEP_NAMES = ("timestep", "timesteps", "t", "timestep_ratio", "vision_timesteps")
 LATENT_NAMES = ("vision_tokens",)
 """Names of the latent's argument where it is not the first one."""
 STEP_SETTINGS = ("kv_cache_mode",)
 """Plain arguments that change from step to step within a branch."""
+STRENGTH = "conditioning_scale"
+"""Name of the argument of ControlNets that says how strongly they count."""
 MAX_BRANCHES = 16
 
 
@@ -55,7 +66,9 @@ def timestep_name(arguments: Mapping[str, Any]) -> str:
 
 def timestep_of(arguments: Mapping[str, Any]) -> torch.Tensor:
     """The timestep of a call, a scalar: the largest one where it differs between tokens."""
-    values: torch.Tensor = arguments[timestep_name(arguments)]
+    values = arguments[timestep_name(arguments)]
+    if not isinstance(values, torch.Tensor):
+        return torch.tensor(float(values))
     return values.detach().flatten().max()
 
 
@@ -80,6 +93,14 @@ def layout_of(value: Any) -> Hashable:
     if isinstance(value, (list, tuple)):
         return tuple(layout_of(item) for item in value)
     return type(value).__name__
+
+
+def strength_of(arguments: Mapping[str, Any]) -> Hashable:
+    """How strongly a ControlNet is to count, None where nothing is said; 0 where it has ended."""
+    strength = arguments.get(STRENGTH)
+    if isinstance(strength, (list, tuple)):
+        return tuple(strength_of({STRENGTH: item}) for item in strength)
+    return float(strength) if isinstance(strength, (int, float)) else None
 
 
 def _plain_value(value: Any) -> Hashable:
