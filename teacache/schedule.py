@@ -48,7 +48,8 @@ class Schedule:
         )
         """The first step of each segment."""
         self._above_one = max(self.sigmas) > 1
-        shares = [self._noise_share(sigma) for sigma in self.sigmas]
+        self.axis = shares = [self.axis_of(sigma) for sigma in self.sigmas]
+        """The levels as values are extrapolated over them."""
         self._mean_noise_step = _mean(abs(b - a) for a, b in pairwise(shares) if a != b)
         inner = [share for share in shares if LOG_SNR_MARGIN < share < 1 - LOG_SNR_MARGIN]
         self._mean_log_snr_step = _mean(
@@ -71,7 +72,7 @@ class Schedule:
         """
         if not self._mean_noise_step:
             return FORCE_COMPUTE
-        start, end = self._noise_share(start), self._noise_share(end)
+        start, end = self.axis_of(start), self.axis_of(end)
         noise = abs(end - start) / self._mean_noise_step
         if not self._mean_log_snr_step:
             return noise
@@ -106,7 +107,10 @@ class Schedule:
                 return step
         return current
 
-    def _noise_share(self, sigma: float) -> float:
+    def axis_of(self, sigma: float) -> float:
+        """The noise share of a level: `sigma` itself in flow models, sigma / (1 + sigma) where
+        levels are above 1. Values are extrapolated over it: over levels that fall from 15 or 80 to
+        0 by equal factors, what is learned from the first ones would tell nothing of the last."""
         return sigma / (1 + sigma) if self._above_one else sigma
 
 
@@ -175,6 +179,11 @@ class StepTracker:
         self.evaluations += 1
         if unknown is not None:
             raise unknown
+
+    @property
+    def axis(self) -> float:
+        """Where the current evaluation lies on the axis that values are extrapolated over."""
+        return self.schedule.axis_of(self.sigma)
 
     @property
     def segment(self) -> int:

@@ -13,7 +13,12 @@ from ..tables import aligned
 if TYPE_CHECKING:
     from ..families.spec import Family, Uncacheable
 
-TESTED = {"run": "run", "newer": "run on 0.33", "read": "read only"}
+TESTED = {
+    "run": "run",
+    "newer": "run on 0.33",
+    "stand_in": "on a stand-in",
+    "read": "read only",
+}
 
 PAGE = """# Model families
 
@@ -34,7 +39,8 @@ into the distance that is added up until it reaches the threshold.
 - **Published**: thresholds that the source of the profile names, with the speed-up it states.
 - **Tested**: *run* on a small instance of ComfyUI's own class, with blocks counted and results
   compared; *run on 0.33* where the class exists only in newer ComfyUI than the oldest supported
-  one; *read only* in the source of a newer ComfyUI.
+  one; *on a stand-in* of the same structure, where only a ComfyUI newer than 0.33 has the class;
+  *read only* in the source of a newer ComfyUI.
 
 {table}
 

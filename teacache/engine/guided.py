@@ -57,7 +57,7 @@ class GuidedForward:
                 or there is no memory: the evaluation must be computed.
         """
         run, nodes = self._run, self._whole.nodes
-        weights = self._whole.weights(run.position.sigma)
+        weights = self._whole.weights
         try:
             values = []
             for index in range(count):
@@ -81,6 +81,6 @@ class GuidedForward:
             for index, value in enumerate(values):
                 layout = tuple(value.shape), value.dtype, str(value.device)
                 state = branch_state(run, self._decision, (key, index), layout)
-                state.predictor.observe(run.position.sigma, run.to_cache_device(value))
+                state.predictor.observe(run.position.axis, run.to_cache_device(value))
         except OUT_OF_MEMORY:
             run.release()

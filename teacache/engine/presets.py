@@ -206,14 +206,14 @@ def _by_budget(
     Args:
         calibration: tells the usual errors of this model; None for those of any model.
     """
-    sigmas, steps = context.conditions.sigmas, context.conditions.steps
+    schedule, steps = Schedule(context.conditions.sigmas), context.conditions.steps
     if calibration is not None and calibration.error_rates:
-        rates = rates_at(calibration.error_rates, calibration.conditions.sigmas, sigmas)
+        known = Schedule(calibration.conditions.sigmas).axis
+        rates = rates_at(calibration.error_rates, known, schedule.axis)
     else:
-        rates = usual_rates(sigmas)
+        rates = usual_rates(schedule.axis, context.sampler.error_weight > 1)
     count = steps_for(steps, speedup)
     settings = budgeted_settings(config, context.profile, Budget(count, tuple(rates)))
-    schedule = Schedule(sigmas)
     budget = budget_of(settings, schedule, policy_of(settings, context.sampler, schedule))
     assert budget is not None
     least = budget.least()

@@ -339,11 +339,11 @@ class Run:
         """The distance that a relative `change` of what the profile reads stands for."""
         return self._profile.distance(change)
 
-    def distance_in_budget(self, distance: float, state: BranchState) -> float:
-        """`distance` of a forecast's skip, as a part of the threshold that keeps the number of
-        computed steps; itself where none is wanted."""
+    def distance_of_skip(self, distance: float, state: BranchState) -> float:
+        """`distance` of a forecast's skip as it counts: with the sampler's weight, or as a part of
+        the threshold that keeps the number of computed steps, where one is wanted."""
         if self._budget is None:
-            return distance
+            return distance * self.sampler.error_weight
         nodes, rate = state.predictor.sigmas, state.error_rate.rate
         return self._budget.relative(distance, self.position.step, nodes, rate)
 

@@ -25,6 +25,7 @@ class SamplerTraits:
             place of the derivative, which holds that noise.
         wraps_one_eval: a foreign one around a sampler that evaluates once at each level, which may
             be shown another level than the schedule's.
+        error_weight: how much more an expected error counts than with Euler's method.
         visits_every_level: it evaluates at every level of the schedule, also where the sample does
             not move; otherwise a schedule may be padded with levels that are left out.
         raises_levels: it adds noise before it evaluates, at a level above that of its step.
@@ -42,6 +43,7 @@ class SamplerTraits:
     raises_levels: bool = False
     adds_noise: bool = False
     wraps_one_eval: bool = False
+    error_weight: float = 1.0
 
     @property
     def plannable(self) -> bool:

@@ -14,7 +14,9 @@ from .comfyui.image import IMAGE_FAMILIES
 from .comfyui.image_recent import RECENT_IMAGE_FAMILIES, RECENT_IMAGE_UNCACHEABLE
 from .comfyui.three_d import THREE_D_FAMILIES, THREE_D_UNCACHEABLE
 from .comfyui.video import VIDEO_FAMILIES, VIDEO_UNCACHEABLE
+from .diffusers.dual_stream import DIFFUSERS_DUAL_STREAM_FAMILIES
 from .diffusers.image import DIFFUSERS_IMAGE_FAMILIES
+from .diffusers.recent import DIFFUSERS_RECENT_FAMILIES, DIFFUSERS_UNCACHEABLE
 from .diffusers.video import DIFFUSERS_VIDEO_FAMILIES
 from .generic import forecast_only_family, generic_family
 from .registration import checked_family
@@ -26,10 +28,19 @@ log = logging.getLogger("teacache")
 FAMILIES: tuple[Family, ...] = (
     IMAGE_FAMILIES + RECENT_IMAGE_FAMILIES + AUDIO_FAMILIES + THREE_D_FAMILIES + VIDEO_FAMILIES
 )
-DIFFUSERS_FAMILIES: tuple[Family, ...] = DIFFUSERS_IMAGE_FAMILIES + DIFFUSERS_VIDEO_FAMILIES
+DIFFUSERS_FAMILIES: tuple[Family, ...] = (
+    DIFFUSERS_IMAGE_FAMILIES
+    + DIFFUSERS_VIDEO_FAMILIES
+    + DIFFUSERS_RECENT_FAMILIES
+    + DIFFUSERS_DUAL_STREAM_FAMILIES
+)
 """The same families, by id, as diffusers' classes lay them out."""
 UNCACHEABLE: tuple[Uncacheable, ...] = (
-    RECENT_IMAGE_UNCACHEABLE + AUDIO_UNCACHEABLE + THREE_D_UNCACHEABLE + VIDEO_UNCACHEABLE
+    RECENT_IMAGE_UNCACHEABLE
+    + AUDIO_UNCACHEABLE
+    + THREE_D_UNCACHEABLE
+    + VIDEO_UNCACHEABLE
+    + DIFFUSERS_UNCACHEABLE
 )
 
 
@@ -142,10 +153,10 @@ def find_family(transformer: nn.Module) -> Family | None:
                 return forecast_only_family(family.name)
             if matches:
                 return family
-    entry = find_uncacheable(transformer)
-    if entry is None:
-        return generic_family(inner)
-    return forecast_only_family(entry.name) if entry.forecast else None
+        for entry in UNCACHEABLE:
+            if name in entry.classes:
+                return forecast_only_family(entry.name) if entry.forecast else None
+    return generic_family(inner)
 
 
 def find_uncacheable(transformer: nn.Module) -> Uncacheable | None:

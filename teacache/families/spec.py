@@ -56,9 +56,12 @@ class Family:
         indicator_depends_on_text: whether the modulated input differs between branches of guidance.
         text_arguments: names of the transformer's arguments that differ between branches of
             guidance, beside the usual ones (diffusers).
+        returns_several: whether the transformer returns several values, such as film and sound,
+            each for a scheduler of its own (diffusers): then its residuals are forecast.
         profiles: the family's own profiles, beside the shipped ones; the first is the default.
         tested: "run" on tiny instances of the class; "newer", the same in a newer ComfyUI than the
-            oldest supported one; "read" in the source of a newer one.
+            oldest supported one; "stand_in", on a class of the same structure; "read" in the source
+            of a newer one.
     """
 
     id: str
@@ -74,6 +77,7 @@ class Family:
     matches: Callable[[Any], bool] = lambda transformer: True
     indicator_depends_on_text: bool = True
     text_arguments: tuple[str, ...] = ()
+    returns_several: bool = False
     profiles: tuple[Profile, ...] = ()
     tested: str = "run"
 

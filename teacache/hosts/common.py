@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from ..report import RunReport
 KEPT_REPORTS = 8
 SHORTEST_STEPS = 2
 """Runs of so many steps have a first and a last step alone: nothing can be skipped."""
+SEVERAL_VALUES = "returns several values, each for a scheduler of its own: residuals are forecast."
 log = logging.getLogger("teacache")
 
 
@@ -51,14 +52,23 @@ class Recognition:
 
 
 def recognise(
-    transformer: nn.Module, config: TeaCacheConfig, store: ProfileStore
+    transformer: nn.Module,
+    config: TeaCacheConfig,
+    store: ProfileStore,
+    family: Family | None = None,
 ) -> Recognition | None:
     """The family and profile of a model; None for a model that is left as it is.
+
+    Args:
+        transformer: the model.
+        config: may name a profile.
+        store: the user's own profiles.
+        family: the model's, where the host knows it; else it is looked up.
 
     Raises:
         ConfigError: the profile that `config` names is unknown or made for another family.
     """
-    family = find_family(transformer)
+    family = find_family(transformer) if family is None else family
     if family is None:
         return None
     try:
@@ -169,6 +179,10 @@ class CacheHandle:
             if override is None
             else override.settings(config, context)
         )
+        if self.family.returns_several and settings.strategy.caches_prediction:
+            strategy = replace(settings.strategy, cached="residual")
+            notes = (*settings.notes, f"{self.family.name} {SEVERAL_VALUES}")
+            settings = replace(settings, strategy=strategy, notes=notes)
         return Run(
             settings,
             self.family,
@@ -187,8 +201,21 @@ class CacheHandle:
             return self._learning.recorder
         return None if self._override is None else self._override.observer
 
-    def off_report(self, sigmas: list[float], outcome: str) -> RunReport:
-        """The report of a run that the cache left alone, since its threshold is 0."""
+    def off_report(
+        self,
+        sigmas: list[float],
+        outcome: str,
+        threshold: float = 0.0,
+        warnings: Sequence[str] = (),
+    ) -> RunReport:
+        """The report of a run that the cache left alone, since its threshold is 0.
+
+        Args:
+            sigmas: the run's noise levels; empty where they are not known.
+            outcome: as in `Run.finish`.
+            threshold: above 0 where the run was left alone for another reason.
+            warnings: why.
+        """
         report = RunReport(
             host=self._host,
             family=self.family.id,
@@ -200,10 +227,11 @@ class CacheHandle:
             indicator="",
             predictor="",
             sampler="",
-            threshold=0.0,
+            threshold=threshold,
             steps=max(len(sigmas) - 1, 0),
             sigmas=sigmas,
             outcome=outcome,
+            warnings=list(warnings),
         )
         if self._listener is not None:
             self._listener("end", {"report": report.to_json()})

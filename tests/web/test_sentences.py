@@ -38,7 +38,7 @@ NAMES = re.compile(
     r"|[a-z_]+=\w+|rel_l1_thresh|max_skip|`profile`|mine|sd3|flux1(-dev)?|faithful|forecast|TeaCache"
     r"|Transformer|LoRA|Apply|EasyCache|FBCache|UNetModel|euler|rate|HiDream-O1|balanced|quality"
     r"|learn|auto|predictor|indicator|cached|Wan|SeedVR2|Trellis|PiD|causal|Animate|Self-Forcing"
-    r"|prediction|reuse|MiniMax|Music|Stable Diffusion|FLUX\.1|dev)"
+    r"|prediction|reuse|MiniMax|Music|Kandinsky|Proteina|RFD4|YuE2|Stable Diffusion|FLUX\.1|dev)"
 )
 """What is not translated: names of models, samplers, profiles and settings."""
 ENGLISH = re.compile(r"[A-Za-z]{3,}")

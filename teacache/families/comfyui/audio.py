@@ -57,4 +57,11 @@ AUDIO_UNCACHEABLE = (
         "residual cannot stand for them",
         forecast=True,
     ),
+    Uncacheable(
+        "YuE2",
+        ("comfy.ldm.yue2.model.YuE2",),
+        "it runs its blocks once for each part of a song within one call, so that one residual "
+        "cannot stand for them",
+        forecast=True,
+    ),
 )

@@ -22,7 +22,11 @@ TEXT_PREFIXES = (
     "proj_embedding",
 )
 """Prefixes of the names of denoisers' arguments that hold a text, or an image in its place."""
-TIMESTEP_NAMES = ("timestep", "timesteps", "t", "timestep_ratio")
+TIMESTEP_NAMES = ("timestep", "timesteps", "t", "timestep_ratio", "vision_timesteps")
+LATENT_NAMES = ("vision_tokens",)
+"""Names of the latent's argument where it is not the first one."""
+STEP_SETTINGS = ("kv_cache_mode",)
+"""Plain arguments that change from step to step within a branch."""
 STRENGTH = "conditioning_scale"
 """Name of the argument of ControlNets that says how strongly they count."""
 MAX_BRANCHES = 16
@@ -44,8 +48,8 @@ def arguments_of(
 
 
 def latent_name(arguments: Mapping[str, Any]) -> str:
-    """The name of the latent's argument: the first one."""
-    return next(iter(arguments))
+    """The name of the latent's argument: the first one, or one of `LATENT_NAMES`."""
+    return next((name for name in LATENT_NAMES if name in arguments), next(iter(arguments)))
 
 
 def timestep_name(arguments: Mapping[str, Any]) -> str:
@@ -112,8 +116,8 @@ class Branches:
     """The guidance branches of one denoising loop.
 
     Calls belong to the same branch if they have the same `cache_context` name, equal text
-    embeddings and equal plain arguments (bools, ints and strings). The embeddings are held for the
-    whole loop, so that their memory is not reused for other ones.
+    embeddings and equal plain arguments (bools, ints and strings) but for the `STEP_SETTINGS`. The
+    embeddings are held for the whole loop, so that their memory is not reused for other ones.
 
     Args:
         reads: counts the comparisons.
@@ -144,7 +148,11 @@ class Branches:
         }
         text = list(tensors_in(named))
         index = self._index_of(text)
-        plain = tuple((name, _plain_value(value)) for name, value in arguments.items())
+        plain = tuple(
+            (name, _plain_value(value))
+            for name, value in arguments.items()
+            if name not in STEP_SETTINGS
+        )
         key = (context, index, plain)
         self._keys.add(key)
         if len(self._keys) > MAX_BRANCHES:

@@ -18,7 +18,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -176,10 +175,9 @@ class CachedPipeline(CacheHandle):
         return None, partial(self.off_report, levels)
 
     def _unread_report(self, mismatch: FamilyMismatch, outcome: str) -> RunReport:
-        report = replace(self.off_report([], outcome), threshold=self.threshold)
-        report.warn(f"{UNREAD}: {mismatch}")
-        log.warning("TeaCache: %s", report.warnings[-1])
-        return report
+        why = f"{UNREAD}: {mismatch}"
+        log.warning("TeaCache: %s", why)
+        return self.off_report([], outcome, self.threshold, [why])
 
     # --- a bare transformer -----------------------------------------------------------------------
 

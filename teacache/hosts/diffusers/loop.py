@@ -220,7 +220,7 @@ class DenoisingLoop:
         try:
             with reading_model():
                 alike = self._branches.key(name, given)
-                timestep_name(given)
+                timestep_of(given)
         except FamilyMismatch as mismatch:
             self._mismatch = mismatch
             return forward(**given)
