@@ -246,6 +246,8 @@ def _by_threshold(config: TeaCacheConfig, context: RunContext) -> tuple[RunSetti
     )
     sampler = context.sampler
     why = f"the sampler {sampler.name} cannot be planned ({sampler.why_not_planned})"
+    if context.sampler.adaptive or context.forecast_only:
+        return _by_config(faithful, context), f"{why}: every step is computed"
     if effects:
         effect, value = min(effects, key=lambda pair: abs(pair[0] - wanted))
         evidence = f"{why}; threshold {value:g} of profile {profile.name}, told to give {effect:g}x"

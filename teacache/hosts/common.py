@@ -22,7 +22,7 @@ from ..engine.run import Run, RunListener, RunObserver
 from ..engine.strategy import SamplerTraits, requested_strategy
 from ..families.generic import forecast_only_family
 from ..families.registry import find_family, find_uncacheable, known_profiles
-from ..families.spec import Family, RunScope, class_name, unwrap_compiled
+from ..families.spec import Family, RunScope, unwrap_compiled
 from ..families.streams import FamilyMismatch, reading_model
 from ..profiles.calibrated import Calibration
 from ..profiles.conditions import Conditions
@@ -89,10 +89,8 @@ def recognise(
 def why_unsupported(transformer: nn.Module) -> str:
     """Why a model is left as it is, as the first half of a sentence."""
     known = find_uncacheable(transformer)
-    if known is not None:
-        return f"{known.name}: {known.reason}"
-    name = class_name(transformer).rsplit(".", 1)[-1]
-    return f"{name} cannot be read"
+    assert known is not None
+    return f"{known.name}: {known.reason}"
 
 
 class CacheHandle:

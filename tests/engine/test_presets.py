@@ -21,7 +21,7 @@ from teacache.profiles.plans import adapt_plan, apply_limits, steps_for
 from teacache.profiles.profile import Threshold, load_profiles
 
 EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
-NOISY = SamplerTraits("euler_ancestral", adds_noise=True, error_weight=2.0)
+NOISY = SamplerTraits("euler_ancestral", adds_noise=True)
 UNREAD = SamplerTraits("Own", forecast=False, foreign=True)
 
 

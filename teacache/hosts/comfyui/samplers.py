@@ -69,10 +69,6 @@ KNOWN = (
     *NOISY_ONE_EVAL_PER_STEP,
     *NOISY_SEVERAL_EVALS_PER_STEP,
 )
-AMPLIFIED = 2.0
-"""How much more an error counts with samplers that add noise, with those of CFG++, which continue
-the unconditional branch, and with foreign ones: at equal errors their pictures change more. Chosen
-on tuning pairs of the demo model at 30 steps."""
 NOISE_OPTIONS = ("s_churn", "eta")
 """Options that make a deterministic sampler add noise, unless they are 0."""
 
@@ -87,8 +83,7 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
         sampler: A `comfy.samplers.Sampler`.
     """
     if type(sampler) is not comfy.samplers.KSAMPLER:
-        shown = _display_name(type(sampler))
-        return SamplerTraits(shown, foreign=True, error_weight=AMPLIFIED)
+        return SamplerTraits(_display_name(type(sampler)), foreign=True)
     function, options = _flattened(sampler.sampler_function, sampler.extra_options)
     name = _own_name(function)
     if name in ADAPTIVE:
@@ -97,12 +92,7 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
         inner = [sampler_traits(value) for value in options.values() if _is_sampler(value)]
         around = f", around {inner[0].name}" if inner else ""
         wraps = len(inner) == 1 and (inner[0].one_eval_per_step or inner[0].wraps_one_eval)
-        return SamplerTraits(
-            _display_name(function) + around,
-            foreign=True,
-            wraps_one_eval=wraps,
-            error_weight=AMPLIFIED,
-        )
+        return SamplerTraits(_display_name(function) + around, foreign=True, wraps_one_eval=wraps)
     raises = name in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP and _adds_noise(options)
     one_eval = name in ONE_EVAL_PER_STEP + NOISY_ONE_EVAL_PER_STEP and not raises
     noisy = raises or name in NOISY_ONE_EVAL_PER_STEP + NOISY_SEVERAL_EVALS_PER_STEP
@@ -112,7 +102,7 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
         one_eval_per_step=one_eval,
         raises_levels=raises,
         adds_noise=noisy,
-        error_weight=AMPLIFIED if noisy or name.endswith("_cfg_pp") else 1.0,
+        continues_a_branch=name.endswith("_cfg_pp"),
     )
 
 

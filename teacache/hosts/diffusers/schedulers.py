@@ -48,8 +48,6 @@ NOISY = (
 )
 """They add noise after a step. Those in `conversions.DENOISED` are forecast."""
 EULER_KINDS = ("epsilon", "flow_prediction")
-AMPLIFIED = 2.0
-"""`SamplerTraits.error_weight` where noise is added: as with ComfyUI's samplers."""
 OWN_LOOP = SamplerTraits(
     "of a loop of the user's own", forecast=False, foreign=True, visits_every_level=True
 )
@@ -85,13 +83,12 @@ def sampler_traits(scheduler: Any) -> SamplerTraits:
         one_eval_per_step=euler,
         visits_every_level=True,
         adds_noise=noisy,
-        error_weight=AMPLIFIED if noisy else 1.0,
     )
 
 
 def with_noise(traits: SamplerTraits) -> SamplerTraits:
     """`traits` of a scheduler that is told to add noise in its steps."""
-    return replace(traits, euler=False, adds_noise=True, error_weight=AMPLIFIED)
+    return replace(traits, euler=False, adds_noise=True)
 
 
 def _adds_noise(config: Any) -> bool:
@@ -191,8 +188,8 @@ def _index_in(timesteps: Any, timestep: Any) -> int | None:
     if timesteps.untyped_storage().data_ptr() != timestep.untyped_storage().data_ptr():
         return None
     distance: int = timestep.storage_offset() - timesteps.storage_offset()
-    index: int = distance // timesteps.stride(0)
-    return index
+    stride: int = timesteps.stride(0)
+    return distance // stride
 
 
 def _levels(scheduler: Any, timesteps: list[float]) -> list[float]:
