@@ -6,6 +6,7 @@ noise levels, so that the noise that a scheduler adds can be told from what chan
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -72,11 +73,14 @@ class ExactPipeline(DiffusionPipeline):  # type: ignore[misc]
         scheduler = self.scheduler
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps
-        if type(scheduler).__name__ == "DDPMWuerstchenScheduler":
+        name = type(scheduler).__name__
+        if name == "DDPMWuerstchenScheduler":
             timesteps = timesteps[:-1]
         self._num_timesteps = len(timesteps)
         scale = float(getattr(scheduler, "init_noise_sigma", 1.0))
         latents = torch.randn(1, 4, SIZE, SIZE, generator=generator) * scale
+        if "generator" in inspect.signature(type(scheduler).step).parameters:
+            options["generator"] = generator
         old = None
         for i, t in enumerate(self.progress_bar(timesteps)):
             scaled = latents
@@ -85,12 +89,12 @@ class ExactPipeline(DiffusionPipeline):  # type: ignore[misc]
             output = self.unet(scaled, t)
             if self.learned_variance:
                 output = torch.cat([output, 0.1 * scaled], dim=1)
-            given: tuple[Any, ...] = (t.expand(1) if t <= 1 and not t.ndim else t, latents)
-            if type(scheduler).__name__ == "CogVideoXDPMScheduler":
+            given: tuple[Any, ...] = (t, latents)
+            if name == "CogVideoXDPMScheduler":
                 given = (old, t, timesteps[i - 1] if i else None, latents)
-            elif type(scheduler).__name__ != "DDPMWuerstchenScheduler":
-                given = (t, latents)
-            out = scheduler.step(output, *given, generator=generator, return_dict=False, **options)
+            elif name == "DDPMWuerstchenScheduler":
+                given = (t.expand(1), latents)
+            out = scheduler.step(output, *given, return_dict=False, **options)
             latents, old = out[0], out[-1]
         return latents
 

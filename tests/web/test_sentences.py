@@ -37,7 +37,7 @@ SAMPLERS = (
 )
 PRESETS = ("auto", "faithful", "quality", "balanced", "learn", "2.0x", "4.0x")
 NAMES = re.compile(
-    r"(learned-\w+-\w+|[\w.]+-uncalibrated|euler_ancestral|made_up|dpm_adaptive|dpmpp_2m"
+    r"(eta|learned-\w+-\w+|[\w.]+-uncalibrated|euler_ancestral|made_up|dpm_adaptive|dpmpp_2m"
     r"|[a-z_]+=\w+|rel_l1_thresh|max_skip|`profile`|mine|sd3|flux1(-dev)?|faithful|forecast|TeaCache"
     r"|Transformer|LoRA|Apply|EasyCache|FBCache|UNetModel|euler|rate|HiDream-O1|balanced|quality"
     r"|learn|auto|predictor|indicator|cached|Wan|SeedVR2|Trellis|PiD|causal|Animate|Self-Forcing"
@@ -113,6 +113,13 @@ def sentences() -> list[str]:
         "Two caches are stacked: EasyCache and a TeaCache node of another pack skip steps of this "
         "model too, and the errors add up. Use one of them.",
         "Profile mine is saved: choose it in `profile` to use it.",
+        "the pipeline has no network that takes a timestep: there are no steps to skip.",
+        "sd3: runs without the cache: the model is not evaluated once at each timestep of the "
+        "schedule, in their order",
+        "sd3: runs without the cache: the scheduler euler adds noise here (eta)",
+        "sd3: runs without the cache: its plan is for euler without noise, and it adds some (eta)",
+        "The sampler made_up cannot be forecast (what it does between the steps is not known): "
+        "every step is computed.",
         "10 computed steps were wanted, and 14 were computed: with fewer, this picture would "
         "change more than by sampling with fewer steps.",
     ]

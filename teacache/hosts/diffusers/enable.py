@@ -253,7 +253,8 @@ def _denoisers_to_serve(pipe: Any) -> dict[str, nn.Module]:
         UnsupportedModel: the pipeline runs no loop of its own.
     """
     inner = [name for name, part in vars(pipe).items() if _is_pipeline(part)]
-    if type(pipe)._load_connected_pipes and inner:
+    connects = hasattr(pipe, "_load_connected_pipes") and pipe._load_connected_pipes
+    if connects and inner:
         parts = " and ".join(f"pipe.{name}" for name in inner)
         raise UnsupportedModel(
             f"{type(pipe).__name__} runs other pipelines, each with a loop of its own: "

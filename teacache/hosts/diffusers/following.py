@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from ...engine.forward import PredictionForward
 from ...engine.run import Run
 from .conversions import UNCHANGED, Conversion, StepInputs
-from .schedulers import LoopSigmas
+from .schedulers import LoopSigmas, with_noise
 
 NO_SAMPLE = "what the scheduler's step is given is not the sample that the model's output is for"
 
@@ -144,4 +143,4 @@ class Follower:
             run.give_up(f"the scheduler {name} adds noise here ({noise})")
         elif run.strategy.indicator == "plan":
             run.give_up(f"its plan is for {name} without noise, and it adds some ({noise})")
-        run.sampler = replace(run.sampler, euler=False, adds_noise=True)
+        run.sampler = with_noise(run.sampler)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -84,6 +84,11 @@ def sampler_traits(scheduler: Any) -> SamplerTraits:
         visits_every_level=True,
         adds_noise=noisy,
     )
+
+
+def with_noise(traits: SamplerTraits) -> SamplerTraits:
+    """`traits` of a scheduler that is told to add noise in its steps."""
+    return replace(traits, euler=False, adds_noise=True)
 
 
 def _adds_noise(config: Any) -> bool:

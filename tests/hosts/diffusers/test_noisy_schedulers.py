@@ -58,7 +58,8 @@ SCHEDULERS: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any]
 }
 CASES = [(label, kind) for label, (_, kinds, _, _) in SCHEDULERS.items() for kind in kinds]
 every_case = pytest.mark.parametrize(("label", "kind"), CASES)
-FEWEST_DB = 20.0
+FEWEST_DB = 28.0
+"""Of the latents, the median of three seeds; 33 was the lowest measured, most are above 40."""
 
 
 def build(label: str, kind: str) -> tuple[Any, dict[str, Any]]:
