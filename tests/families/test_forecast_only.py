@@ -88,7 +88,7 @@ def test_a_unet_is_forecast(model: Any, sampler: str) -> None:
     got = run(clone, sampler)
     report = report_of(handle)
     assert report.method == "forecast" and report.skipped > 0 and not report.warnings
-    assert (got - native).abs().mean() < (0.3 if noisy else 0.1) * native.abs().mean()
+    assert (got - native).abs().mean() < (0.3 if noisy else 0.15) * native.abs().mean()
 
 
 def test_what_the_node_says(model: Any) -> None:

@@ -88,10 +88,7 @@ def test_a_pack_that_is_loaded_after_ours(
 def test_it_says_what_it_does_and_the_report_knows_the_run(node: Any) -> None:
     model = wan_video.model()
     (cached,), lines = node(NODE, model=model)
-    assert lines == [
-        "Wan (WanVideoWrapper) · forecast · threshold 0.2 (recommended) · faithful with samplers "
-        "that add noise or are not known"
-    ]
+    assert lines == ["Wan (WanVideoWrapper) · forecast · threshold 0.2 (recommended)"]
     samples = wan_video.sample(cached)
     (picture, text), _ = node("TeaCacheReport", latent={"samples": samples}, model=cached)
     report = json.loads(text)

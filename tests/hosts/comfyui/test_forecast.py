@@ -139,9 +139,9 @@ def test_a_run_equals_arithmetic_by_hand(sd3: Any, sampler: str) -> None:
     got = sd3.model.process_latent_in(sample(clone, "sd3", steps=20, sampler=sampler))
     report = report_of(handle)
     steps = [record.step for record in report.records if not record.skipped]
-    assert len(steps) == len(seen) and report.skipped >= 5
-    denoised = {step: after for step, (_, after) in zip(steps, seen, strict=True)}
-    entered = {step: before for step, (before, _) in zip(steps, seen, strict=True)} | {20: got}
+    assert len(seen) == 20 and report.skipped >= 5, "the function runs in skipped steps, too"
+    denoised = {step: seen[step][1] for step in steps}
+    entered = {step: seen[step][0] for step in steps} | {20: got}
     path = by_hand(noise_of("sd3"), report.sigmas, denoised, corrects=True)
     for step, latent in path.items():
         torch.testing.assert_close(entered[step].double(), latent, rtol=0, atol=2e-5)
@@ -203,13 +203,11 @@ def test_memory_is_two_predictions_and_what_was_skipped(sd3: Any) -> None:
         "euler_ancestral",
         "dpmpp_2m_sde",
         "dpmpp_3m_sde",
-        "lcm",
         "ddpm",
         "er_sde",
         "sa_solver",
         "res_multistep_ancestral",
         "dpm_2_ancestral",
-        "dpmpp_2s_ancestral",
         "dpmpp_sde",
         "seeds_2",
         "seeds_3",
@@ -221,11 +219,11 @@ def test_samplers_that_add_noise_are_forecast_by_the_denoised_latent(
 ) -> None:
     """The noise is the sampler's own: the same seed gives nearly the same picture."""
     native = sample(sd3, "sd3", steps=20, sampler=sampler)
-    clone, handle = forecast(sd3, 1.0)
+    clone, handle = forecast(sd3, 2.0)
     got = sample(clone, "sd3", steps=20, sampler=sampler)
     report = report_of(handle)
     assert report.method == "forecast" and report.skipped > 0 and not report.warnings
-    assert (got - native).abs().mean() < 0.3 * native.abs().mean()
+    assert (got - native).abs().mean() < 0.4 * native.abs().mean()
     never, _ = forecast(sd3, SKIP_NONE)
     assert torch.equal(sample(never, "sd3", steps=20, sampler=sampler), native)
 
@@ -250,14 +248,16 @@ def test_an_option_that_adds_noise_counts(option: str) -> None:
 
 
 def test_every_sampler_in_the_tables_is_one_of_comfyuis() -> None:
+    """But for those that only newer versions have."""
     from comfy.k_diffusion import sampling as known
 
-    from teacache.hosts.comfyui.samplers import ONE_EVAL_PER_STEP, SEVERAL_EVALS_PER_STEP
+    from teacache.hosts.comfyui.samplers import KNOWN
 
     from comfy.extra_samplers import uni_pc  # isort: skip
 
     functions = {**vars(known), **vars(uni_pc)}
-    assert all(f"sample_{name}" in functions for name in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP)
+    lacking = {name for name in KNOWN if f"sample_{name}" not in functions}
+    assert lacking <= {"exp_heun_2_x0", "exp_heun_2_x0_sde"}
 
 
 @pytest.mark.parametrize(
