@@ -25,9 +25,10 @@ PAGE = """# Model families
 <!-- Made by `python -m teacache families --markdown`; a test compares the two. -->
 
 TeaCache recognises the model by the class of its transformer; nothing has to be chosen. The mode
-`forecast` needs nothing else of it. For the mode `faithful` and the indicator `profile`, each
-family has one or more profiles: the polynomial that turns the measured change of an indicator
-into the distance that is added up until it reaches the threshold.
+`forecast` needs nothing else of it: models that are in no row, UNets of Stable Diffusion 1.5 and
+SDXL first, have that mode alone. For the mode `faithful` and the indicator `profile`, each family
+has one or more profiles: the polynomial that turns the measured change of an indicator into the
+distance that is added up until it reaches the threshold.
 
 - **Indicator**: what is compared from step to step. `modulated_input`: the tokens that enter the
   first attention. `timestep`, `timestep_projection`: the embedding of the noise level, known for
