@@ -21,7 +21,7 @@ the share of the run over which either fades. Chosen among six pairs of values o
 the demo, digits and photos models; the six had been narrowed down on other seeds of the captions
 that are judged. Larger values keep more steps for the start or the end."""
 EARLY_AMPLIFIED, EARLY_SHARE_AMPLIFIED = 8.0, 0.5
-"""The same for samplers whose pictures change more by early errors. Chosen among six pairs of
+"""The same for samplers whose pictures change more by early errors. Chosen among five pairs of
 values on three tuning pairs of the demo model, 30 steps of three samplers that add noise: at 20
 computed 36.1, 36.5 and 39.1 dB, where the values above give 14.6, 23.8 and 18.5."""
 UNMEASURED = 3
