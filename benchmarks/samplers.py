@@ -28,6 +28,7 @@ from benchmarks.testbeds import Pair, Testbed, load
 from teacache.comparison.metrics import psnr
 from teacache.config import TeaCacheConfig
 from teacache.report import RunReport
+from teacache.tables import markdown
 
 RESULTS = Path(__file__).parent / "results" / "samplers.md"
 MODEL, GUIDANCE, STEPS = "demo", 4.0, (20, 30)
@@ -144,11 +145,11 @@ def cells(result: Result) -> list[str]:
 def table(rows: dict[str, list[Result]]) -> str:
     """Markdown; a result for each of `STEPS`."""
     head = ["", *(f"{what}, {steps} steps" for steps in STEPS for what in ("computed", "PSNR"))]
-    lines = [[*head, "what the node says"], ["---"] * (len(head) + 1)]
-    for name, results in rows.items():
-        figures = [cell for result in results for cell in cells(result)]
-        lines.append([name, *figures, results[-1].says])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [
+        [name, *(cell for result in results for cell in cells(result)), results[-1].says]
+        for name, results in rows.items()
+    ]
+    return markdown([*head, "what the node says"], lines)
 
 
 def page_of(tables: dict[str, dict[str, list[Result]]], pairs: int) -> str:

@@ -158,7 +158,6 @@ class StepTracker:
             UnknownLevels: the sampler is not known, and does not follow the schedule.
         """
         unknown = None
-        previous = self.sigma if self.evaluations else None
         if self._observed is not None:
             try:
                 step, sigma = self._observed.advance(sigma)
@@ -173,7 +172,7 @@ class StepTracker:
                 if counted
                 else self.schedule.step_at(sigma, self.step, self._raised)
             )
-        self._previous_sigma = previous
+        self._previous_sigma = self.sigma if self.evaluations else None
         self._returns += step < self.step
         self.step, self.sigma = step, sigma
         self.evaluations += 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import tables
 from ..profiles.profile import Profile, load_profiles
-from ..tables import aligned
 
 if TYPE_CHECKING:
     from ..families.spec import Family, Uncacheable
@@ -44,6 +44,12 @@ distance that is added up until it reaches the threshold.
   *read only* in the source of a newer ComfyUI.
 
 {table}
+
+## Forecast only
+
+The block stack of these cannot be cached; their predictions are continued, in the mode `forecast`.
+
+{forecast_only}
 
 ## Left as they are
 
@@ -110,24 +116,29 @@ def rows() -> list[Row]:
 def text() -> str:
     """The table for a terminal."""
     cells = [COLUMNS, *(row.cells() for row in rows())]
-    left = [f"{entry.name}: {entry.reason}" for entry in _tables()[1]]
-    return "\n".join([aligned(cells, len(COLUMNS), rule=True), "", "Left as they are:", *left])
+    lines = [tables.aligned(cells, len(COLUMNS), rule=True)]
+    for heading, forecast in (("Forecast only", True), ("Left as they are", False)):
+        named = [": ".join(entry) for entry in _without_blocks(forecast)]
+        lines += ["", f"{heading}:", *named]
+    return "\n".join(lines)
 
 
 def markdown() -> str:
     """docs/families.md."""
     header = [*COLUMNS, "Published", "Source"]
     body = ([*row.cells(), row.published, row.profile.source] for row in rows())
-    left = ([entry.name, entry.reason] for entry in _tables()[1])
+    columns = ["Model", "Why"]
     return PAGE.format(
-        table="\n".join(_markdown_table(header, body)),
-        untouched="\n".join(_markdown_table(["Model", "Why"], left)),
+        table=tables.markdown(header, body),
+        forecast_only=tables.markdown(columns, _without_blocks(True)),
+        untouched=tables.markdown(columns, _without_blocks(False)),
     )
 
 
-def _markdown_table(header: Sequence[str], body: Any) -> Iterator[str]:
-    for line in (header, ["---"] * len(header), *body):
-        yield f"| {' | '.join(line)} |"
+def _without_blocks(forecast: bool) -> list[list[str]]:
+    """Name and reason of the models whose blocks cannot be cached: those that can be forecast, or
+    the others."""
+    return [[entry.name, entry.reason] for entry in _tables()[1] if entry.forecast is forecast]
 
 
 def add_parser(subparsers: Any) -> None:

@@ -14,7 +14,7 @@ from .decision import BranchState, Decision, largest
 from .device import OUT_OF_MEMORY
 from .predictors import combine, interpolation_weights
 from .regions import relative_change
-from .transfer import beside
+from .transfer import beside, in_float32
 
 if TYPE_CHECKING:
     from .run import Run
@@ -124,7 +124,7 @@ class PredictionForward:
         if not run.sampler.euler:
             return
         size = run.position.step_size
-        share = _precise(value) * size
+        share = in_float32(value) * size
         if state.followed is not None:
             share.add_(beside(state.followed, share))
         state.followed = run.to_cache_device(share)
@@ -168,7 +168,7 @@ class PredictionForward:
         step_size = position.step_size
         if error is None or state.followed is None or not step_size:
             return value
-        after = _precise(value)
+        after = in_float32(value)
         cached = [beside(held, value).to(after.dtype) for held in state.predictor.values]
         nodes = [*state.predictor.sigmas, position.axis]
         missed = -beside(state.followed, value)
@@ -177,16 +177,11 @@ class PredictionForward:
         return (after + missed * (correction_gain(error) / step_size)).to(value.dtype)
 
 
-def _precise(value: torch.Tensor) -> torch.Tensor:
-    """`value` in float32 at least, as sums of several steps need it."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
-
-
 def correction_gain(error: torch.Tensor) -> torch.Tensor:
     """How much of a correction is applied, 0 to 1, where predictions miss by `error` (relative L1).
 
-    As a Wiener filter weighs a signal by its noise. Where predictions miss widely the line through
-    the computed values is no truth either, and a model whose later steps mend the error by
+    As a Wiener filter weighs a signal by its noise. Where predictions miss widely the polynomial
+    through the computed values is no truth either, and a model whose later steps mend the error by
     themselves would mend it twice: few steps with strong guidance lose by a full correction.
     """
     return torch.nan_to_num(1 / (1 + (error / RELIABLE_ERROR).square()))

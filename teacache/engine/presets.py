@@ -238,16 +238,16 @@ def _by_threshold(config: TeaCacheConfig, context: RunContext) -> tuple[RunSetti
     """The faithful mode at a published threshold, for a sampler that cannot be extrapolated."""
     wanted = wanted_speedup(config.preset) or LEVEL_SPEEDUPS[config.preset]
     faithful = replace(config, mode="faithful")
-    profile = _by_config(faithful, context).profile
+    settings, sampler = _by_config(faithful, context), context.sampler
+    why = f"the sampler {sampler.name} cannot be planned ({sampler.why_not_planned})"
+    if settings.every_step:
+        return settings, f"{why}: every step is computed"
+    profile = settings.profile
     effects = sorted(
         (float(match[1]), threshold.value)
         for threshold in profile.thresholds
         if threshold.effect and (match := _EFFECT.match(threshold.effect))
     )
-    sampler = context.sampler
-    why = f"the sampler {sampler.name} cannot be planned ({sampler.why_not_planned})"
-    if context.sampler.adaptive or context.forecast_only:
-        return _by_config(faithful, context), f"{why}: every step is computed"
     if effects:
         effect, value = min(effects, key=lambda pair: abs(pair[0] - wanted))
         evidence = f"{why}; threshold {value:g} of profile {profile.name}, told to give {effect:g}x"

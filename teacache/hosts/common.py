@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +33,8 @@ from ..report import RunReport
 KEPT_REPORTS = 8
 SHORTEST_STEPS = 2
 """Runs of so many steps have a first and a last step alone: nothing can be skipped."""
+NOISE_OPTIONS = ("eta", "s_churn")
+"""Options that make a deterministic sampler add noise, unless they are 0."""
 SEVERAL_VALUES = "returns several values, each for a scheduler of its own: residuals are forecast."
 log = logging.getLogger("teacache")
 
@@ -49,6 +51,25 @@ class Recognition:
     family: Family
     profile: Profile
     calibration: Calibration | None = None
+
+
+def noise_option(options: Mapping[str, Any]) -> str:
+    """The option that makes a sampler add noise, unless it is absent or the number 0; else empty.
+
+    Args:
+        options: of a sampler or of a scheduler's step, by name.
+    """
+    for name in NOISE_OPTIONS:
+        amount = options.get(name)
+        if amount is not None and not (isinstance(amount, (int, float)) and amount == 0):
+            return name
+    return ""
+
+
+def configured_to_add_noise(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration of a scheduler as diffusers has them makes it add noise."""
+    algorithm = str(config.get("algorithm_type", ""))
+    return bool(config.get("stochastic_sampling", False)) or algorithm.startswith("sde")
 
 
 def recognise(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
 from sampling import SKIP_NONE, report_of
 from torch import nn
@@ -13,40 +14,7 @@ from teacache.config import TeaCacheConfig
 
 pytestmark = pytest.mark.usefixtures("comfy")
 STEPS = 20
-UNET = {
-    "image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32,
-    "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1, 1], "transformer_depth_middle": 1,
-    "context_dim": 64, "use_spatial_transformer": True,
-}  # fmt: skip
 ONLY = "forecast only: the faithful mode needs to know the blocks"
-
-
-def unet(config_name: str, prediction: str) -> Any:
-    """A tiny UNet as ComfyUI builds SD 1.5's or SDXL's, whose output is small and smooth."""
-    import comfy.model_base
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    kind = getattr(comfy.supported_models, config_name)
-    own: dict[str, Any] = {"num_heads": -1, "num_head_channels": 16, "num_classes": "sequential"}
-    own["adm_in_channels"] = 2816
-    if config_name != "SDXL":
-        own = {"num_heads": 2, "num_head_channels": -1}
-    made = kind({**kind.unet_config, **UNET})
-    made.unet_config.update(own)
-    made.set_inference_dtype(torch.float32, None)
-    chosen = comfy.model_base.ModelType[prediction]
-    made.model_type = lambda state_dict, prefix="": chosen
-    torch.manual_seed(1)
-    model = made.get_model({}, "")
-    for parameter in model.diffusion_model.parameters():
-        nn.init.normal_(parameter, std=0.05)
-    model.diffusion_model.out[-1].weight.data *= 0.1
-    if prediction == "EPS":  # most of the input is noise
-        model.diffusion_model.register_forward_hook(lambda module, given, out: out + given[0])
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 
 
 def run(model: Any, sampler: str = "euler", scheduler: str = "normal", **more: Any) -> torch.Tensor:
@@ -75,7 +43,7 @@ def cached(model: Any, **config: Any) -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module", params=["SD15 EPS", "SD15 V_PREDICTION", "SDXL EPS"])
 def model(request: pytest.FixtureRequest, comfy: Any) -> Any:
-    return unet(*request.param.split())
+    return tiny_models.unet(*request.param.split())
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "euler_ancestral", "lcm"])
@@ -123,7 +91,6 @@ def test_only_samplers_that_choose_their_levels_compute_every_step(model: Any) -
 
 def test_a_wrapped_transformer_is_forecast(comfy: Any) -> None:
     """As packs that quantise wrap theirs: another class, the transformer inside."""
-    import tiny_models
     from sampling import sample
 
     class Wrapped(nn.Module):

@@ -85,7 +85,7 @@ def test_report_without_a_cache_or_a_run_says_what_to_connect(node: Any, sd3: An
 
 
 def test_a_unet_is_forecast_only(node: Any, comfy: Any) -> None:
-    unet = tiny_models.unet()
+    unet = tiny_models.unet(context=32)
     (model,), lines = node("ApplyTeaCache", model=unet)
     assert lines[0].endswith("forecast only: the faithful mode needs to know the blocks")
     (off,), _ = node("ApplyTeaCache", model=unet, rel_l1_thresh=0.0)

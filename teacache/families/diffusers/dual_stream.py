@@ -17,24 +17,26 @@ from .video import DIFFUSERS_COGVIDEOX, DIFFUSERS_HUNYUAN_VIDEO
 IMAGE_FIRST = dual_stream_blocks("transformer_blocks", text_first=False)
 """A list whose blocks return (image, text)."""
 
-DIFFUSERS_LONGCAT_IMAGE = replace(
-    LONGCAT_IMAGE,
-    classes=(MODELS + "transformer_longcat_image.LongCatImageTransformer2DModel",),
-    matches=lambda transformer: True,
-    block_lists=(DOUBLE, dual_stream_blocks(SINGLE)),
-    modulated_input=ada_norm_block,
-    indicator_depends_on_text=False,
-    tested="run",
+
+def _with_flux_blocks(family: Family, name: str) -> Family:
+    """`family` as a class of diffusers has it whose blocks are laid out as FLUX's are there."""
+    return replace(
+        family,
+        classes=(MODELS + name,),
+        matches=lambda transformer: True,
+        block_lists=(DOUBLE, dual_stream_blocks(SINGLE)),
+        modulated_input=ada_norm_block,
+        indicator_depends_on_text=False,
+        tested="run",
+    )
+
+
+DIFFUSERS_LONGCAT_IMAGE = _with_flux_blocks(
+    LONGCAT_IMAGE, "transformer_longcat_image.LongCatImageTransformer2DModel"
 )
 
-DIFFUSERS_OVIS_IMAGE = replace(
-    OVIS_IMAGE,
-    classes=(MODELS + "transformer_ovis_image.OvisImageTransformer2DModel",),
-    matches=lambda transformer: True,
-    block_lists=(DOUBLE, dual_stream_blocks(SINGLE)),
-    modulated_input=ada_norm_block,
-    indicator_depends_on_text=False,
-    tested="run",
+DIFFUSERS_OVIS_IMAGE = _with_flux_blocks(
+    OVIS_IMAGE, "transformer_ovis_image.OvisImageTransformer2DModel"
 )
 
 BRIA = Family(

@@ -13,6 +13,7 @@ import comfy.samplers
 from comfy.extra_samplers import uni_pc
 
 from ...engine.strategy import SamplerTraits
+from ..common import noise_option
 from .other_caches import origin, pack_or_module
 
 ONE_EVAL_PER_STEP = (
@@ -71,8 +72,6 @@ KNOWN = (
     *NOISY_ONE_EVAL_PER_STEP,
     *NOISY_SEVERAL_EVALS_PER_STEP,
 )
-NOISE_OPTIONS = ("s_churn", "eta")
-"""Options that make a deterministic sampler add noise, unless they are 0."""
 
 
 def sampler_traits(sampler: Any) -> SamplerTraits:
@@ -95,7 +94,7 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
         around = f", around {inner[0].name}" if inner else ""
         wraps = len(inner) == 1 and (inner[0].one_eval_per_step or inner[0].wraps_one_eval)
         return SamplerTraits(_display_name(function) + around, foreign=True, wraps_one_eval=wraps)
-    raises = name in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP and _adds_noise(options)
+    raises = name in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP and bool(noise_option(options))
     one_eval = name in ONE_EVAL_PER_STEP + NOISY_ONE_EVAL_PER_STEP and not raises
     noisy = raises or name in NOISY_ONE_EVAL_PER_STEP + NOISY_SEVERAL_EVALS_PER_STEP
     return SamplerTraits(
@@ -142,12 +141,6 @@ def _display_name(function: Any) -> str:
     """A foreign function or class as messages name it: with the pack or module it comes from."""
     name, module = origin(function)
     return f"{name} of {pack_or_module(module)}"
-
-
-def _adds_noise(options: Mapping[str, Any]) -> bool:
-    """Whether an option adds noise, or cannot be read as the number 0."""
-    given = [options[name] for name in NOISE_OPTIONS if options.get(name) is not None]
-    return not all(isinstance(value, (int, float)) and value == 0 for value in given)
 
 
 def conditioning_boundaries(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...engine.strategy import SamplerTraits
+from ..common import configured_to_add_noise
 
 TIMESTEPS = 1000
 """A timestep over the noise level that it stands for."""
@@ -39,7 +40,8 @@ def sampler_traits(scheduler: Any) -> SamplerTraits:
     """The traits of a scheduler of the pack; one that is in no table is not extrapolated."""
     name = type(scheduler).__name__
     known = name in EULER + DETERMINISTIC
-    forecast = known and not _adds_noise(scheduler)
+    config = scheduler.config if hasattr(scheduler, "config") else {}
+    forecast = known and not configured_to_add_noise(config)
     return SamplerTraits(
         name,
         forecast=forecast,
@@ -49,13 +51,6 @@ def sampler_traits(scheduler: Any) -> SamplerTraits:
         adds_noise=not forecast,
         foreign=not known and name not in STOCHASTIC,
     )
-
-
-def _adds_noise(scheduler: Any) -> bool:
-    """Whether the settings of a scheduler, where it has some, make it add noise."""
-    config = scheduler.config if hasattr(scheduler, "config") else {}
-    algorithm = str(config.get("algorithm_type", ""))
-    return bool(config.get("stochastic_sampling", False)) or algorithm.startswith("sde")
 
 
 def noise_levels(scheduler: Any, timesteps: torch.Tensor) -> list[float]:

@@ -53,8 +53,6 @@ class RunWrappers:
         self._decision: Decision | None = None
         noisy = run.sampler.adds_noise or run.sampler.foreign
         self._parametrisation: Parametrisation = DENOISED if noisy else DERIVATIVE
-        self._guides = False
-        """Whether the guidance runs in skipped steps, too."""
         self._guided_forward: GuidedForward | None = None
 
     @contextmanager
@@ -112,28 +110,31 @@ class RunWrappers:
         step, sigma = run.position.step, run.position.sigma
         follows = run.strategy.follows_prediction and sigma > 0 and not run.gave_up
         options = kwargs.get("model_options", next(iter(args), None))
-        self._guides = run.strategy.caches_prediction and has_own_guidance(self._guider, options)
         try:
-            result = self._followed(x, evaluate) if follows else evaluate()
+            result = self._followed(x, evaluate, options) if follows else evaluate()
         except RecomputeEvaluation as required:
             run.recompute(required.reason)
             follows = follows and not run.gave_up
-            result = self._followed(x, evaluate) if follows else evaluate()
+            result = self._followed(x, evaluate, options) if follows else evaluate()
         parts = _predictions(result, x) if run.observer is not None and sigma > 0 else []
         if run.observer is not None and len(parts) == 1:
             run.observer.on_prediction(step, (x - parts[0]) / sigma)
         run.end_evaluation()
         return result
 
-    def _followed(self, x: torch.Tensor, evaluate: Callable[[], Any]) -> Any:
+    def _followed(self, x: torch.Tensor, evaluate: Callable[[], Any], options: Any) -> Any:
         """The denoised latent after guidance: evaluated, predicted, or evaluated with residuals
         in place of the block stack.
 
         Samplers follow the derivative (x - denoised) / sigma; what is continued is that, or the
         denoised latent (`parametrisation`). A guidance of its own kind is run in skipped steps too,
         on predicted branches.
+
+        Args:
+            options: the model options of the evaluation.
         """
-        run, sigma, guides = self._run, self._run.position.sigma, self._guides
+        run, sigma = self._run, self._run.position.sigma
+        guides = run.strategy.caches_prediction and has_own_guidance(self._guider, options)
         layout = (tuple(x.shape), x.dtype, str(x.device), self._phase(), guides)
         decision = run.decide("prediction")
         forward = PredictionForward(run, decision, "prediction", layout)

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-NOISE_ARGUMENTS = ("eta", "s_churn")
-"""Arguments of `step` that make a deterministic scheduler add noise, where they are above 0."""
+from ...engine.transfer import in_float32
+from ..common import noise_option
+
 LEAST_SIGNAL = 1e-3
 """Share of the signal below which a sample is taken for pure noise (zero terminal SNR)."""
 
@@ -44,7 +45,7 @@ class Conversion:
 
     def encode(self, sample: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """The value, a tensor of its own, in float32 at least."""
-        value = _precise(output).mul(self.output)
+        value = in_float32(output, copy=True).mul(self.output)
         _own_channels(value, sample).add_(sample, alpha=self.sample)
         return value
 
@@ -69,10 +70,6 @@ class Conversion:
 
 UNCHANGED = Conversion()
 """The model's output itself."""
-
-
-def _precise(value: torch.Tensor) -> torch.Tensor:
-    return value.to(torch.promote_types(value.dtype, torch.float32), copy=True)
 
 
 def _own_channels(output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
@@ -221,10 +218,5 @@ def step_inputs(
     except TypeError:  # its step is another one than its class says
         given = kwargs
     sample = given.get("sample")
-    noise = [name for name in NOISE_ARGUMENTS if _is_above_0(given.get(name))]
-    return StepInputs(sample if isinstance(sample, torch.Tensor) else None, "".join(noise[:1]))
-
-
-def _is_above_0(amount: Any) -> bool:
-    """Whether an amount of noise is given that cannot be read as the number 0."""
-    return amount is not None and not (isinstance(amount, (int, float)) and amount == 0)
+    sample = sample if isinstance(sample, torch.Tensor) else None
+    return StepInputs(sample, noise_option(given))

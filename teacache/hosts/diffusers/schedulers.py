@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from ...engine.strategy import SamplerTraits
+from ..common import configured_to_add_noise
 from .conversions import DENOISED, StepValues, prediction_kind, step_owner
 from .reads import TensorReads
 
@@ -74,7 +75,7 @@ def sampler_traits(scheduler: Any) -> SamplerTraits:
         return SamplerTraits(name, forecast=False, foreign=True, visits_every_level=True)
     if owner not in EULER + DETERMINISTIC + NOISY:
         return UnknownScheduler(name, forecast=False, visits_every_level=True)
-    noisy = owner in NOISY or _adds_noise(scheduler.config)
+    noisy = owner in NOISY or configured_to_add_noise(scheduler.config)
     euler = owner in EULER and not noisy and prediction_kind(scheduler) in EULER_KINDS
     return SamplerTraits(
         name,
@@ -89,11 +90,6 @@ def sampler_traits(scheduler: Any) -> SamplerTraits:
 def with_noise(traits: SamplerTraits) -> SamplerTraits:
     """`traits` of a scheduler that is told to add noise in its steps."""
     return replace(traits, euler=False, adds_noise=True)
-
-
-def _adds_noise(config: Any) -> bool:
-    algorithm = str(config.get("algorithm_type", ""))
-    return bool(config.get("stochastic_sampling", False)) or algorithm.startswith("sde")
 
 
 class LoopSigmas(Protocol):
