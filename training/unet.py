@@ -1,0 +1,177 @@
+"""The UNet model: a small Stable Diffusion 1.5 UNet for pictures of four handwritten digits.
+
+Residual blocks, skip connections and cross-attention, trained to predict noise (epsilon) at Stable
+Diffusion's thousand noise levels, on grey pictures of 32 × 32 pixels with one digit in each
+quarter. The digits are the 8 × 8 scans in scikit-learn (UCI Optical Recognition of Handwritten
+Digits), turned, scaled and moved at random; pictures are generated during training, so that the
+model cannot memorise them. There is no autoencoder: each 2 × 2 square of pixels is one latent
+position with 4 channels, as many as Stable Diffusion's latents have.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.digits import DIGIT, DIGITS, SIZE, load_digits
+
+SQUARE, PLACES = 2, 4
+LATENT = (SQUARE * SQUARE, SIZE // SQUARE, SIZE // SQUARE)
+MEAN, STD = -0.4, 0.67
+"""Of the pixels; latents are normalised by them."""
+LEVELS = 1000
+BETAS = (0.00085, 0.012)
+"""First and last of the noise schedule, linear in the root: Stable Diffusion's."""
+
+ANGLE, SCALE, OFFSET = 0.25, 0.15, 1.5
+"""The most that a digit is turned (radians), scaled (share) and moved (pixels), either way."""
+EMPTY = len(DIGITS)
+TEXT_ROWS, TEXT_WIDTH = PLACES * (EMPTY + 1), 64
+CAPTIONS = tuple(map(" ".join, itertools.product(DIGITS, repeat=PLACES)))
+
+UNET: dict[str, Any] = {
+    "sample_size": LATENT[1],
+    "in_channels": LATENT[0],
+    "out_channels": LATENT[0],
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (32, 64, 128),
+    "layers_per_block": 1,
+    "attention_head_dim": 8,  # diffusers' name for the number of heads
+    "cross_attention_dim": TEXT_WIDTH,
+}
+
+
+def numbers(caption: str) -> list[int]:
+    """Rows of the text table for a caption: one for each place and its digit.
+
+    Args:
+        caption: the digits at the top left, top right, bottom left and bottom right, such as
+            `3 1 4 1`, or empty for the unconditional model.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    words = caption.split()
+    if words and (len(words) != PLACES or any(word not in DIGITS for word in words)):
+        raise ValueError(f"a caption is four digits, such as '3 1 4 1', not {caption!r}")
+    found = [DIGITS.index(word) for word in words] or [EMPTY] * PLACES
+    return rows(torch.tensor(found)).tolist()
+
+
+def rows(labels: Tensor) -> Tensor:
+    """Rows of the text table for digits (`EMPTY` for none) [..., PLACES]."""
+    return labels + torch.arange(PLACES) * (EMPTY + 1)
+
+
+def draw(pictures: Tensor, angle: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """Pictures of four digits on black, one in each quarter.
+
+    Args:
+        pictures: [n, PLACES, DIGIT, DIGIT] in [0, 1], in the order of a caption.
+        angle: [n, PLACES], in radians.
+        scale: [n, PLACES], 1 for a digit that fills its quarter.
+        offset: [n, PLACES, 2], of its centre from the quarter's, (x, y) in pixels.
+
+    Returns:
+        [n, 1, SIZE, SIZE] in [-1, 1].
+    """
+    n = len(pictures)
+    corners = torch.tensor([(x, y) for y in (-0.5, 0.5) for x in (-0.5, 0.5)])
+    centre = corners + offset * (2 / SIZE)
+    # `affine_grid` maps coordinates of the picture to those of the digit, both from -1 to 1.
+    cos, sin = angle.cos(), angle.sin()
+    turned = torch.stack((cos, sin, -sin, cos), dim=-1).view(n, PLACES, 2, 2)
+    turned = turned * (SIZE / DIGIT / scale)[..., None, None]
+    theta = torch.cat((turned, -(turned @ centre[..., None])), dim=-1).flatten(0, 1)
+    grid = functional.affine_grid(theta, [n * PLACES, 1, SIZE, SIZE], align_corners=False)
+    drawn = functional.grid_sample(pictures.flatten(0, 1)[:, None], grid, align_corners=False)
+    return 2 * drawn.view(n, PLACES, SIZE, SIZE).amax(dim=1, keepdim=True) - 1
+
+
+def to_latent(pictures: Tensor) -> Tensor:
+    """Pictures [n, 1, SIZE, SIZE] in [-1, 1] -> latents [n, *LATENT]."""
+    return functional.pixel_unshuffle((pictures - MEAN) / STD, SQUARE)
+
+
+def to_picture(latents: Tensor) -> Tensor:
+    """The inverse of `to_latent`, clamped to [-1, 1]."""
+    return (functional.pixel_shuffle(latents, SQUARE) * STD + MEAN).clamp(-1, 1)
+
+
+def signal_shares() -> Tensor:
+    """The share of the clean latent's variance in a noisy one, for each level [LEVELS]."""
+    first, last = (beta**0.5 for beta in BETAS)
+    return (1 - torch.linspace(first, last, LEVELS).square()).cumprod(dim=0)
+
+
+def stratified_levels(size: int, generator: torch.Generator) -> Tensor:
+    """Noise levels [size] from 0 to LEVELS - 1, one from each of `size` equal ranges."""
+    places = torch.randperm(size, generator=generator) + torch.rand(size, generator=generator)
+    return (places / size * LEVELS).long().clamp(max=LEVELS - 1)
+
+
+def new_unet() -> Any:
+    """A UNet with random weights and a zero output layer."""
+    from diffusers import UNet2DConditionModel
+
+    model = UNet2DConditionModel(**UNET)
+    nn.init.zeros_(model.conv_out.weight)
+    nn.init.zeros_(model.conv_out.bias)
+    return model
+
+
+class Pictures:
+    """Training batches, functions of the seed and the step: latents, noise, levels, text rows.
+
+    Args:
+        size: of a batch.
+        seed: of all random numbers.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.pictures, self.labels = load_digits()
+        self.size, self.seed = size, seed
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed * 7_368_787 + step)
+        n = self.size
+
+        def uniform(*shape: int) -> Tensor:
+            return 2 * torch.rand(n, PLACES, *shape, generator=generator) - 1
+
+        picks = torch.randint(len(self.pictures), (n, PLACES), generator=generator)
+        turned, scaled, moved = ANGLE * uniform(), 1 + SCALE * uniform(), OFFSET * uniform(2)
+        latents = to_latent(draw(self.pictures[picks], turned, scaled, moved))
+        labels = self.labels[picks]
+        labels[torch.rand(n, generator=generator) < 0.1] = EMPTY
+        noise = torch.randn(latents.shape, generator=generator)
+        return latents, noise, stratified_levels(n, generator), rows(labels)
+
+
+def load_model(path: Path) -> tuple[Any, nn.Embedding]:
+    """The UNet (diffusers) and the text table, in float32."""
+    from diffusers import UNet2DConditionModel
+
+    parts: dict[str, dict[str, Tensor]] = {"unet": {}, "text": {}}
+    for key, value in load_file(str(path)).items():
+        part, name = key.split(".", 1)
+        parts[part][name] = value.float()
+    unet = UNet2DConditionModel(**UNET).eval().requires_grad_(False)
+    unet.load_state_dict(parts["unet"])
+    text = nn.Embedding(TEXT_ROWS, TEXT_WIDTH).requires_grad_(False)
+    text.load_state_dict(parts["text"])
+    return unet, text
+
+
+def embed(text: nn.Embedding, captions: Sequence[str]) -> Tensor:
+    """Embeddings [n, PLACES, TEXT_WIDTH] of n captions."""
+    embedded: Tensor = text(torch.tensor([numbers(caption) for caption in captions]))
+    return embedded
