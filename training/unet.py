@@ -5,7 +5,8 @@ Diffusion's thousand noise levels, on grey pictures of 32 × 32 pixels with one 
 quarter. The digits are the 8 × 8 scans in scikit-learn (UCI Optical Recognition of Handwritten
 Digits), turned, scaled and moved at random; pictures are generated during training, so that the
 model cannot memorise them. There is no autoencoder: each 2 × 2 square of pixels is one latent
-position with 4 channels, as many as Stable Diffusion's latents have.
+position with 4 channels, as many as Stable Diffusion's latents have: the square's mean and three
+differences (Haar), normalised.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from training.digits import DIGIT, DIGITS, SIZE, load_digits
 
 SQUARE, PLACES = 2, 4
 LATENT = (SQUARE * SQUARE, SIZE // SQUARE, SIZE // SQUARE)
-MEAN, STD = -0.4, 0.67
-"""Of the pixels; latents are normalised by them."""
+HAAR = 0.5 * torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
+"""Of a square of pixels: orthogonal and symmetric, its own inverse."""
+MEAN, STD = (-0.8, 0.0, 0.0, 0.0), (1.27, 0.3, 0.34, 0.09)
+"""Of its four channels; latents are normalised by them."""
 LEVELS = 1000
 BETAS = (0.00085, 0.012)
 """First and last of the noise schedule, linear in the root: Stable Diffusion's."""
@@ -98,12 +101,16 @@ def draw(pictures: Tensor, angle: Tensor, scale: Tensor, offset: Tensor) -> Tens
 
 def to_latent(pictures: Tensor) -> Tensor:
     """Pictures [n, 1, SIZE, SIZE] in [-1, 1] -> latents [n, *LATENT]."""
-    return functional.pixel_unshuffle((pictures - MEAN) / STD, SQUARE)
+    channels = functional.pixel_unshuffle(pictures, SQUARE)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (MEAN, STD))
+    return (torch.einsum("ij,njhw->nihw", HAAR, channels) - mean) / std
 
 
 def to_picture(latents: Tensor) -> Tensor:
     """The inverse of `to_latent`, clamped to [-1, 1]."""
-    return (functional.pixel_shuffle(latents, SQUARE) * STD + MEAN).clamp(-1, 1)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (MEAN, STD))
+    channels = torch.einsum("ij,njhw->nihw", HAAR, latents * std + mean)
+    return functional.pixel_shuffle(channels, SQUARE).clamp(-1, 1)
 
 
 def signal_shares() -> Tensor:
