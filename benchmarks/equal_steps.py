@@ -6,7 +6,8 @@ A residual's skip runs the embedders and the final layer. In these small models 
 step and more, in large ones about a hundredth, so that times here would tell little: what is
 equal is the number of computed steps. Each mode is run at several thresholds; between their means
 the figures at `SPEEDUPS` are interpolated. Presets and fewer steps are asked for these speed-ups.
-No setting was chosen on these captions and seeds.
+No setting was chosen on these captions and seeds. Of a UNet, which is no list of blocks, the modes
+that need one are left out. With `--models`, the page keeps its rows of the other models.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from tqdm import tqdm
 from benchmarks import peers
 from benchmarks.command import comfyui, euler_grounds, options, parsed
 from benchmarks.drawing import draw
-from benchmarks.grounds import SPEEDUPS, Ground
+from benchmarks.grounds import GROUNDS, SPEEDUPS, Ground
 from benchmarks.roughness import MODELS, publish
 from benchmarks.testbeds import Pair, Testbed, load
+from teacache.errors import UserError
 
 RESULTS = Path(__file__).parent / "results" / "equal_steps.md"
 THRESHOLDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -37,18 +39,25 @@ Point = tuple[float, float, float]
 """Computed steps, and the mean and the least PSNR in dB, of the pairs."""
 
 
-def ways(steps: int) -> dict[str, list[peers.Enable]]:
-    """By name: a way to cache, at several thresholds."""
-    return {
+def ways(ground: Ground) -> dict[str, list[peers.Enable]]:
+    """By name: a way to cache, at several thresholds; those that the model at hand allows."""
+    forecast = {
         "forecast": [
             peers.teacache_comfyui(mode="forecast", rel_l1_thresh=value) for value in THRESHOLDS
-        ],
+        ]
+    }
+    if not ground.has_blocks:
+        return forecast
+    return {
+        **forecast,
         "forecast, residuals": [
             peers.teacache_comfyui(mode="forecast", cached="residual", rel_l1_thresh=value)
             for value in THRESHOLDS
         ],
         "faithful TeaCache": [
-            peers.teacache_comfyui(mode="faithful", rel_l1_thresh=value * (50 / steps) ** 0.5)
+            peers.teacache_comfyui(
+                mode="faithful", rel_l1_thresh=value * (50 / ground.steps) ** 0.5
+            )
             for value in FAITHFUL_THRESHOLDS
         ],
     }
@@ -60,7 +69,7 @@ def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> dict[str
     fewer = [round(ground.steps / speedup) for speedup in SPEEDUPS]
     runs = {
         name: [(enable, ground.steps) for enable in enables]
-        for name, enables in ways(ground.steps).items()
+        for name, enables in ways(ground).items()
     }
     presets = {PRESET: peers.Presets(), ONE_RUN: peers.Presets(quick=True)}
     for name, ways_to in presets.items():
@@ -117,6 +126,32 @@ def rows_of(ground: Ground, measured: Mapping[str, Sequence[Point]]) -> list[lis
     return rows
 
 
+def with_rows_of(page: Path, pairs: int, rows: Sequence[list[str]]) -> list[list[str]]:
+    """The rows of a page, in the order of the grounds, with `rows` in place of the same grounds'.
+
+    Args:
+        page: as `main` writes it.
+        pairs: of `rows`.
+        rows: measured now.
+
+    Raises:
+        UserError: the page was measured on another number of pairs.
+    """
+    lines = page.read_text(encoding="utf-8").splitlines()
+    if not any(f"`{command(pairs)}`" in line for line in lines):
+        raise UserError(f"{page.name} has another number of pairs than {pairs}: measure all models")
+    new = {row[0] for row in rows}
+    old = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
+    names = [f"{ground.name} ({ground.kind})" for ground in GROUNDS]
+    kept = [row for row in old if row[0] in names and row[0] not in new]
+    return sorted([*kept, *rows], key=lambda row: names.index(row[0]))
+
+
+def command(pairs: int) -> str:
+    """What the page says that it was made with."""
+    return f"python -m benchmarks.equal_steps --pairs {pairs} --write"
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown, with a heading for each speed-up."""
     return table_of(["ground", "", *(f"{speedup:g}x" for speedup in SPEEDUPS)], rows)
@@ -139,9 +174,11 @@ def main() -> None:
             made = rows_of(ground, measured)
             rows += made
             print("\n".join("  ".join(row) for row in made), flush=True)
+    if args.write and set(args.models) < set(MODELS):
+        rows = with_rows_of(RESULTS, args.pairs, rows)
     page = (
         "# At equal numbers of computed steps\n\n"
-        f"`python -m benchmarks.equal_steps --pairs {args.pairs} --write`: PSNR in dB against the "
+        f"`{command(args.pairs)}`: PSNR in dB against the "
         f"uncached picture, mean and worst\nof {args.pairs} pairs, Euler steps. The speed-up is "
         "that of a model in which a skip costs nothing: steps over computed\nsteps. –: not reached "
         f"at any threshold. In parentheses: computed steps, mean.\n\n{table(rows)}\n"

@@ -2,11 +2,11 @@
 
     python -m benchmarks.roughness --pairs 6 --write
 
-A step whose change is small can be predicted from the steps before. Of each ground (`grounds`) the
-relative L1 change sum|now - before| / sum|before| of what the block stack gives for the image is
-taken, of the branch of guidance that changes more, on captions that settings were tuned on; a step
-of the table is the mean over the pairs. Two curves of large models stand beside them, so that it
-can be seen how near a ground is to what people sample.
+A step whose change is small can be predicted from the steps before. Of each ground with a block
+stack (`grounds`) the relative L1 change sum|now - before| / sum|before| of what the stack gives for
+the image is taken, of the branch of guidance that changes more, on captions that settings were
+tuned on; a step of the table is the mean over the pairs. Two curves of large models stand beside
+them, so that it can be seen how near a ground is to what people sample.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def main() -> None:
     args = parsed(options(__doc__, RESULTS, 6, MODELS))
     rows = [[f"**{name}**", *shown] for name, shown in PUBLISHED.items()]
     with comfyui(args):
-        grounds = [ground for ground in GROUNDS if ground.model in args.models]
+        grounds = [each for each in GROUNDS if each.model in args.models and each.has_blocks]
         for measured in rows_of(grounds, args.pairs):
             rows.append(measured)
             print("  ".join(measured), flush=True)

@@ -1,6 +1,6 @@
 """Trains the UNet model, for pictures of four digits (see `training.unet`).
 
-    python -m training.train_unet --batch 32
+    python -m training.train_unet --batch 32 --decay 0.6
     python -m training.train_unet --export FILE    # the averaged weights of the checkpoint
 
 Needs scikit-learn, which contains the digits.
@@ -51,7 +51,7 @@ class UNetTrainer(FlowTrainer):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_options(parser, steps=1400, out=CHECKPOINT)
+    add_options(parser, steps=1600, out=CHECKPOINT)
     parser.add_argument("--export", type=Path, nargs="?", const=MODEL, metavar="FILE")
     args = parser.parse_args()
     torch.manual_seed(args.seed)

@@ -32,6 +32,8 @@ MEAN, STD = (-0.8, 0.0, 0.0, 0.0), (1.27, 0.3, 0.34, 0.09)
 LEVELS = 1000
 BETAS = (0.00085, 0.012)
 """First and last of the noise schedule, linear in the root: Stable Diffusion's."""
+GUIDANCE = 5.0
+"""The strength that samples are usually made with."""
 
 ANGLE, SCALE, OFFSET = 0.25, 0.15, 1.5
 """The most that a digit is turned (radians), scaled (share) and moved (pixels), either way."""
@@ -99,6 +101,15 @@ def draw(pictures: Tensor, angle: Tensor, scale: Tensor, offset: Tensor) -> Tens
     return 2 * drawn.view(n, PLACES, SIZE, SIZE).amax(dim=1, keepdim=True) - 1
 
 
+def draw_at_random(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures of four digits, turned, scaled and moved at random (see `draw`)."""
+
+    def uniform(*shape: int) -> Tensor:
+        return 2 * torch.rand(len(pictures), PLACES, *shape, generator=generator) - 1
+
+    return draw(pictures, ANGLE * uniform(), 1 + SCALE * uniform(), OFFSET * uniform(2))
+
+
 def to_latent(pictures: Tensor) -> Tensor:
     """Pictures [n, 1, SIZE, SIZE] in [-1, 1] -> latents [n, *LATENT]."""
     channels = functional.pixel_unshuffle(pictures, SQUARE)
@@ -151,12 +162,8 @@ class Pictures:
         generator = torch.Generator().manual_seed(self.seed * 7_368_787 + step)
         n = self.size
 
-        def uniform(*shape: int) -> Tensor:
-            return 2 * torch.rand(n, PLACES, *shape, generator=generator) - 1
-
         picks = torch.randint(len(self.pictures), (n, PLACES), generator=generator)
-        turned, scaled, moved = ANGLE * uniform(), 1 + SCALE * uniform(), OFFSET * uniform(2)
-        latents = to_latent(draw(self.pictures[picks], turned, scaled, moved))
+        latents = to_latent(draw_at_random(self.pictures[picks], generator))
         labels = self.labels[picks]
         labels[torch.rand(n, generator=generator) < 0.1] = EMPTY
         noise = torch.randn(latents.shape, generator=generator)
@@ -182,3 +189,49 @@ def embed(text: nn.Embedding, captions: Sequence[str]) -> Tensor:
     """Embeddings [n, PLACES, TEXT_WIDTH] of n captions."""
     embedded: Tensor = text(torch.tensor([numbers(caption) for caption in captions]))
     return embedded
+
+
+def sigmas(steps: int) -> Tensor:
+    """Noise levels [steps] at equal distances in the schedule, from the highest.
+
+    A sigma is the deviation of the noise where that of the clean latent is 1.
+    """
+    shares = signal_shares()
+    return ((1 - shares) / shares).sqrt()[levels(steps)]
+
+
+def levels(steps: int) -> Tensor:
+    """The numbers [steps] of those levels in the schedule."""
+    return torch.linspace(LEVELS - 1, 0, steps).round().long()
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    text: nn.Embedding,
+    captions: Sequence[str],
+    noise: Tensor,
+    steps: int = 20,
+    guidance: float = GUIDANCE,
+) -> Tensor:
+    """Samples of n captions by Euler steps.
+
+    Args:
+        model, text: as `load_model` gives them.
+        captions: n of them.
+        noise: [n, *LATENT], of variance 1.
+        steps: of Euler.
+        guidance: strength, against the empty caption.
+
+    Returns:
+        Latents [n, *LATENT].
+    """
+    context = embed(text, [*captions, *[""] * len(captions)])
+    sequence = torch.cat((sigmas(steps), torch.zeros(1)))
+    x = noise * (1 + sequence[0] ** 2).sqrt()
+    for level, (sigma, following) in zip(levels(steps), itertools.pairwise(sequence), strict=True):
+        scaled = (x / (1 + sigma**2).sqrt()).repeat(2, 1, 1, 1)
+        predicted = model(scaled, level, context, return_dict=False)[0]
+        conditional, unconditional = predicted.chunk(2)
+        x = x + (following - sigma) * (unconditional + guidance * (conditional - unconditional))
+    return x

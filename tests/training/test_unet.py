@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("diffusers")
 
-from training import train_unet, unet
+from training import grade_unet, train_unet, unet
 from training.digits import DIGIT, SIZE, save_model
 from training.train_unet import UNetTrainer
 from training.unet import EMPTY, LATENT, LEVELS, PLACES
@@ -121,3 +121,44 @@ def test_weights_come_back(tmp_path: Path) -> None:
         for name, value in before.state_dict().items():
             torch.testing.assert_close(after.state_dict()[name], value.half().float())
     assert unet.embed(table, ["3 1 4 1", ""]).shape == (2, PLACES, unet.TEXT_WIDTH)
+
+
+def test_a_perfect_prediction_of_noise_gives_the_picture() -> None:
+    """Euler steps with guidance: the noise that leads from one latent is exact at every level."""
+    generator = torch.Generator().manual_seed(2)
+    wanted, noise = torch.randn(2, 3, *LATENT, generator=generator)
+    shares, guidances = unet.signal_shares(), []
+
+    def model(x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, **_: object) -> object:
+        share = shares[level]
+        exact = (x - share.sqrt() * wanted.repeat(2, 1, 1, 1)) / (1 - share).sqrt()
+        guidances.append(context)
+        exact[3:] -= 0.3  # the unconditional branch is wrong, and guidance of 1 leaves it out
+        return (exact,)
+
+    text = torch.nn.Embedding(unet.TEXT_ROWS, unet.TEXT_WIDTH)
+    captions = ["3 1 4 1", "5 9 2 6", "5 3 5 8"]
+    latents = unet.sample(model, text, captions, noise, steps=5, guidance=1.0)
+    torch.testing.assert_close(latents, wanted, atol=1e-3, rtol=0)
+    assert len(guidances) == 5
+    torch.testing.assert_close(guidances[0], unet.embed(text, [*captions, "", "", ""]))
+    assert unet.levels(5).tolist() == [999, 749, 500, 250, 0]
+
+
+def test_quarters_are_in_the_order_of_a_caption() -> None:
+    pictures = torch.zeros(2, 1, SIZE, SIZE)
+    pictures[1, 0, : SIZE // 2, SIZE // 2 :] = 1
+    sums = grade_unet.quarters(pictures).sum(dim=1)
+    assert sums.tolist() == [0, 0, 0, 0, 0, 256, 0, 0]
+
+
+def test_digits_that_are_read_are_counted() -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn, which contains the digits")
+    scans = torch.zeros(20, DIGIT, DIGIT)
+    scans[10:, :, : DIGIT // 2] = 1
+    labels = torch.arange(20) // 10
+    classifier = grade_unet.new_classifier(scans, labels)
+    pixels, digits = grade_unet.read(scans, labels, 10, seed=5)
+    assert pixels.shape == (40, 256) and set(digits.tolist()) == {0, 1}
+    assert grade_unet.share_right(classifier, pixels, digits) == 1
+    assert grade_unet.share_right(classifier, pixels, 1 - digits) == 0
