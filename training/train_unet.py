@@ -52,15 +52,11 @@ class UNetTrainer(FlowTrainer):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, steps=1600, out=CHECKPOINT)
-    parser.add_argument(
-        "--exponent", type=float, default=1.0,
-        help="of the noise levels' distribution; below 1, noisier levels are learned more often",
-    )  # fmt: skip
     parser.add_argument("--export", type=Path, nargs="?", const=MODEL, metavar="FILE")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     if args.export is None:
-        train(UNetTrainer(args), Pictures(args.batch, args.seed, args.exponent))
+        train(UNetTrainer(args), Pictures(args.batch, args.seed))
         args.export = MODEL
     state = torch.load(args.out, map_location="cpu", weights_only=True)
     args.export.parent.mkdir(parents=True, exist_ok=True)

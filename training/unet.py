@@ -130,16 +130,10 @@ def signal_shares() -> Tensor:
     return (1 - torch.linspace(first, last, LEVELS).square()).cumprod(dim=0)
 
 
-def stratified_levels(size: int, generator: torch.Generator, exponent: float = 1.0) -> Tensor:
-    """Noise levels [size] from 0 to LEVELS - 1, one from each of `size` quantiles.
-
-    Args:
-        size: how many.
-        generator: of the random numbers.
-        exponent: 1 draws all alike; 1/2 draws each in proportion to its number, noisy ones most.
-    """
+def stratified_levels(size: int, generator: torch.Generator) -> Tensor:
+    """Noise levels [size] from 0 to LEVELS - 1, one from each of `size` equal ranges."""
     places = torch.randperm(size, generator=generator) + torch.rand(size, generator=generator)
-    return ((places / size) ** exponent * LEVELS).long().clamp(max=LEVELS - 1)
+    return (places / size * LEVELS).long().clamp(max=LEVELS - 1)
 
 
 def new_unet() -> Any:
@@ -158,12 +152,11 @@ class Pictures:
     Args:
         size: of a batch.
         seed: of all random numbers.
-        exponent: of the noise levels (`stratified_levels`).
     """
 
-    def __init__(self, size: int, seed: int, exponent: float = 1.0) -> None:
+    def __init__(self, size: int, seed: int) -> None:
         self.pictures, self.labels = load_digits()
-        self.size, self.seed, self.exponent = size, seed, exponent
+        self.size, self.seed = size, seed
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 7_368_787 + step)
@@ -174,7 +167,7 @@ class Pictures:
         labels = self.labels[picks]
         labels[torch.rand(n, generator=generator) < 0.1] = EMPTY
         noise = torch.randn(latents.shape, generator=generator)
-        return latents, noise, stratified_levels(n, generator, self.exponent), rows(labels)
+        return latents, noise, stratified_levels(n, generator), rows(labels)
 
 
 def load_model(path: Path) -> tuple[Any, nn.Embedding]:
