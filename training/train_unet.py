@@ -51,7 +51,7 @@ class UNetTrainer(FlowTrainer):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_options(parser, steps=1600, out=CHECKPOINT)
+    add_options(parser, steps=1500, out=CHECKPOINT)
     parser.add_argument("--export", type=Path, nargs="?", const=MODEL, metavar="FILE")
     args = parser.parse_args()
     torch.manual_seed(args.seed)

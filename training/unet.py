@@ -47,7 +47,7 @@ UNET: dict[str, Any] = {
     "out_channels": LATENT[0],
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (32, 64, 128),
+    "block_out_channels": (64, 64, 128),  # of 32, GroupNorm would take away each channel's mean
     "layers_per_block": 1,
     "attention_head_dim": 8,  # diffusers' name for the number of heads
     "cross_attention_dim": TEXT_WIDTH,
@@ -131,9 +131,13 @@ def signal_shares() -> Tensor:
 
 
 def stratified_levels(size: int, generator: torch.Generator) -> Tensor:
-    """Noise levels [size] from 0 to LEVELS - 1, one from each of `size` equal ranges."""
+    """Noise levels [size] from 0 to LEVELS - 1, one from each of `size` quantiles.
+
+    A level is drawn in proportion to the square root of its number: the noisy ones, where pictures
+    are decided on, more often.
+    """
     places = torch.randperm(size, generator=generator) + torch.rand(size, generator=generator)
-    return (places / size * LEVELS).long().clamp(max=LEVELS - 1)
+    return ((places / size) ** (2 / 3) * LEVELS).long().clamp(max=LEVELS - 1)
 
 
 def new_unet() -> Any:

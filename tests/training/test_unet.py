@@ -70,7 +70,10 @@ def test_noise_levels_are_those_of_stable_diffusion_and_all_are_trained() -> Non
     assert len(shares) == LEVELS and bool((shares.diff() < 0).all())
     assert float(((1 - shares[-1]) / shares[-1]).sqrt()) == pytest.approx(14.6146, abs=1e-3)
     levels = unet.stratified_levels(10, torch.Generator().manual_seed(3))
-    assert sorted((levels // 100).tolist()) == [*range(10)]
+    quantiles = 10 * (levels / LEVELS) ** 1.5
+    assert sorted(quantiles.round().tolist()) == pytest.approx([*range(10)], abs=1)
+    assert float(levels.float().mean()) == pytest.approx(LEVELS * 0.6, rel=0.05)
+    assert 0 <= levels.min() and levels.max() < LEVELS
 
 
 @pytest.fixture
