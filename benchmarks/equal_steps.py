@@ -26,6 +26,7 @@ from benchmarks.grounds import GROUNDS, SPEEDUPS, Ground
 from benchmarks.roughness import MODELS, publish
 from benchmarks.testbeds import Pair, Testbed, load
 from teacache.errors import UserError
+from teacache.tables import markdown
 
 RESULTS = Path(__file__).parent / "results" / "equal_steps.md"
 THRESHOLDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -154,13 +155,7 @@ def command(pairs: int) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown, with a heading for each speed-up."""
-    return table_of(["ground", "", *(f"{speedup:g}x" for speedup in SPEEDUPS)], rows)
-
-
-def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(["ground", "", *(f"{speedup:g}x" for speedup in SPEEDUPS)], rows)
 
 
 def main() -> None:

@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from benchmarks.command import comfyui, euler_grounds, options, parsed
 from benchmarks.drawing import draw
-from benchmarks.equal_steps import table_of
 from benchmarks.grounds import ROUGH
 from benchmarks.peers import teacache_comfyui, uncached_comfyui
 from benchmarks.roughness import MODELS, publish
 from benchmarks.testbeds import Pair, Testbed, load
 from teacache.report import PSNR_AT_ONE, PSNR_PER_DECADE
+from teacache.tables import markdown
 
 RESULTS = Path(__file__).parent / "results" / "expected_change.md"
 THRESHOLDS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -83,7 +83,7 @@ def fitted(runs: Sequence[Run]) -> tuple[float, float]:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     head = ["ground", "runs", "rank correlation", "estimate − truth, dB", "its deviation, dB"]
-    return table_of(head, rows)
+    return markdown(head, rows)
 
 
 def main() -> None:

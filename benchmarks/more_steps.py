@@ -26,6 +26,7 @@ from benchmarks.quality import CONVERGED_STEPS, ConvergedReferences, decoded
 from benchmarks.roughness import publish
 from benchmarks.testbeds import Pair, Testbed, load
 from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
+from teacache.tables import markdown
 
 RESULTS = Path(__file__).parent / "results" / "more_steps.md"
 MODELS = (("demo", 4.0), ("demo", 7.0), ("digits", 5.0), ("photos", 4.0))
@@ -120,8 +121,7 @@ def table(entries: Sequence[Entry]) -> str:
         *(f"{factor:g} times as many, cached" for factor in FACTORS),
         *(f"gain of {factor:g} times" for factor in FACTORS),
     ]
-    lines = [head, ["---"] * len(head), *map(row, entries)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(head, map(row, entries))
 
 
 def summary(entries: Sequence[Entry]) -> str:

@@ -18,12 +18,12 @@ from pathlib import Path
 from torch import Tensor
 
 from benchmarks.command import comfyui, euler_grounds, options, parsed
-from benchmarks.equal_steps import table_of
 from benchmarks.roughness import MODELS, publish
 from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, Pair, Testbed, load
 from teacache.config import TeaCacheConfig
 from teacache.engine.predictors import Damped, combine, interpolation_weights
+from teacache.tables import markdown
 
 RESULTS = Path(__file__).parent / "results" / "one_step.md"
 FORGETTING = 0.7
@@ -136,7 +136,7 @@ def main() -> None:
         f"`python -m benchmarks.one_step --pairs {args.pairs} --write`: relative L1 error of the "
         "derivative after guidance, predicted from\nthe steps before it in an uncached run, in "
         f"thirds of the run; mean of {args.pairs} pairs. Lower is better; `damped` is the\n"
-        "engine's.\n\n" + table_of(["ground", *names], rows) + "\n"
+        "engine's.\n\n" + markdown(["ground", *names], rows) + "\n"
     )
     publish(page, RESULTS if args.write else None)
 

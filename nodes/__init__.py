@@ -12,6 +12,7 @@ from ..teacache.hosts.comfyui.log_level import log_level
 from . import (
     apply,
     apply_pipeline,
+    apply_wan_video,
     calibrate,
     compare,
     demo,
@@ -46,7 +47,8 @@ class TeaCacheExtension(ComfyExtension):
             pipeline,
             apply_pipeline,
         )
-        return [node for module in modules for node in module.NODES]
+        always = [node for module in modules for node in module.NODES]
+        return always + apply_wan_video.offered_nodes()
 
 
 def comfy_entrypoint() -> TeaCacheExtension:

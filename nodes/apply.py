@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,6 +13,7 @@ from ..teacache.config import (
     CACHED,
     DEFAULT_THRESHOLD,
     INDICATORS,
+    LEARN,
     MAX_THRESHOLD,
     MODES,
     PREDICTORS,
@@ -30,11 +32,17 @@ from .schema import CATEGORY, advanced, schema
 
 OFFERED_SPEEDUPS = ("1.5x", "2.0x", "2.5x", "3.0x", "4.0x")
 """In the menu of preset; a saved graph may contain another one."""
+LEARN_TOOLTIP = "learn: compute every step and save what the run showed as a profile. "
 log = logging.getLogger("teacache")
 
 
 def apply_schema(
-    *, source: io.Input, output: io.Output, store: ProfileStore, **fields: Any
+    *,
+    source: io.Input,
+    output: io.Output,
+    store: ProfileStore,
+    presets: Sequence[str] = (*PRESETS, *OFFERED_SPEEDUPS),
+    **fields: Any,
 ) -> io.Schema:
     """The schema of a node that adds the cache to a model or a pipeline.
 
@@ -42,6 +50,7 @@ def apply_schema(
         source: The input for the model or pipeline.
         output: The output for the same with the cache.
         store: The user's profiles, offered by the widget profile.
+        presets: Offered by the widget preset.
         fields: Further arguments of `io.Schema`.
     """
     return schema(
@@ -172,14 +181,14 @@ def apply_schema(
             ),
             io.Combo.Input(
                 "preset",
-                options=[*PRESETS, *OFFERED_SPEEDUPS],
+                options=list(presets),
                 default="auto",
                 optional=True,
                 tooltip=(
                     "One setting in place of the others: a level of quality, or a wanted speed-up, "
                     "which computes that share of steps. It is based on your calibration "
-                    "of the model, else on what is known about it; the node says which. learn: "
-                    "compute every step and save what the run showed as a profile. auto: the "
+                    "of the model, else on what is known about it; the node says which. "
+                    f"{LEARN_TOOLTIP if LEARN in presets else ''}auto: the "
                     "widgets above or, while they are unchanged, your calibration."
                 ),
             ),

@@ -7,8 +7,9 @@ import json
 from comfy_api.latest import io
 
 from ..teacache.hosts.comfyui.patch import cached_model
+from ..teacache.hosts.comfyui.wan_video import wan_video_is_there
 from ..teacache.plots.timeline import timeline
-from .schema import CATEGORY, schema, to_image
+from .schema import CATEGORY, WanVideoSocket, schema, to_image
 
 
 class TeaCacheReport(io.ComfyNode):
@@ -26,7 +27,7 @@ class TeaCacheReport(io.ComfyNode):
                 io.Latent.Input(
                     "latent", tooltip="The sampler's output, so that the report comes after it."
                 ),
-                io.Model.Input("model", tooltip="The model that Apply TeaCache gave the sampler."),
+                _cached_model_input("The model that Apply TeaCache gave the sampler."),
             ],
             outputs=[
                 io.Image.Output(
@@ -49,6 +50,13 @@ class TeaCacheReport(io.ComfyNode):
             )
         data = report.to_json()
         return io.NodeOutput(to_image(timeline(data)), json.dumps(data, indent=2))
+
+
+def _cached_model_input(tooltip: str) -> io.Input:
+    """The input for a model, which may be one of WanVideoWrapper where that pack is there."""
+    if wan_video_is_there():
+        return io.MultiType.Input("model", [io.Model, WanVideoSocket], tooltip=tooltip)
+    return io.Model.Input("model", tooltip=tooltip)
 
 
 NODES: list[type[io.ComfyNode]] = [TeaCacheReport]

@@ -13,6 +13,8 @@ from PIL import Image
 from ..teacache.plots.pixels import to_tensor_image
 
 CATEGORY = "TeaCache"
+WanVideoSocket = io.Custom("WANVIDEOMODEL")
+"""A model of the pack ComfyUI-WanVideoWrapper."""
 InputType = TypeVar("InputType", bound=io.Input)
 
 

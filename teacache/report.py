@@ -246,7 +246,8 @@ class RunReport:
         if self.threshold == 0:
             return f"{self.family_name}: off (threshold 0)"
         if not self.records:
-            return f"{self.family_name}: the model was not called"
+            known = "ran without the cache" if self.warnings else "the model was not called"
+            return f"{self.family_name}: {known}"
         unit = "steps" if len(self.records) == self.steps else "evaluations"
         gain, saved = "", self.saved_seconds
         if saved is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from .config import FORCE_COMPUTE
+from .levels import ObservedLevels, UnknownLevels
 
 MAX_RAISE = math.sqrt(2) * 1.001
 """How far above the level of its step a sampler that adds noise (`s_churn`) evaluates at most:
@@ -47,7 +48,8 @@ class Schedule:
         )
         """The first step of each segment."""
         self._above_one = max(self.sigmas) > 1
-        shares = [self._noise_share(sigma) for sigma in self.sigmas]
+        self.axis = shares = [self.axis_of(sigma) for sigma in self.sigmas]
+        """The levels as values are extrapolated over them."""
         self._mean_noise_step = _mean(abs(b - a) for a, b in pairwise(shares) if a != b)
         inner = [share for share in shares if LOG_SNR_MARGIN < share < 1 - LOG_SNR_MARGIN]
         self._mean_log_snr_step = _mean(
@@ -70,7 +72,7 @@ class Schedule:
         """
         if not self._mean_noise_step:
             return FORCE_COMPUTE
-        start, end = self._noise_share(start), self._noise_share(end)
+        start, end = self.axis_of(start), self.axis_of(end)
         noise = abs(end - start) / self._mean_noise_step
         if not self._mean_log_snr_step:
             return noise
@@ -105,7 +107,10 @@ class Schedule:
                 return step
         return current
 
-    def _noise_share(self, sigma: float) -> float:
+    def axis_of(self, sigma: float) -> float:
+        """The noise share of a level: `sigma` itself in flow models, sigma / (1 + sigma) where
+        levels are above 1. Values are extrapolated over it: over levels that fall from 15 or 80 to
+        0 by equal factors, what is learned from the first ones would tell nothing of the last."""
         return sigma / (1 + sigma) if self._above_one else sigma
 
 
@@ -116,9 +121,16 @@ class StepTracker:
         schedule: the run's noise levels.
         one_eval_per_step: whether the sampler evaluates once at each level, in order.
         raised: as in `Schedule.step_at`.
+        observed: follows the evaluations of a sampler that is not known; None for the others.
     """
 
-    def __init__(self, schedule: Schedule, one_eval_per_step: bool, raised: bool = False) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        one_eval_per_step: bool,
+        raised: bool = False,
+        observed: ObservedLevels | None = None,
+    ) -> None:
         self.schedule = schedule
         self.evaluations = 0
         """Evaluations begun so far."""
@@ -129,6 +141,7 @@ class StepTracker:
         """How often an evaluation has gone back to an earlier step."""
         self._one_eval_per_step = one_eval_per_step
         self._raised = raised
+        self._observed = observed
 
     @property
     def expected_sigma(self) -> float | None:
@@ -140,7 +153,17 @@ class StepTracker:
         """An evaluation at `sigma` begins; `step` where the host knows it.
 
         Levels that a schedule repeats are told apart by counting evaluations.
+
+        Raises:
+            UnknownLevels: the sampler is not known, and does not follow the schedule.
         """
+        unknown = None
+        if self._observed is not None:
+            try:
+                step, sigma = self._observed.advance(sigma)
+                self._one_eval_per_step = self._observed.one_per_level
+            except UnknownLevels as error:
+                unknown, self._observed, self._one_eval_per_step = error, None, False
         if step is None:
             expected = self.expected_sigma
             counted = expected is not None and same_sigma(sigma, expected)
@@ -153,6 +176,13 @@ class StepTracker:
         self._returns += step < self.step
         self.step, self.sigma = step, sigma
         self.evaluations += 1
+        if unknown is not None:
+            raise unknown
+
+    @property
+    def axis(self) -> float:
+        """Where the current evaluation lies on the axis that values are extrapolated over."""
+        return self.schedule.axis_of(self.sigma)
 
     @property
     def segment(self) -> int:

@@ -1,8 +1,8 @@
-"""Tables for a terminal."""
+"""Tables for a terminal, and for Markdown pages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1, rule: bool = False) -> str:
@@ -24,3 +24,9 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1, rule: bool = False) ->
     if rule:
         lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

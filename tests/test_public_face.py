@@ -21,6 +21,7 @@ LAYERS = (
         "files",
         "installation",
         "journal",
+        "levels",
         "digest",
         "progress",
         "report",

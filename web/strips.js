@@ -14,7 +14,7 @@ import { fetchPrompt, fetchRuns } from "./server.js";
 import { makeStrip } from "./strip.js";
 import { grow, MARGIN } from "./widgets.js";
 
-export const STRIP_NODES = ["ApplyTeaCache", "ApplyTeaCacheDiffusers"];
+export const STRIP_NODES = ["ApplyTeaCache", "ApplyTeaCacheDiffusers", "ApplyTeaCacheWanVideo"];
 const STRIP_WIDGET = "teacache_strip";
 
 export class Strips {

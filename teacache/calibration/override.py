@@ -43,5 +43,5 @@ class RunOverride:
         if self.budget is not None:
             return budgeted_settings(config, context.profile, self.budget)
         if self.observer is not None:
-            return recording_settings(config, context.profile)
-        return settings_from_config(config, context.profile, context.sampler)
+            return recording_settings(config, context.profile, context.forecast_only)
+        return settings_from_config(config, context.profile, context.sampler, context.forecast_only)

@@ -47,16 +47,16 @@ def gap_error(run: Trajectory, before: int | None, start: int, end: int, euler: 
     predictor = Damped()
     past = [start] if before is None else [before, start]
     for step in past:
-        predictor.observe(run.sigmas[step], NOTHING)
-    expected = dict(zip(past, predictor.weights(run.sigmas[end]), strict=True))
+        predictor.observe(run.axis[step], NOTHING)
+    expected = dict(zip(past, predictor.weights(run.axis[end]), strict=True))
     error = run.norm({**expected, end: -1.0}) / max(run.norm({end: 1.0}), 1e-30)
     gain = float(correction_gain(torch.tensor(error)))
     nodes = [*past, end]
-    levels = [run.sigmas[node] for node in nodes]
+    levels = [run.axis[node] for node in nodes]
     missed: dict[int, float] = dict.fromkeys(nodes, 0.0)
     corrected = dict(missed)
     for step in range(start + 1, end):
-        span, level = run.spans[step], run.sigmas[step]
+        span, level = run.spans[step], run.axis[step]
         missed[step] = corrected[step] = -span
         for node, weight in zip(past, predictor.weights(level), strict=True):
             missed[node] += span * weight

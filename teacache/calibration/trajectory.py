@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..engine.budget import one_step_span
 from ..engine.predictors import Damped, interpolation_weights
+from ..schedule import Schedule
 
 LEAST_ERROR = 1e-6
 """Of a prediction, where a trajectory is a straight line."""
@@ -50,6 +51,11 @@ class Trajectory:
         )
 
     @cached_property
+    def axis(self) -> list[float]:
+        """Its levels as values are extrapolated over them (`Schedule.axis`)."""
+        return Schedule(self.sigmas).axis
+
+    @cached_property
     def spans(self) -> tuple[float, ...]:
         return tuple(b - a for a, b in pairwise(self.sigmas))
 
@@ -57,7 +63,7 @@ class Trajectory:
         """The part of the way along the line through the two steps before that comes nearest to
         the derivative at `step` (`Damped`)."""
         older, newer = interpolation_weights(
-            [self.sigmas[step - 2], self.sigmas[step - 1]], self.sigmas[step]
+            [self.axis[step - 2], self.axis[step - 1]], self.axis[step]
         )
         line = {step - 2: older, step - 1: newer - 1.0}
         change = {step - 1: -1.0, step: 1.0}
@@ -85,12 +91,12 @@ def one_step_rates(run: Trajectory) -> list[float]:
     for step in range(run.steps):
         if step > 1:
             before, newest = step - 2, step - 1
-            older, newer = predictor.weights(run.sigmas[step])
+            older, newer = predictor.weights(run.axis[step])
             missed = run.norm({before: older, newest: newer, step: -1.0})
             error = missed / max(run.norm({step: 1.0}), 1e-30)
-            rates.append(max(error, LEAST_ERROR) / one_step_span(run.sigmas, step))
+            rates.append(max(error, LEAST_ERROR) / one_step_span(run.axis, step))
             predictor.learn(run.best_fraction(step))
-        predictor.observe(run.sigmas[step], NOTHING)
+        predictor.observe(run.axis[step], NOTHING)
     return [*rates[:1] * min(2, run.steps), *rates]
 
 

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import tables
 from ..profiles.profile import Profile, load_profiles
-from ..tables import aligned
 
 if TYPE_CHECKING:
     from ..families.spec import Family, Uncacheable
 
-TESTED = {"run": "run", "newer": "run on 0.33", "read": "read only"}
+TESTED = {
+    "run": "run",
+    "newer": "run on 0.33",
+    "stand_in": "on a stand-in",
+    "read": "read only",
+}
 
 PAGE = """# Model families
 
 <!-- Made by `python -m teacache families --markdown`; a test compares the two. -->
 
 TeaCache recognises the model by the class of its transformer; nothing has to be chosen. The mode
-`forecast` needs nothing else of it. For the mode `faithful` and the indicator `profile`, each
-family has one or more profiles: the polynomial that turns the measured change of an indicator
-into the distance that is added up until it reaches the threshold.
+`forecast` needs nothing else of it: models that are in no row, UNets of Stable Diffusion 1.5 and
+SDXL first, have that mode alone. For the mode `faithful` and the indicator `profile`, each family
+has one or more profiles: the polynomial that turns the measured change of an indicator into the
+distance that is added up until it reaches the threshold.
 
 - **Indicator**: what is compared from step to step. `modulated_input`: the tokens that enter the
   first attention. `timestep`, `timestep_projection`: the embedding of the noise level, known for
@@ -34,9 +40,16 @@ into the distance that is added up until it reaches the threshold.
 - **Published**: thresholds that the source of the profile names, with the speed-up it states.
 - **Tested**: *run* on a small instance of ComfyUI's own class, with blocks counted and results
   compared; *run on 0.33* where the class exists only in newer ComfyUI than the oldest supported
-  one; *read only* in the source of a newer ComfyUI.
+  one; *on a stand-in* of the same structure, where only a ComfyUI newer than 0.33 has the class;
+  *read only* in the source of a newer ComfyUI.
 
 {table}
+
+## Forecast only
+
+The block stack of these cannot be cached; their predictions are continued, in the mode `forecast`.
+
+{forecast_only}
 
 ## Left as they are
 
@@ -103,24 +116,29 @@ def rows() -> list[Row]:
 def text() -> str:
     """The table for a terminal."""
     cells = [COLUMNS, *(row.cells() for row in rows())]
-    left = [f"{entry.name}: {entry.reason}" for entry in _tables()[1]]
-    return "\n".join([aligned(cells, len(COLUMNS), rule=True), "", "Left as they are:", *left])
+    lines = [tables.aligned(cells, len(COLUMNS), rule=True)]
+    for heading, forecast in (("Forecast only", True), ("Left as they are", False)):
+        named = [": ".join(entry) for entry in _without_blocks(forecast)]
+        lines += ["", f"{heading}:", *named]
+    return "\n".join(lines)
 
 
 def markdown() -> str:
     """docs/families.md."""
     header = [*COLUMNS, "Published", "Source"]
     body = ([*row.cells(), row.published, row.profile.source] for row in rows())
-    left = ([entry.name, entry.reason] for entry in _tables()[1])
+    columns = ["Model", "Why"]
     return PAGE.format(
-        table="\n".join(_markdown_table(header, body)),
-        untouched="\n".join(_markdown_table(["Model", "Why"], left)),
+        table=tables.markdown(header, body),
+        forecast_only=tables.markdown(columns, _without_blocks(True)),
+        untouched=tables.markdown(columns, _without_blocks(False)),
     )
 
 
-def _markdown_table(header: Sequence[str], body: Any) -> Iterator[str]:
-    for line in (header, ["---"] * len(header), *body):
-        yield f"| {' | '.join(line)} |"
+def _without_blocks(forecast: bool) -> list[list[str]]:
+    """Name and reason of the models whose blocks cannot be cached: those that can be forecast, or
+    the others."""
+    return [[entry.name, entry.reason] for entry in _tables()[1] if entry.forecast is forecast]
 
 
 def add_parser(subparsers: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -115,6 +116,13 @@ class BlockProxy(nn.Module):
         callbacks = self.__dict__["stack"].callbacks_here
         return callbacks is not None and bool(callbacks.skipping)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """What moves a module moves the block: other code may do so between the blocks."""
+        shown = self.__dict__["block"]
+        if shown is not None:
+            shown._apply(fn, recurse)
+        return self
+
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         shown = self.__dict__["block"]
         yield from super().named_children() if shown is None else shown.named_children()
@@ -132,15 +140,43 @@ class StackBlockProxy(BlockProxy):
         self.__dict__["first"] = first
         self.__dict__["last"] = last
 
+    def __getattr__(self, name: str) -> Any:
+        blocks = self.__dict__.get("block_list")
+        if blocks is not None and name == blocks.method:
+            return partial(self._call, super().__getattr__(name))
+        return super().__getattr__(name)
+
     @outside_compiled_regions
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.block_list.method != "forward":
+            return self.block(*args, **kwargs)
+        return self._call(self.block, *args, **kwargs)
+
+    @outside_compiled_regions
+    def _call(self, block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What `block` or its method returns; on a skip its inputs."""
         arguments = BlockArguments(args, kwargs, self.image_stream)
+        if self._is_beside(arguments):
+            return block(*args, **kwargs)
         skipping, passed = self._before(arguments)
         if skipping:
             return passed
-        out = self.block(*args, **kwargs)
+        out = block(*args, **kwargs)
         self._after(arguments, out)
         return out
+
+    @never_compiled
+    def _is_beside(self, arguments: BlockArguments) -> bool:
+        """Whether the call is none of the image."""
+        beside, callbacks = self.block_list.beside, self.stack.callbacks_here
+        if beside is None or callbacks is None:
+            return False
+        try:
+            with reading_model():
+                return bool(beside(arguments))
+        except FamilyMismatch as mismatch:
+            callbacks.give_up(mismatch)
+            return False
 
     @never_compiled
     def _before(self, arguments: BlockArguments) -> tuple[bool, Any]:
@@ -185,7 +221,9 @@ class StackBlockProxy(BlockProxy):
             raise RuntimeError("its blocks run more than once within one call")
         stream = self.image_stream
         packed: torch.Tensor = stream.pack(arguments.stream(stream))
-        return packed
+        if stream.tokens_before is None:
+            return packed
+        return image_part(packed, stream.role, packed.shape[1] - stream.tokens_before(arguments))
 
     @reading_model()
     def _passed_through(self, arguments: BlockArguments) -> Any:

@@ -49,7 +49,8 @@ class BranchState:
         predictor: holds the cached values.
         error_rate: expected error of the predictor.
         indicator_input: what the indicator read at the last evaluation, [rows, ...].
-        skipped: (sigma, step size) of the evaluations skipped since the last computed one.
+        skipped: of the evaluations skipped since the last computed one, the level on the axis of
+            extrapolation, and the step size in sigma.
         followed: sum of step size * value over those evaluations; None without one.
     """
 

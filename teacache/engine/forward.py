@@ -14,7 +14,7 @@ from .decision import BranchState, Decision, largest
 from .device import OUT_OF_MEMORY
 from .predictors import combine, interpolation_weights
 from .regions import relative_change
-from .transfer import beside
+from .transfer import beside, in_float32
 
 if TYPE_CHECKING:
     from .run import Run
@@ -43,25 +43,25 @@ def decide_by_error_rate(run: Run, decision: Decision, state: BranchState) -> No
     """Let the expected error of `state` decide (indicator `rate`)."""
     if not decision.needs_distance:
         return
-    sigma, step_size = run.position.sigma, run.position.relative_step_size
+    level, step_size = run.position.axis, run.position.relative_step_size
     rate, predictor = state.error_rate, state.predictor
-    distance = rate.distance(predictor, sigma, step_size)
+    distance = rate.distance(predictor, level, step_size)
     if distance is None:
         decision.require_compute(Reason.ERROR_UNKNOWN)
-    elif rate.beyond_horizon(predictor, sigma):
+    elif rate.beyond_horizon(predictor, level):
         decision.require_compute(Reason.BEYOND_HORIZON)
     else:
-        decision.consider(run.distance_in_budget(distance, state))
+        decision.consider(run.distance_of_skip(distance, state))
 
 
 def cache_value(run: Run, state: BranchState, value: torch.Tensor) -> None:
     """Cache the computed `value`; where no plan decides, the predictor learns from it first."""
-    sigma = run.position.sigma
+    level = run.position.axis
     if run.strategy.indicator != "plan":
-        update = state.predictor.deferred_update(sigma, value)
+        update = state.predictor.deferred_update(level, value)
         if update is not None:
             run.reader.defer(update)
-    state.predictor.observe(sigma, run.to_cache_device(value))
+    state.predictor.observe(level, run.to_cache_device(value))
 
 
 class PredictionForward:
@@ -86,6 +86,16 @@ class PredictionForward:
     def skipping(self) -> bool:
         return self._decision.skipping
 
+    @property
+    def nodes(self) -> list[float]:
+        """Where the cached values lie on the axis of extrapolation (`Schedule.axis_of`)."""
+        return self._state.predictor.sigmas
+
+    @property
+    def weights(self) -> list[float]:
+        """Their weights in the prediction for this evaluation."""
+        return self._state.predictor.weights(self._run.position.axis)
+
     def restart(self) -> None:
         """Forget what is cached: the value is no longer made of the same parts."""
         self._state = self._run.new_branch(self._state.layout)
@@ -99,7 +109,7 @@ class PredictionForward:
         """
         run = self._run
         try:
-            value = self._state.predictor.predict(run.position.sigma, like).to(like.dtype)
+            value = self._state.predictor.predict(run.position.axis, like).to(like.dtype)
             self.skipped(value)
         except OUT_OF_MEMORY:
             run.release()
@@ -114,18 +124,21 @@ class PredictionForward:
         if not run.sampler.euler:
             return
         size = run.position.step_size
-        share = _precise(value) * size
+        share = in_float32(value) * size
         if state.followed is not None:
             share.add_(beside(state.followed, share))
         state.followed = run.to_cache_device(share)
-        state.skipped.append((run.position.sigma, size))
+        state.skipped.append((run.position.axis, size))
 
-    def observe(self, value: torch.Tensor) -> torch.Tensor:
+    def observe(self, value: torch.Tensor, origin: torch.Tensor | None = None) -> torch.Tensor:
         """Cache the computed `value`.
 
         With Euler's method the skipped steps before can be corrected now. The polynomial through
         the values before and after them is taken for the truth, and the difference of the two
         integrals is added to this step, multiplied by a gain. The value itself is cached.
+
+        Args:
+            origin: from where the size of the value is measured; None for 0.
 
         Returns:
             The value for the sampler to continue with.
@@ -139,7 +152,7 @@ class PredictionForward:
             rated = run.strategy.indicator == "rate" and run.cache_is_reusable
             if rated or state.skipped:
                 error = state.error_rate.measure(
-                    state.predictor, run.position.sigma, value, run.latent.regions
+                    state.predictor, run.position.axis, value, run.latent.regions, origin
                 )
                 corrected = self._corrected(value, error)
             if run.cache_is_reusable:
@@ -155,18 +168,13 @@ class PredictionForward:
         step_size = position.step_size
         if error is None or state.followed is None or not step_size:
             return value
-        after = _precise(value)
+        after = in_float32(value)
         cached = [beside(held, value).to(after.dtype) for held in state.predictor.values]
-        nodes = [*state.predictor.sigmas, position.sigma]
+        nodes = [*state.predictor.sigmas, position.axis]
         missed = -beside(state.followed, value)
-        for sigma, size in state.skipped:
-            missed.add_(combine([*cached, after], interpolation_weights(nodes, sigma)), alpha=size)
+        for level, size in state.skipped:
+            missed.add_(combine([*cached, after], interpolation_weights(nodes, level)), alpha=size)
         return (after + missed * (correction_gain(error) / step_size)).to(value.dtype)
-
-
-def _precise(value: torch.Tensor) -> torch.Tensor:
-    """`value` in float32 at least, as sums of several steps need it."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def correction_gain(error: torch.Tensor) -> torch.Tensor:
@@ -335,8 +343,8 @@ class StackForward:
 
     def _predict(self, image: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(image)
-        branches, sigma = self._decision.state.branches, self._run.position.sigma
+        branches, level = self._decision.state.branches, self._run.position.axis
         for key, given, rows in zip(self._keys, self._split(image), self._split(out), strict=True):
-            residual = branches[key].predictor.predict(sigma, given)
+            residual = branches[key].predictor.predict(level, given)
             torch.add(given, residual.to(given.dtype), out=rows)
         return out

@@ -123,12 +123,18 @@ class ErrorRate:
         self._span = 1.0
 
     def measure(
-        self, predictor: Predictor, sigma: float, value: torch.Tensor, regions: Regions = WHOLE
+        self,
+        predictor: Predictor,
+        sigma: float,
+        value: torch.Tensor,
+        regions: Regions = WHOLE,
+        origin: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """Compare `value` [rows, ...], computed at `sigma`, before the predictor observes it.
 
         Args:
             regions: of the value; the one that is missed most counts.
+            origin: from where the size of the value is measured; None for 0.
 
         Returns:
             The relative error, still on the device; None where nothing could be predicted.
@@ -139,6 +145,8 @@ class ErrorRate:
         self._error = None
         self._span = _span(sigma, known)
         expected = predictor.predict(sigma, value)
+        if origin is not None:
+            value, expected = value - origin, expected - origin
         error = relative_change(value, expected, regions).max()
         self._reader.defer(DeferredScalar(error, self._receive))
         return error

@@ -123,7 +123,7 @@ class EveryStep:
 
 def policy_of(settings: RunSettings, sampler: SamplerTraits, schedule: Schedule) -> Policy:
     """The policy of one run."""
-    if sampler.adaptive:
+    if settings.every_step:
         return EveryStep()
     last_step = schedule.steps - 1 if sampler.visits_every_level else schedule.last_step
     if settings.plan is not None:

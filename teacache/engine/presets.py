@@ -21,7 +21,7 @@ from ..schedule import Schedule
 from .budget import budget_of, rates_at, usual_rates
 from .policy import policy_of
 from .strategy import (
-    FAITHFUL,
+    FORECAST_ONLY,
     Budget,
     RunSettings,
     SamplerTraits,
@@ -39,9 +39,7 @@ LEVEL_THRESHOLDS = {"quality": 0.05, "balanced": 0.2, "fast": 0.5}
 """Thresholds of the forecast's own error control, where there is no calibration."""
 LEVEL_SPEEDUPS = {"quality": 1.5, "balanced": 2.0, "fast": 3.0}
 """Speed-ups that the levels stand for where only published thresholds are known."""
-KNOWN_SAMPLER = SamplerTraits("", deterministic=True)
-OTHERWISE = f"{FAITHFUL.name} with samplers that add noise or are not known"
-"""What runs with a sampler that cannot be extrapolated."""
+KNOWN_SAMPLER = SamplerTraits("")
 _EFFECT = re.compile(r"(\d+(?:\.\d+)?)x")
 
 
@@ -55,6 +53,7 @@ class RunContext:
         sampler: its traits.
         calibration: the user's own, if one was named or found.
         named: whether the user named that calibration.
+        forecast_only: the model's blocks are not known.
     """
 
     profile: Profile
@@ -62,12 +61,13 @@ class RunContext:
     sampler: SamplerTraits
     calibration: Calibration | None = None
     named: bool = False
+    forecast_only: bool = False
 
 
 def resolve_settings(config: TeaCacheConfig, context: RunContext) -> RunSettings:
     """What a run does, with the evidence for it."""
     if config.preset == "auto" or config.rel_l1_thresh == 0:
-        calibrated = context.calibration is not None and context.sampler.deterministic
+        calibrated = context.calibration is not None and context.sampler.plannable
         if config.untouched and calibrated:
             return _calibrated_default(config, context)
         return _by_config(config, context)
@@ -87,7 +87,7 @@ def resolve_settings(config: TeaCacheConfig, context: RunContext) -> RunSettings
         settings = _by_config(faithful, context)
         label = "calibrated" if settings.profile.calibrated else "uncalibrated"
         evidence = f"TeaCache as published, profile {settings.profile.name}, {label}"
-    elif context.sampler.deterministic:
+    elif context.sampler.forecast:
         settings, evidence = _by_plan_or_forecast(base, context)
     else:
         settings, evidence = _by_threshold(base, context)
@@ -104,11 +104,11 @@ def learned_name(conditions: Conditions) -> str:
 
 def _recorded(config: TeaCacheConfig, context: RunContext) -> RunSettings:
     """Every step is computed, and recorded where the sampler can be forecast at all."""
-    settings = recording_settings(config, context.profile)
-    if context.sampler.deterministic:
+    settings = recording_settings(config, context.profile, context.forecast_only)
+    if context.sampler.plannable:
         what = f"profile {learned_name(context.conditions)} is saved when the run ends"
     else:
-        what = f"nothing is learned ({context.sampler.why_not_extrapolated})"
+        what = f"nothing is learned ({context.sampler.why_not_planned})"
     return replace(settings, evidence=f"preset {LEARN}: every step is computed; {what}.")
 
 
@@ -123,7 +123,7 @@ def _by_config(config: TeaCacheConfig, context: RunContext) -> RunSettings:
             notes = (
                 f"Profile {calibration.name} holds no coefficients: {calibration.fit_rejection}.",
             )
-    settings = settings_from_config(config, profile, context.sampler)
+    settings = settings_from_config(config, profile, context.sampler, context.forecast_only)
     return replace(settings, notes=(*settings.notes, *notes))
 
 
@@ -132,7 +132,7 @@ def _calibrated_default(config: TeaCacheConfig, context: RunContext) -> RunSetti
     default mode itself where it was better than that plan."""
     calibration = context.calibration
     assert calibration is not None
-    default = settings_from_config(config, context.profile, context.sampler)
+    default = settings_from_config(config, context.profile, context.sampler, context.forecast_only)
     refused = incompatibility(calibration.conditions, context.conditions)
     if refused:
         note = f"Profile {calibration.name} is not used: {refused}."
@@ -152,9 +152,11 @@ def _calibrated_default(config: TeaCacheConfig, context: RunContext) -> RunSetti
 
 def _by_plan_or_forecast(config: TeaCacheConfig, context: RunContext) -> tuple[RunSettings, str]:
     speedup, calibration = wanted_speedup(config.preset), context.calibration
-    aside = ""
+    aside, sampler = "", context.sampler
     if calibration is not None:
         refused = incompatibility(calibration.conditions, context.conditions)
+        if not sampler.plannable:
+            refused = f"the sampler {sampler.name} cannot be planned, {sampler.why_not_planned}"
         if not refused and (speedup or calibration.plan_results):
             wanted = speedup or _fastest_below(calibration, LEVEL_ERRORS[config.preset])
             return _by_calibration(config, context, calibration, wanted)
@@ -162,7 +164,9 @@ def _by_plan_or_forecast(config: TeaCacheConfig, context: RunContext) -> tuple[R
     if speedup is None:
         threshold = LEVEL_THRESHOLDS[config.preset]
         with_threshold = replace(config, rel_l1_thresh=threshold)
-        settings = settings_from_config(with_threshold, context.profile, context.sampler)
+        settings = settings_from_config(
+            with_threshold, context.profile, context.sampler, context.forecast_only
+        )
         evidence = f"no calibration of this model{aside}; forecast, threshold {threshold:g}"
         return settings, f"{evidence}, which measures its own error"
     settings, evidence = _by_budget(config, context, speedup, None)
@@ -202,14 +206,14 @@ def _by_budget(
     Args:
         calibration: tells the usual errors of this model; None for those of any model.
     """
-    sigmas, steps = context.conditions.sigmas, context.conditions.steps
+    schedule, steps = Schedule(context.conditions.sigmas), context.conditions.steps
     if calibration is not None and calibration.error_rates:
-        rates = rates_at(calibration.error_rates, calibration.conditions.sigmas, sigmas)
+        known = Schedule(calibration.conditions.sigmas).axis
+        rates = rates_at(calibration.error_rates, known, schedule.axis)
     else:
-        rates = usual_rates(sigmas)
+        rates = usual_rates(schedule.axis, context.sampler.error_weight > 1)
     count = steps_for(steps, speedup)
     settings = budgeted_settings(config, context.profile, Budget(count, tuple(rates)))
-    schedule = Schedule(sigmas)
     budget = budget_of(settings, schedule, policy_of(settings, context.sampler, schedule))
     assert budget is not None
     least = budget.least()
@@ -234,14 +238,16 @@ def _by_threshold(config: TeaCacheConfig, context: RunContext) -> tuple[RunSetti
     """The faithful mode at a published threshold, for a sampler that cannot be extrapolated."""
     wanted = wanted_speedup(config.preset) or LEVEL_SPEEDUPS[config.preset]
     faithful = replace(config, mode="faithful")
-    profile = _by_config(faithful, context).profile
+    settings, sampler = _by_config(faithful, context), context.sampler
+    why = f"the sampler {sampler.name} cannot be planned ({sampler.why_not_planned})"
+    if settings.every_step:
+        return settings, f"{why}: every step is computed"
+    profile = settings.profile
     effects = sorted(
         (float(match[1]), threshold.value)
         for threshold in profile.thresholds
         if threshold.effect and (match := _EFFECT.match(threshold.effect))
     )
-    sampler = context.sampler
-    why = f"the sampler {sampler.name} cannot be planned ({sampler.why_not_extrapolated})"
     if effects:
         effect, value = min(effects, key=lambda pair: abs(pair[0] - wanted))
         evidence = f"{why}; threshold {value:g} of profile {profile.name}, told to give {effect:g}x"
@@ -265,12 +271,13 @@ def describe_settings(
     own = [] if calibration is None else [f"profile {calibration.name}, your own"]
     if config.preset != "auto" and config.rel_l1_thresh != 0:
         parts = [family.name, f"preset {config.preset}, resolved when a run starts"]
+        parts += [FORECAST_ONLY] if family.forecast_only else []
         return " · ".join([*parts, *own])
     if calibration is not None and config.untouched:
-        return " · ".join([family.name, "planned", *own, OTHERWISE])
+        return " · ".join([family.name, "planned", *own])
     if config.coefficients is not None:
         profile, calibration = profile.with_coefficients(config.coefficients), None
-    strategy, _ = resolve_strategy(config, KNOWN_SAMPLER)
+    strategy, _ = resolve_strategy(config, KNOWN_SAMPLER, family.forecast_only)
     threshold = threshold_of(config, profile, strategy)
     source = "recommended" if config.rel_l1_thresh is None else "set"
     parts = [family.name, strategy.name]
@@ -284,6 +291,6 @@ def describe_settings(
         parts.append(f"profile {profile.name}{label}")
     elif config.profile != "auto":
         parts.append(f"profile {config.profile} is for the faithful mode: not used")
-    if threshold and strategy != FAITHFUL:
-        parts.append(OTHERWISE)
+    if family.forecast_only:
+        parts.append(FORECAST_ONLY)
     return " · ".join(parts)

@@ -26,6 +26,7 @@ import torch
 
 from ..families.spec import TIMESTEP_INDICATORS, Family
 from ..families.streams import FamilyMismatch, reading_model
+from ..levels import ObservedLevels, UnknownLevels
 from ..report import Reason, RunReport, StepRecord
 from ..schedule import Schedule, StepTracker
 from .budget import budget_of
@@ -99,8 +100,12 @@ class Run:
         self.lock = threading.RLock()
         """Held while a forward decides or caches: branches may run in threads, one per device."""
         schedule = Schedule(sigmas)
+        observes = sampler.foreign and sampler.forecast and self.strategy.follows_prediction
         self.position = StepTracker(
-            schedule, sampler.one_eval_per_step, raised=sampler.foreign or sampler.raises_levels
+            schedule,
+            sampler.one_eval_per_step,
+            raised=sampler.foreign or sampler.raises_levels,
+            observed=ObservedLevels(schedule.sigmas, sampler.wraps_one_eval) if observes else None,
         )
         self.state = RunState()
         self.profile_indicator = (
@@ -165,7 +170,10 @@ class Run:
             sigma = self._read_sigma(sigma, self.position.expected_sigma)
             if self._read_sigma.lost:
                 self.report.warn(SCHEDULE_LEFT)
-        self.position.advance(sigma, step)
+        try:
+            self.position.advance(sigma, step)
+        except UnknownLevels as unknown:
+            self.give_up(f"the sampler {self.sampler.name} is not known, and {unknown}")
         self._decisions, self._required = [], None
         self._timer.begin(start)
         if self.any_rank(self.gave_up):
@@ -331,11 +339,11 @@ class Run:
         """The distance that a relative `change` of what the profile reads stands for."""
         return self._profile.distance(change)
 
-    def distance_in_budget(self, distance: float, state: BranchState) -> float:
-        """`distance` of a forecast's skip, as a part of the threshold that keeps the number of
-        computed steps; itself where none is wanted."""
+    def distance_of_skip(self, distance: float, state: BranchState) -> float:
+        """`distance` of a forecast's skip as it counts: with the sampler's weight, or as a part of
+        the threshold that keeps the number of computed steps, where one is wanted."""
         if self._budget is None:
-            return distance
+            return distance * self.sampler.error_weight
         nodes, rate = state.predictor.sigmas, state.error_rate.rate
         return self._budget.relative(distance, self.position.step, nodes, rate)
 

@@ -1,4 +1,5 @@
-"""Cached tensors on their way to main memory and back, without making the host wait.
+"""Tensors in another type, and cached ones on their way to main memory and back, without making the
+host wait.
 
 Copies between a graphics card and pinned memory are queued like any other work of the device. What
 was copied to main memory is therefore read by nothing but the copy back, which is queued behind.
@@ -21,6 +22,15 @@ def to_main_memory(tensor: torch.Tensor) -> torch.Tensor:
     except RuntimeError:
         return tensor.to("cpu")
     return held.copy_(tensor, non_blocking=True)
+
+
+def in_float32(tensor: torch.Tensor, copy: bool = False) -> torch.Tensor:
+    """`tensor` in float32, or in its own type where that is wider, as sums of several values need.
+
+    Args:
+        copy: whether the result has memory of its own in any case.
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=copy)
 
 
 def beside(held: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:

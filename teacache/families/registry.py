@@ -14,9 +14,11 @@ from .comfyui.image import IMAGE_FAMILIES
 from .comfyui.image_recent import RECENT_IMAGE_FAMILIES, RECENT_IMAGE_UNCACHEABLE
 from .comfyui.three_d import THREE_D_FAMILIES, THREE_D_UNCACHEABLE
 from .comfyui.video import VIDEO_FAMILIES, VIDEO_UNCACHEABLE
+from .diffusers.dual_stream import DIFFUSERS_DUAL_STREAM_FAMILIES
 from .diffusers.image import DIFFUSERS_IMAGE_FAMILIES
+from .diffusers.recent import DIFFUSERS_RECENT_FAMILIES, DIFFUSERS_UNCACHEABLE
 from .diffusers.video import DIFFUSERS_VIDEO_FAMILIES
-from .generic import generic_family
+from .generic import forecast_only_family, generic_family
 from .registration import checked_family
 from .spec import Family, Uncacheable, class_names, unwrap_compiled
 from .streams import FamilyMismatch, reading_model
@@ -26,10 +28,19 @@ log = logging.getLogger("teacache")
 FAMILIES: tuple[Family, ...] = (
     IMAGE_FAMILIES + RECENT_IMAGE_FAMILIES + AUDIO_FAMILIES + THREE_D_FAMILIES + VIDEO_FAMILIES
 )
-DIFFUSERS_FAMILIES: tuple[Family, ...] = DIFFUSERS_IMAGE_FAMILIES + DIFFUSERS_VIDEO_FAMILIES
+DIFFUSERS_FAMILIES: tuple[Family, ...] = (
+    DIFFUSERS_IMAGE_FAMILIES
+    + DIFFUSERS_VIDEO_FAMILIES
+    + DIFFUSERS_RECENT_FAMILIES
+    + DIFFUSERS_DUAL_STREAM_FAMILIES
+)
 """The same families, by id, as diffusers' classes lay them out."""
 UNCACHEABLE: tuple[Uncacheable, ...] = (
-    RECENT_IMAGE_UNCACHEABLE + AUDIO_UNCACHEABLE + THREE_D_UNCACHEABLE + VIDEO_UNCACHEABLE
+    RECENT_IMAGE_UNCACHEABLE
+    + AUDIO_UNCACHEABLE
+    + THREE_D_UNCACHEABLE
+    + VIDEO_UNCACHEABLE
+    + DIFFUSERS_UNCACHEABLE
 )
 
 
@@ -126,7 +137,7 @@ def known_profiles() -> dict[str, Profile]:
 def find_family(transformer: nn.Module) -> Family | None:
     """The family that `transformer` belongs to; None for one that is left as it is.
 
-    A transformer that is not known gets a generic entry where its blocks allow it.
+    A model that is not known gets a generic entry, with its blocks where they allow it.
     """
     inner = unwrap_compiled(transformer)
     known: list[Family] = [*REGISTRY, *FAMILIES, *DIFFUSERS_FAMILIES]
@@ -138,16 +149,17 @@ def find_family(transformer: nn.Module) -> Family | None:
                 with reading_model():
                     matches = family.matches(inner)
             except FamilyMismatch as mismatch:
-                log.warning("TeaCache: %s: runs without the cache: %s", family.name, mismatch)
-                return None
+                log.warning("TeaCache: %s: can only be forecast: %s", family.name, mismatch)
+                return forecast_only_family(family.name)
             if matches:
                 return family
-        if any(name in entry.classes for entry in UNCACHEABLE):
-            return None
+        for entry in UNCACHEABLE:
+            if name in entry.classes:
+                return forecast_only_family(entry.name) if entry.forecast else None
     return generic_family(inner)
 
 
 def find_uncacheable(transformer: nn.Module) -> Uncacheable | None:
-    """The entry that says why a known model is left as it is, or None if there is none."""
+    """The entry that says why a known model's blocks cannot be cached; None if there is none."""
     names = class_names(transformer)
     return next((e for name in names for e in UNCACHEABLE if name in e.classes), None)

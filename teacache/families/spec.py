@@ -43,7 +43,8 @@ class Family:
         id: short and stable; profiles name it.
         name: for users.
         classes: full names of the transformer classes, matched exactly and never imported.
-        block_lists: the block stack, in the order in which it runs.
+        block_lists: the block stack, in the order in which it runs; empty where the blocks are not
+            known, so that the model can only be forecast.
         default_profile: transformer -> name of its profile; None for a family that brings its own.
         modulated_input, embed_timesteps, project_timesteps: how the profile indicators
             `modulated_input`, `timestep` and `timestep_projection` are read; None where the
@@ -55,9 +56,12 @@ class Family:
         indicator_depends_on_text: whether the modulated input differs between branches of guidance.
         text_arguments: names of the transformer's arguments that differ between branches of
             guidance, beside the usual ones (diffusers).
+        returns_several: whether the transformer returns several values, such as film and sound,
+            each for a scheduler of its own (diffusers): then its residuals are forecast.
         profiles: the family's own profiles, beside the shipped ones; the first is the default.
         tested: "run" on tiny instances of the class; "newer", the same in a newer ComfyUI than the
-            oldest supported one; "read" in the source of a newer one.
+            oldest supported one; "stand_in", on a class of the same structure; "read" in the source
+            of a newer one.
     """
 
     id: str
@@ -73,8 +77,15 @@ class Family:
     matches: Callable[[Any], bool] = lambda transformer: True
     indicator_depends_on_text: bool = True
     text_arguments: tuple[str, ...] = ()
+    returns_several: bool = False
     profiles: tuple[Profile, ...] = ()
     tested: str = "run"
+
+    @property
+    def forecast_only(self) -> bool:
+        """Whether nothing is known of the blocks: predictions can be extrapolated, residuals not
+        cached."""
+        return not self.block_lists
 
     def profile_of(self, transformer: Any) -> str:
         """Name of the default profile of `transformer`."""
@@ -85,11 +96,19 @@ class Family:
 
 @dataclass(frozen=True)
 class Uncacheable:
-    """A model that is known and left as it is, and why."""
+    """A model whose block stack cannot be cached, and why.
+
+    Args:
+        name: for users.
+        classes: as in `Family`.
+        reason: the second half of a sentence.
+        forecast: whether its predictions can be extrapolated; otherwise it is left as it is.
+    """
 
     name: str
     classes: tuple[str, ...]
     reason: str
+    forecast: bool = False
 
 
 def class_name(transformer: nn.Module) -> str:

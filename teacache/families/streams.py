@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -45,6 +45,10 @@ class Stream:
         position, name: of the block's parameter.
         batch_dim: dimension of the batch; None where there is none (a batch of one).
         is_tuple: the parameter is a tuple of tensors, handled as one stream.
+        further: position and name of the parameters whose tensors belong to the stream too, such as
+            the sound of a film; a block returns them in this order, and one may be None.
+        tokens_before: a block's arguments -> how many tokens of a joined stream come before the
+            image; where it is given, the first block's stream is joined as well.
         part_sizes: a block's arguments -> tokens of the parts that follow each other in the stream,
             such as a film and its sound, where one tensor holds several.
     """
@@ -54,12 +58,19 @@ class Stream:
     name: str
     batch_dim: int | None = 0
     is_tuple: bool = False
+    further: tuple[tuple[int, str], ...] = ()
+    tokens_before: Callable[[BlockArguments], int] | None = None
     part_sizes: Callable[[BlockArguments], tuple[int, ...]] | None = None
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the stream is several tensors, packed one behind the other."""
+        return self.is_tuple or bool(self.further)
 
     def pack(self, value: Any) -> torch.Tensor:
         """`value` as one tensor, the batch first."""
-        if self.is_tuple:
-            return torch.cat([part.flatten(1) for part in value], dim=1)
+        if self.has_parts:
+            return torch.cat([part.flatten(1) for part in value if part is not None], dim=1)
         packed: torch.Tensor = (
             value.unsqueeze(0) if self.batch_dim is None else value.movedim(self.batch_dim, 0)
         )
@@ -67,10 +78,9 @@ class Stream:
 
     def unpack(self, packed: torch.Tensor, like: Any) -> Any:
         """The inverse of `pack`, in the form of `like`."""
-        if self.is_tuple:
-            sizes = [part[0].numel() for part in like]
-            flat = torch.split(packed, sizes, dim=1)
-            return tuple(part.reshape(old.shape) for part, old in zip(flat, like, strict=True))
+        if self.has_parts:
+            flat = iter(torch.split(packed, list(part_sizes(like)), dim=1))
+            return tuple(None if old is None else next(flat).reshape(old.shape) for old in like)
         return packed.squeeze(0) if self.batch_dim is None else packed.movedim(0, self.batch_dim)
 
 
@@ -94,15 +104,21 @@ class BlockArguments:
         return self.kwargs[name] if name in self.kwargs else self.args[position]
 
     def stream(self, stream: Stream) -> Any:
-        return self[stream.position, stream.name]
+        value = self[stream.position, stream.name]
+        return (value, *(self[key] for key in stream.further)) if stream.further else value
 
     def image_parts(self) -> tuple[int, ...]:
         """Sizes in dimension 1 of the parts that the packed image stream has; empty for one."""
         if self._image is None:
             return ()
-        if self._image.is_tuple:
-            return tuple(part[0].numel() for part in self.stream(self._image))
+        if self._image.has_parts:
+            return part_sizes(self.stream(self._image))
         return () if self._image.part_sizes is None else self._image.part_sizes(self)
+
+
+def part_sizes(parts: Sequence[torch.Tensor | None]) -> tuple[int, ...]:
+    """Elements per row of the tensors among `parts`."""
+    return tuple(part[0].numel() for part in parts if part is not None)
 
 
 @dataclass(frozen=True)
@@ -115,20 +131,29 @@ class BlockList:
         outputs: the roles that it returns, in order; a single one bare, several as a tuple.
         verify_outputs: the outputs are only assumed: each block's output is checked to be one
             tensor in the shape of its input before anything is skipped.
+        method: name of the blocks' method that the model calls for the image.
+        beside: a block's arguments -> whether that call is none of the image, but one of its own
+            within the same call of the model, such as one that fills a cache of attention keys. It
+            is made on a skip as well.
+        also_returned: what a block takes and returns beside the streams, after them in its outputs;
+            a skip passes it through.
     """
 
     path: str
     inputs: tuple[Stream, ...]
     outputs: tuple[Role, ...]
     verify_outputs: bool = False
+    method: str = "forward"
+    beside: Callable[[BlockArguments], bool] | None = None
+    also_returned: tuple[Stream, ...] = ()
 
     def image_stream(self) -> Stream:
         return next(stream for stream in self.inputs if stream.role is not Role.TEXT)
 
     def returned_streams(self) -> tuple[Stream, ...]:
-        """The input streams that a block returns, in the order of `outputs`."""
+        """What a block returns of its inputs, in the order of its outputs."""
         by_role = {stream.role: stream for stream in self.inputs}
-        return tuple(by_role[role] for role in self.outputs)
+        return (*(by_role[role] for role in self.outputs), *self.also_returned)
 
 
 class SkippedOutput(Enum):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from ..engine.presets import RunContext, describe_settings, resolve_settings
 from ..engine.regions import LatentLayout
 from ..engine.run import Run, RunListener, RunObserver
 from ..engine.strategy import SamplerTraits, requested_strategy
+from ..families.generic import forecast_only_family
 from ..families.registry import find_family, find_uncacheable, known_profiles
-from ..families.spec import Family, RunScope, class_name, unwrap_compiled
+from ..families.spec import Family, RunScope, unwrap_compiled
 from ..families.streams import FamilyMismatch, reading_model
 from ..profiles.calibrated import Calibration
 from ..profiles.conditions import Conditions
@@ -32,6 +33,9 @@ from ..report import RunReport
 KEPT_REPORTS = 8
 SHORTEST_STEPS = 2
 """Runs of so many steps have a first and a last step alone: nothing can be skipped."""
+NOISE_OPTIONS = ("eta", "s_churn")
+"""Options that make a deterministic sampler add noise, unless they are 0."""
+SEVERAL_VALUES = "returns several values, each for a scheduler of its own: residuals are forecast."
 log = logging.getLogger("teacache")
 
 
@@ -49,23 +53,52 @@ class Recognition:
     calibration: Calibration | None = None
 
 
+def noise_option(options: Mapping[str, Any]) -> str:
+    """The option that makes a sampler add noise, unless it is absent or the number 0; else empty.
+
+    Args:
+        options: of a sampler or of a scheduler's step, by name.
+    """
+    for name in NOISE_OPTIONS:
+        amount = options.get(name)
+        if amount is not None and not (isinstance(amount, (int, float)) and amount == 0):
+            return name
+    return ""
+
+
+def configured_to_add_noise(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration of a scheduler as diffusers has them makes it add noise."""
+    algorithm = str(config.get("algorithm_type", ""))
+    return bool(config.get("stochastic_sampling", False)) or algorithm.startswith("sde")
+
+
 def recognise(
-    transformer: nn.Module, config: TeaCacheConfig, store: ProfileStore
+    transformer: nn.Module,
+    config: TeaCacheConfig,
+    store: ProfileStore,
+    family: Family | None = None,
 ) -> Recognition | None:
     """The family and profile of a model; None for a model that is left as it is.
+
+    Args:
+        transformer: the model.
+        config: may name a profile.
+        store: the user's own profiles.
+        family: the model's, where the host knows it; else it is looked up.
 
     Raises:
         ConfigError: the profile that `config` names is unknown or made for another family.
     """
-    family = find_family(transformer)
+    family = find_family(transformer) if family is None else family
     if family is None:
         return None
     try:
         with reading_model():
             name = family.profile_of(unwrap_compiled(transformer))
     except FamilyMismatch as mismatch:
-        log.warning("TeaCache: %s: runs without the cache: %s", family.name, mismatch)
-        return None
+        log.warning("TeaCache: %s: can only be forecast: %s", family.name, mismatch)
+        family = forecast_only_family(family.name)
+        name = family.profile_of(transformer)
     profiles, calibration = known_profiles(), None
     if config.profile in profiles:
         name = config.profile
@@ -77,10 +110,8 @@ def recognise(
 def why_unsupported(transformer: nn.Module) -> str:
     """Why a model is left as it is, as the first half of a sentence."""
     known = find_uncacheable(transformer)
-    if known is not None:
-        return f"{known.name}: {known.reason}"
-    name = class_name(transformer).rsplit(".", 1)[-1]
-    return f"{name} is not a transformer that TeaCache knows"
+    assert known is not None
+    return f"{known.name}: {known.reason}"
 
 
 class CacheHandle:
@@ -155,16 +186,22 @@ class CacheHandle:
         conditions = conditions_of(identify or config.preset == LEARN)
         if self.config.profile == "auto":
             calibration = store.find(conditions)
-        context = RunContext(profile, conditions, sampler, calibration, named)
+        context = RunContext(
+            profile, conditions, sampler, calibration, named, self.family.forecast_only
+        )
         override = self._override
         self._learning = None
-        if config.preset == LEARN and override is None and sampler.deterministic:
+        if config.preset == LEARN and override is None and sampler.plannable:
             self._learning = Learning(context, store)
         settings = (
             resolve_settings(config, context)
             if override is None
             else override.settings(config, context)
         )
+        if self.family.returns_several and settings.strategy.caches_prediction:
+            strategy = replace(settings.strategy, cached="residual")
+            notes = (*settings.notes, f"{self.family.name} {SEVERAL_VALUES}")
+            settings = replace(settings, strategy=strategy, notes=notes)
         return Run(
             settings,
             self.family,
@@ -183,8 +220,21 @@ class CacheHandle:
             return self._learning.recorder
         return None if self._override is None else self._override.observer
 
-    def off_report(self, sigmas: list[float], outcome: str) -> RunReport:
-        """The report of a run that the cache left alone, since its threshold is 0."""
+    def off_report(
+        self,
+        sigmas: list[float],
+        outcome: str,
+        threshold: float = 0.0,
+        warnings: Sequence[str] = (),
+    ) -> RunReport:
+        """The report of a run that the cache left alone, since its threshold is 0.
+
+        Args:
+            sigmas: the run's noise levels; empty where they are not known.
+            outcome: as in `Run.finish`.
+            threshold: above 0 where the run was left alone for another reason.
+            warnings: why.
+        """
         report = RunReport(
             host=self._host,
             family=self.family.id,
@@ -196,10 +246,11 @@ class CacheHandle:
             indicator="",
             predictor="",
             sampler="",
-            threshold=0.0,
+            threshold=threshold,
             steps=max(len(sigmas) - 1, 0),
             sigmas=sigmas,
             outcome=outcome,
+            warnings=list(warnings),
         )
         if self._listener is not None:
             self._listener("end", {"report": report.to_json()})

@@ -357,7 +357,7 @@ def test_a_sampler_or_a_model_that_cannot_be_planned_is_refused(sd3: Any) -> Non
     with pytest.raises(ConfigError, match="sampler_name: euler_ancestral cannot be planned"):
         backend_of(sd3, sampler_name="euler_ancestral")
     with pytest.raises(ConfigError, match=r"model: .* the model is left as it is"):
-        backend_of(tiny_models.unet())
+        backend_of(tiny_models.left_alone())
 
 
 def test_a_full_disk_leaves_what_was_there(

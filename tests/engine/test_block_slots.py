@@ -76,6 +76,18 @@ def test_weights_are_found_in_the_blocks_that_run() -> None:
         assert len(list(shared.blocks[0].modules(remove_duplicate=False))) == 3
 
 
+def test_what_moves_a_proxy_moves_the_block() -> None:
+    transformer = Transformer()
+    block = transformer.blocks[0]
+    with BlockStack(transformer, (PAIR,)).installed(Callbacks(skip=True)):
+        proxy = transformer.blocks[0]
+        assert proxy.to(torch.float64) is proxy
+        assert block.inner.weight.dtype is torch.float64
+        transformer.blocks.to(torch.bfloat16)
+    assert block.inner.weight.dtype is torch.bfloat16
+    assert transformer.blocks[1].inner.weight.dtype is torch.bfloat16
+
+
 def test_memory_within_blocks_is_allocated_in_the_hosts_context() -> None:
     inside: list[str] = []
 

@@ -24,7 +24,7 @@ from teacache.engine.strategy import SamplerTraits, settings_from_config
 from teacache.families.comfyui.image import SD3
 from teacache.profiles.profile import load_profiles
 
-EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
+EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
 
 
 # --- the error rate ------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from teacache.engine.strategy import SamplerTraits
 from teacache.families.streams import BlockArguments, FamilyMismatch
 from teacache.report import Reason
 
-HEUN = SamplerTraits("heun", deterministic=True)
+HEUN = SamplerTraits("heun")
 
 
 # --- the block stack -----------------------------------------------------------------------------

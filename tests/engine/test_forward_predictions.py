@@ -26,7 +26,7 @@ from teacache.engine.run import Run
 from teacache.engine.strategy import SamplerTraits
 from teacache.report import Reason
 
-HEUN = SamplerTraits("heun", deterministic=True)
+HEUN = SamplerTraits("heun")
 
 
 def evaluating(step: int, run: Run) -> tuple[Run, Decision]:

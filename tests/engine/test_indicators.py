@@ -17,7 +17,7 @@ from teacache.engine.strategy import SamplerTraits
 from teacache.families.comfyui.image import SD3
 from teacache.families.streams import BlockArguments, FamilyMismatch, Role, Stream
 
-EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
+EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
 
 
 # --- the timestep embedding ----------------------------------------------------------------------

@@ -20,8 +20,9 @@ from teacache.profiles.conditions import differences, incompatibility
 from teacache.profiles.plans import adapt_plan, apply_limits, steps_for
 from teacache.profiles.profile import Threshold, load_profiles
 
-EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
-NOISY = SamplerTraits("euler_ancestral", deterministic=False)
+EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
+NOISY = SamplerTraits("euler_ancestral", adds_noise=True)
+UNREAD = SamplerTraits("Own", forecast=False, foreign=True)
 
 
 def known(**changed: Any) -> RunContext:
@@ -147,14 +148,28 @@ def test_the_faithful_mode_takes_fitted_coefficients_and_leaves_refused_ones() -
     assert "R² 0.10 is below 0.5" in " ".join(chosen.notes)
 
 
-def test_a_sampler_that_cannot_be_planned_goes_by_published_thresholds() -> None:
+def test_a_sampler_that_cannot_be_forecast_goes_by_published_thresholds() -> None:
     flux = load_profiles()["flux1-dev"]
-    chosen = resolve_settings(config("2.0x"), known(profile=flux, sampler=NOISY))
+    chosen = resolve_settings(config("2.0x"), known(profile=flux, sampler=UNREAD))
     assert chosen.strategy == FAITHFUL and chosen.threshold == 0.6
     assert "told to give 2x" in chosen.evidence
     bare = replace(flux, thresholds=(Threshold(0.4, None),), default_threshold=0.3)
-    guessed = resolve_settings(config("3.0x"), known(profile=bare, sampler=NOISY))
+    guessed = resolve_settings(config("3.0x"), known(profile=bare, sampler=UNREAD))
     assert guessed.threshold == pytest.approx(0.45) and "a guess" in guessed.evidence
+
+
+def test_a_sampler_that_adds_noise_keeps_the_number_and_no_plan() -> None:
+    """Early errors count more there: more of the computed steps are at the start."""
+    chosen = resolve_settings(config("2.0x"), known(calibration=calibration(), sampler=NOISY))
+    assert chosen.plan is None and chosen.budget is not None and chosen.strategy == FORECAST
+    assert "cannot be planned, it adds noise" in chosen.evidence
+    plain = resolve_settings(config("2.0x"), known())
+    assert plain.budget is not None and plain.budget.count == chosen.budget.count
+
+    def early(rates: tuple[float, ...]) -> float:
+        return rates[3] / rates[len(rates) // 2]
+
+    assert early(chosen.budget.rates) > 3 * early(plain.budget.rates)
 
 
 def test_threshold_zero_is_off_whatever_the_preset() -> None:

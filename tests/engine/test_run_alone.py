@@ -82,7 +82,7 @@ def policy_of(run: Run) -> Any:
 
 
 def test_an_adaptive_sampler_is_computed_in_every_step() -> None:
-    sampler = SamplerTraits("dpm_adaptive", deterministic=False, adaptive=True)
+    sampler = SamplerTraits("dpm_adaptive", forecast=False, adaptive=True)
     assert isinstance(policy_of(run_of(sampler=sampler)), EveryStep)
 
 

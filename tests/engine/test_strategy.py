@@ -17,8 +17,10 @@ from teacache.engine.strategy import (
 from teacache.errors import ConfigError
 from teacache.profiles.profile import load_profiles
 
-EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
-NOISY = SamplerTraits("euler_ancestral", deterministic=False)
+EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
+NOISY = SamplerTraits("euler_ancestral", adds_noise=True)
+ADAPTIVE = SamplerTraits("dpm_adaptive", forecast=False, adaptive=True)
+UNREAD = SamplerTraits("Own", forecast=False, foreign=True)
 
 
 @pytest.mark.parametrize(
@@ -52,19 +54,37 @@ def test_a_whole_prediction_has_no_inside_to_read() -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({}, "cannot be forecast (it adds noise"),
+        ({}, ""),
         ({"mode": "faithful"}, ""),
-        ({"predictor": "linear"}, "cannot be extrapolated (it adds noise"),
-        ({"cached": "residual"}, "cannot be extrapolated"),
-        ({"mode": "faithful", "predictor": "damped"}, "cannot be extrapolated"),
-        ({"cached": "prediction", "indicator": "profile"}, "cannot be forecast"),
+        ({"predictor": "linear"}, ""),
+        ({"cached": "residual"}, "cannot be extrapolated (it adds noise)"),
+        ({"mode": "faithful", "predictor": "damped"}, "cannot be extrapolated (it adds noise)"),
     ],
+    ids=repr,
 )
-def test_nothing_is_extrapolated_where_noise_is_added(asked: dict[str, str], said: str) -> None:
-    chosen, notes = resolve_strategy(TeaCacheConfig(**asked), NOISY)
-    assert chosen == FAITHFUL
+def test_no_residual_is_extrapolated_where_noise_is_added(asked: dict[str, str], said: str) -> None:
+    config = TeaCacheConfig(**asked)
+    chosen, notes = resolve_strategy(config, NOISY)
+    assert chosen == (FAITHFUL if said else requested_strategy(config))
     assert bool(notes) == bool(said)
-    assert all(said in note and "euler_ancestral" in note for note in notes[-1:])
+    assert all(said in note and "euler_ancestral" in note for note in notes)
+
+
+@pytest.mark.parametrize("asked", [{}, {"mode": "faithful"}, {"cached": "residual"}], ids=repr)
+@pytest.mark.parametrize(
+    ("sampler", "said"),
+    [(EULER, ""), (NOISY, ""), (ADAPTIVE, "every step is computed"), (UNREAD, "every step is")],
+    ids=["euler", "noisy", "adaptive", "unread"],
+)
+def test_a_model_without_known_blocks_is_forecast_or_computed(
+    asked: dict[str, str], sampler: SamplerTraits, said: str
+) -> None:
+    profile = load_profiles()["generic"]
+    settings = settings_from_config(TeaCacheConfig(**asked), profile, sampler, forecast_only=True)
+    assert settings.strategy == FORECAST and settings.every_step == bool(said)
+    only = "Forecast only: the faithful mode needs to know the blocks."
+    assert (only in settings.notes) == bool(asked)
+    assert [said in note for note in settings.notes if note != only] == [True] * bool(said)
 
 
 def test_coefficients_of_any_degree_select_the_faithful_mode() -> None:

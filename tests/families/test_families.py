@@ -12,14 +12,16 @@ from sampling import (
     SKIP_NONE,
     Call,
     cached,
+    family_of,
     recording,
     report_of,
     sample,
     spying,
     stack_blocks,
 )
+from watched_blocks import stack_of, watch
 
-from teacache.families.streams import Role
+from teacache.families.streams import BlockArguments, Role
 
 pytestmark = pytest.mark.usefixtures("comfy")
 every_family = pytest.mark.parametrize("name", list(tiny_models.TINY))
@@ -190,22 +192,15 @@ def _replay(
     model: Any, call: Call, residual: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(model output, first block's image input, last block's image output) of a native call."""
-    from teacache.families.registry import find_family
-
-    transformer = model.model.diffusion_model
-    family = find_family(transformer)
-    assert family is not None
-    blocks = stack_blocks(model)
-    first, last = family.block_lists[0], family.block_lists[-1]
+    stack = stack_of(model.model.diffusion_model, family_of(model))
+    (entry, first), (end, last) = stack[0], stack[-1]
     role = last.image_stream().role
     seen: dict[str, torch.Tensor] = {}
 
-    def at_entry(module: Any, args: Any, kwargs: Any) -> None:
-        stream = first.image_stream()
-        value = kwargs[stream.name] if stream.name in kwargs else args[stream.position]
-        seen["entry"] = value.clone()
+    def at_entry(arguments: BlockArguments) -> None:
+        seen["entry"] = arguments.stream(first.image_stream()).clone()
 
-    def at_end(module: Any, args: Any, kwargs: Any, out: Any) -> Any:
+    def at_end(arguments: BlockArguments, out: Any) -> Any:
         many = len(last.outputs) > 1
         tensor = out[last.outputs.index(role)] if many else out
         tokens = seen["entry"].shape[1]
@@ -222,16 +217,10 @@ def _replay(
             return replaced
         return tuple(replaced if r is role else o for r, o in zip(last.outputs, out, strict=True))
 
-    hooks = [
-        blocks[0].register_forward_pre_hook(at_entry, with_kwargs=True),
-        blocks[-1].register_forward_hook(at_end, with_kwargs=True),
-    ]
-    try:
-        with torch.inference_mode():
-            c = {k: v for k, v in call.c.items() if k != "transformer_options"}
-            options = {k: v for k, v in call.c["transformer_options"].items() if k != "wrappers"}
-            out = model.model.apply_model(call.x, call.t, **c, transformer_options=options)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    c = {k: v for k, v in call.c.items() if k != "transformer_options"}
+    options = {k: v for k, v in call.c["transformer_options"].items() if k != "wrappers"}
+    entering = watch(entry, first, before=at_entry)
+    leaving = watch(end, last, after=at_end)
+    with entering, leaving, torch.inference_mode():
+        out = model.model.apply_model(call.x, call.t, **c, transformer_options=options)
     return out, seen["entry"], seen["leave"]

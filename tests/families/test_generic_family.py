@@ -9,12 +9,13 @@ import pytest
 import tiny_models
 import torch
 from sampling import SKIP_ALL, cached, report_of, sample
+from stand_in_models import STAND_INS
 from tiny_image import with_unknown_class
 from tiny_recent import RECENT
 from torch import nn
 
-from teacache.config import TeaCacheConfig
 from teacache.families.registry import FAMILIES, UNCACHEABLE, find_family, find_uncacheable
+from teacache.families.spec import class_name
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -102,42 +103,8 @@ def test_only_one_plain_list_of_blocks_is_taken(
     for name, box in lists.items():
         transformer.add_module(name, box)
     family = find_family(transformer)
-    assert (family and family.block_lists[0].path) == stack
-
-
-def test_a_unet_is_left_as_it_is() -> None:
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    from teacache.hosts.comfyui.patch import apply_teacache, describe_unsupported
-
-    config_class = comfy.supported_models.SD15
-    config = config_class(
-        {
-            **config_class.unet_config,
-            **dict(
-                image_size=8,
-                in_channels=4,
-                out_channels=4,
-                model_channels=32,
-                num_res_blocks=[1, 1],
-                channel_mult=[1, 2],
-                transformer_depth=[1, 1],
-                transformer_depth_output=[1, 1, 1, 1],
-                transformer_depth_middle=1,
-                num_heads=2,
-                context_dim=64,
-                use_spatial_transformer=True,
-            ),
-        }
-    )
-    config.set_inference_dtype(torch.float32, None)
-    cpu = torch.device("cpu")
-    model = comfy.model_patcher.ModelPatcher(config.get_model({}, ""), cpu, cpu)
-    clone, handle = apply_teacache(model, TeaCacheConfig(rel_l1_thresh=SKIP_ALL, mode="faithful"))
-    assert handle is None
-    assert not clone.wrappers.get("outer_sample")
-    assert "UNetModel is not a transformer that TeaCache knows" in describe_unsupported(model)
+    assert family is not None and family.forecast_only is (stack is None)
+    assert [blocks.path for blocks in family.block_lists] == ([stack] if stack else [])
 
 
 def named(full_name: str) -> nn.Module:
@@ -153,7 +120,9 @@ def test_a_model_known_to_be_unfit_gets_no_generic_entry(entry: Any) -> None:
     assert entry.reason
     for name in entry.classes:
         assert find_uncacheable(named(name)) is entry
-        assert find_family(named(name)) is None
+        family = find_family(named(name))
+        assert family is None or (entry.forecast and family.forecast_only)
+        assert (family is None) is not entry.forecast
 
 
 def test_every_family_said_to_be_run_has_a_tiny_model() -> None:
@@ -161,6 +130,8 @@ def test_every_family_said_to_be_run_has_a_tiny_model() -> None:
     models = tiny_models.TINY | RECENT
     tiny = {model.family_id(name) for name, model in models.items()}
     assert {family.id for family in FAMILIES if family.tested == "run"} <= tiny
-    assert {family.tested for family in FAMILIES} <= {"run", "newer", "read"}
+    assert {family.tested for family in FAMILIES} <= {"run", "newer", "stand_in", "read"}
+    standing_in = {class_name(build()) for build in STAND_INS}
+    assert {c for f in FAMILIES if f.tested == "stand_in" for c in f.classes} == standing_in
     newer = {model.family_id(name) for name, model in RECENT.items()}
     assert not newer & {family.id for family in FAMILIES if family.tested == "read"}

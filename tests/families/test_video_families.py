@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import traceback
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny_models
 import torch
 from sampling import SKIP_ALL, SKIP_NONE, cached, report_of, sample, stack_blocks
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from teacache.engine.device import SigmaReader
@@ -320,9 +320,9 @@ def test_a_chosen_profile_is_kept_whatever_the_size(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_the_published_sizes(size: tuple[int, int], whole: bool, expected: str) -> None:
-    transformer = SimpleNamespace(
-        dim=5120, in_dim=36, out_dim=16, img_emb=object(), model_type="i2v"
-    )
+    transformer = nn.Module()
+    vars(transformer).update(dim=5120, in_dim=36, out_dim=16, model_type="i2v")
+    transformer.add_module("img_emb", nn.Identity())
     assert wan.WAN21.profile_for_run is not None
     assert wan.WAN21.profile_for_run(transformer, RunScope((1, 16, 21, *size), whole)) == expected
 

@@ -84,16 +84,24 @@ def test_report_without_a_cache_or_a_run_says_what_to_connect(node: Any, sd3: An
         node("TeaCacheReport", latent=latent, model=model)
 
 
-def test_a_unet_is_left_as_it_is(node: Any, comfy: Any) -> None:
-    unet = tiny_models.unet()
+def test_a_unet_is_forecast_only(node: Any, comfy: Any) -> None:
+    unet = tiny_models.unet(context=32)
     (model,), lines = node("ApplyTeaCache", model=unet)
-    assert lines and "the model is left as it is" in lines[0]
+    assert lines[0].endswith("forecast only: the faithful mode needs to know the blocks")
+    (off,), _ = node("ApplyTeaCache", model=unet, rel_l1_thresh=0.0)
     context = [[torch.zeros(1, 5, 32), {}]]
     latent = torch.zeros(1, 4, 8, 8)
     arguments = dict(positive=context, negative=context, latent=latent, steps=4)
     native = sample(unet, "sd3", **arguments)
-    assert native.isfinite().all()
-    assert torch.equal(sample(model, "sd3", **arguments), native)
+    assert native.isfinite().all() and sample(model, "sd3", **arguments).isfinite().all()
+    assert torch.equal(sample(off, "sd3", **arguments), native)
+
+
+def test_a_model_without_steps_to_skip_is_left_as_it_is(node: Any, comfy: Any) -> None:
+    alone = tiny_models.left_alone()
+    (model,), lines = node("ApplyTeaCache", model=alone)
+    assert lines and "the model is left as it is" in lines[0]
+    assert torch.equal(sample(model, "sd3"), sample(alone, "sd3"))
 
 
 def test_lora_and_custom_sampling(node: Any, sd3: Any) -> None:

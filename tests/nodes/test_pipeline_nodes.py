@@ -133,9 +133,11 @@ def test_what_a_pipeline_does_not_take_is_said(node: Any, demo: Any) -> None:
     assert "height" not in line
 
 
-def test_progress_and_previews(node: Any, demo: Any) -> None:
+def test_progress_and_previews(node: Any, demo: Any, monkeypatch: Any) -> None:
     import comfy.utils
 
+    # Newer versions of ComfyUI send at most one of these in 0.1 s.
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, raising=False)
     seen = []
     before = comfy.utils.PROGRESS_BAR_HOOK
     comfy.utils.set_progress_bar_global_hook(lambda *args, **named: seen.append(args))

@@ -16,7 +16,7 @@ from teacache.profiles.profile import Profile, load_profiles
 
 CPU = torch.device("cpu")
 SIGMAS = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
-EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
+EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
 
 
 def profile(**changes: Any) -> Profile:

@@ -11,11 +11,13 @@ import pytest
 
 
 def template_files() -> dict[str, Path]:
-    """The files of the installed templates by name; empty if none are installed."""
+    """The files of the installed templates by name; empty if none are installed.
+
+    Newer packages keep them in `…_json`, older ones beside the pictures of their kind.
+    """
     found: dict[str, Path] = {}
-    for part in ("image", "video", "other", "api"):
-        name = f"comfyui_workflow_templates_media_{part}"
-        spec = importlib.util.find_spec(name)
+    for part in ("json", "media_image", "media_video", "media_other", "media_api"):
+        spec = importlib.util.find_spec(f"comfyui_workflow_templates_{part}")
         for folder in (spec and spec.submodule_search_locations) or ():
             found |= {file.stem: file for file in Path(folder).glob("templates/*.json")}
     return dict(sorted(found.items()))

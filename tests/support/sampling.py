@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import tiny_models
 import torch
 from torch import nn
+from watched_blocks import stack_of, watch
 
 from teacache.config import TeaCacheConfig
+from teacache.families.spec import Family
+from teacache.families.streams import BlockArguments
 from teacache.report import RunReport
 
 SKIP_ALL = 90.0
@@ -68,21 +71,20 @@ def report_of(handle: Any) -> RunReport:
 
 def stack_blocks(model: Any) -> list[nn.Module]:
     """The model's own blocks, by the paths of its family."""
+    return [block for block, _ in stack_of(model.model.diffusion_model, family_of(model))]
+
+
+def family_of(model: Any) -> Family:
     from teacache.families.registry import find_family
 
-    transformer = model.model.diffusion_model
-    family = find_family(transformer)
+    family = find_family(model.model.diffusion_model)
     assert family is not None
-    return [
-        block
-        for blocks in family.block_lists
-        for block in transformer.get_submodule(blocks.path).children()
-    ]
+    return family
 
 
 @dataclass
 class Spy:
-    """Counts calls of the model and of its blocks, by forward hooks of the test."""
+    """Counts calls of the model and of its blocks, by hooks of the test."""
 
     per_call: list[int] = field(default_factory=list)
     """Block calls within each call of the transformer."""
@@ -101,16 +103,15 @@ def spying(model: Any) -> Iterator[Spy]:
     def model_called(module: nn.Module, args: Any) -> None:
         spy.per_call.append(0)
 
-    def block_called(module: nn.Module, args: Any) -> None:
+    def block_called(arguments: BlockArguments) -> None:
         spy.per_call[-1] += 1
 
-    hooks = [model.model.diffusion_model.register_forward_pre_hook(model_called)]
-    hooks += [block.register_forward_pre_hook(block_called) for block in stack_blocks(model)]
-    try:
+    transformer = model.model.diffusion_model
+    with ExitStack() as hooks:
+        hooks.enter_context(transformer.register_forward_pre_hook(model_called))
+        for block, blocks in stack_of(transformer, family_of(model)):
+            hooks.enter_context(watch(block, blocks, before=block_called))
         yield spy
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @dataclass

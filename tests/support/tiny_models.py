@@ -175,6 +175,13 @@ from tiny_video import VIDEO  # noqa: E402
 
 TINY |= IMAGE | VIDEO | (RECENT if HAS_RECENT_MODELS else {})
 
+UNET = {
+    "image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32,
+    "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1], "transformer_depth_middle": 1,
+    "use_spatial_transformer": True,
+}  # fmt: skip
+
 
 def build(name: str, seed: int = 0) -> Any:
     """A `ModelPatcher` around the tiny model `name`, in fp32 on the CPU."""
@@ -210,27 +217,49 @@ def build(name: str, seed: int = 0) -> Any:
     return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 
 
-def unet() -> Any:
-    """A `ModelPatcher` around a tiny UNet, which TeaCache does not support."""
+def left_alone() -> Any:
+    """A tiny model under the name of one that is known and left as it is (SeedVR2)."""
+    model = build("sd3")
+    transformer = model.model.diffusion_model
+    named = {"__module__": "comfy.ldm.seedvr.model"}
+    transformer.__class__ = type("NaDiT", (type(transformer),), named)
+    return model
+
+
+def unet(config_name: str = "SD15", prediction: str = "EPS", context: int = 64) -> Any:
+    """A `ModelPatcher` around a tiny UNet as ComfyUI builds SD 1.5's or SDXL's.
+
+    Its blocks are not known to TeaCache; its output is small and smooth.
+
+    Args:
+        config_name: of the class in `comfy.supported_models`.
+        prediction: of `comfy.model_base.ModelType`.
+        context: width of the text's tokens.
+    """
+    import comfy.model_base
     import comfy.model_patcher
     import comfy.supported_models
 
-    kwargs = dict(
-        model_channels=32, context_dim=32, num_heads=1, num_head_channels=-1, in_channels=4,
-        out_channels=4, num_res_blocks=[1, 1], channel_mult=[1, 2], transformer_depth=[1, 1],
-        transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1, image_size=32,
-        use_linear_in_transformer=False, use_spatial_transformer=True, legacy=False,
-        adm_in_channels=None, use_temporal_attention=False,
-    )  # fmt: skip
-    config = comfy.supported_models.SD15({**comfy.supported_models.SD15.unet_config, **kwargs})
-    config.set_inference_dtype(torch.float32, None)
-    cpu = torch.device("cpu")
-    network = config.get_model({}, "")
+    kind = getattr(comfy.supported_models, config_name)
+    own: dict[str, Any] = {"num_heads": 2, "num_head_channels": -1}
+    if config_name == "SDXL":
+        own = {"num_heads": -1, "num_head_channels": 16, "num_classes": "sequential"}
+        own["adm_in_channels"] = 2816
+    made = kind({**kind.unet_config, **UNET, "context_dim": context})
+    made.unet_config.update(own)
+    made.set_inference_dtype(torch.float32, None)
+    chosen = comfy.model_base.ModelType[prediction]
+    made.model_type = lambda state_dict, prefix="": chosen
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for parameter in network.parameters():
+        torch.manual_seed(1)
+        model = made.get_model({}, "")
+        for parameter in model.diffusion_model.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
-    return comfy.model_patcher.ModelPatcher(network, cpu, cpu)
+    model.diffusion_model.out[-1].weight.data *= 0.1
+    if prediction == "EPS":  # most of the input is noise
+        model.diffusion_model.register_forward_hook(lambda module, given, out: out + given[0])
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 
 
 def cond(name: str, seed: int, tokens: int = CONTEXT) -> list[Any]:

@@ -325,6 +325,16 @@ VIDEO |= {  # in ComfyUI 0.30 and later
         extra=lambda: {"audio_embed": random_tensor(1, 16, 35), **clip_vision()},
         family="wan_variants",
     ),
+    "wan_animate2": wan(
+        "WAN_Animate2",
+        dict(model_type="animate2", in_dim=36),
+        latent=(16, 1 + FRAMES, 8, 8),
+        extra=lambda: {
+            "pose_video_latent": random_tensor(1, 16, FRAMES, 8, 8),
+            **clip_vision(),
+        },
+        family="wan_variants",
+    ),
     "anima": TinyModel(
         "Anima",
         VIDEO["cosmos_predict2"].kwargs,

@@ -334,7 +334,8 @@ def test_few_and_many_steps(editor: Editor, steps: int) -> None:
 
 def test_a_model_that_is_left_as_it_is_says_so(editor: Editor) -> None:
     editor.load(quickstart_graph())
-    sentence = "UNetModel is not a transformer that TeaCache knows: the model is left as it is."
+    why = "it restores video in a single step, so that there is no step to skip"
+    sentence = f"SeedVR2: {why}: the model is left as it is."
     editor.page.evaluate(
         """notes => app.api.dispatchCustomEvent("teacache.ready",
             { node: "2", began: Date.now(), cached: false, line: "", notes })""",

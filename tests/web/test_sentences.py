@@ -18,6 +18,7 @@ from teacache.engine.decision import MIXED
 from teacache.engine.presets import RunContext, describe_settings, resolve_settings
 from teacache.engine.run import SCHEDULE_LEFT
 from teacache.engine.strategy import SamplerTraits
+from teacache.families.generic import forecast_only_family
 from teacache.families.registry import FAMILIES, UNCACHEABLE, known_profiles
 from teacache.profiles.calibrated import PlanResult
 from teacache.profiles.profile import Threshold
@@ -25,20 +26,22 @@ from teacache.report import Reason, RunReport, StepRecord
 
 pytestmark = pytest.mark.browser
 
-EULER = SamplerTraits("euler", deterministic=True, euler=True, one_eval_per_step=True)
+EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
 SAMPLERS = (
     EULER,
-    SamplerTraits("euler_ancestral", deterministic=False),
-    SamplerTraits("made_up", deterministic=False, foreign=True),
-    SamplerTraits("dpm_adaptive", deterministic=False, adaptive=True),
+    SamplerTraits("euler_ancestral", adds_noise=True),
+    SamplerTraits("made_up", foreign=True),
+    SamplerTraits("dpm_adaptive", forecast=False, adaptive=True),
+    SamplerTraits("made_up", forecast=False, foreign=True),
+    SamplerTraits("made_up", forecast=False, adds_noise=True),
 )
 PRESETS = ("auto", "faithful", "quality", "balanced", "learn", "2.0x", "4.0x")
 NAMES = re.compile(
-    r"(learned-\w+-\w+|[\w.]+-uncalibrated|euler_ancestral|made_up|dpm_adaptive|dpmpp_2m"
+    r"(eta|learned-\w+-\w+|[\w.]+-uncalibrated|euler_ancestral|made_up|dpm_adaptive|dpmpp_2m"
     r"|[a-z_]+=\w+|rel_l1_thresh|max_skip|`profile`|mine|sd3|flux1(-dev)?|faithful|forecast|TeaCache"
     r"|Transformer|LoRA|Apply|EasyCache|FBCache|UNetModel|euler|rate|HiDream-O1|balanced|quality"
     r"|learn|auto|predictor|indicator|cached|Wan|SeedVR2|Trellis|PiD|causal|Animate|Self-Forcing"
-    r"|prediction|reuse|MiniMax|Music|Stable Diffusion|FLUX\.1|dev)"
+    r"|prediction|reuse|MiniMax|Music|Kandinsky|Proteina|RFD4|YuE2|Stable Diffusion|FLUX\.1|dev)"
 )
 """What is not translated: names of models, samplers, profiles and settings."""
 ENGLISH = re.compile(r"[A-Za-z]{3,}")
@@ -52,6 +55,7 @@ def contexts() -> Iterator[RunContext]:
     for sampler in SAMPLERS:
         yield RunContext(profile, conditions(), sampler)
         yield RunContext(bare, conditions(), sampler)
+        yield RunContext(profile, conditions(), sampler, forecast_only=True)
     yield RunContext(known_profiles()["flux1-dev"], conditions(), SAMPLERS[1])
     yield RunContext(profile, replace(conditions(), sigmas=shifted_sigmas(10)), EULER)
     changes: tuple[dict[str, Any], ...] = (
@@ -103,11 +107,19 @@ def sentences() -> list[str]:
         said += [note for value in values for note in replace_former_values({name: value})[1]]
     said += [f"{each.name}: {each.reason}: the model is left as it is." for each in UNCACHEABLE]
     said += [
-        "UNetModel is not a transformer that TeaCache knows: the model is left as it is.",
+        "FLUX.1: runs without the cache: the sampler made_up is not known, and evaluation 2 is at "
+        "noise level 0.6, to which the schedule does not lead",
         "It replaces an earlier Apply TeaCache on this model.",
         "Two caches are stacked: EasyCache and a TeaCache node of another pack skip steps of this "
         "model too, and the errors add up. Use one of them.",
         "Profile mine is saved: choose it in `profile` to use it.",
+        "the pipeline has no network that takes a timestep: there are no steps to skip.",
+        "sd3: runs without the cache: the model is not evaluated once at each timestep of the "
+        "schedule, in their order",
+        "sd3: runs without the cache: the scheduler euler adds noise here (eta)",
+        "sd3: runs without the cache: its plan is for euler without noise, and it adds some (eta)",
+        "The sampler made_up cannot be forecast (what it does between the steps is not known): "
+        "every step is computed.",
         "10 computed steps were wanted, and 14 were computed: with fewer, this picture would "
         "change more than by sampling with fewer steps.",
     ]
@@ -120,6 +132,7 @@ def sentences() -> list[str]:
     for config in configs():
         for own in (None, calibration()):
             said.append(describe_settings(config, family, profile, own))
+        said.append(describe_settings(config, forecast_only_family("UNetModel"), profile))
     return sorted(set(filter(None, said)))
 
 

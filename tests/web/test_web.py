@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +26,8 @@ def definitions(pack):
         if node.__module__.startswith(f"{pack.__name__}.nodes")
     }
     assert "ApplyTeaCache" in ours and "TeaCacheCompareImages" in ours
+    with_other_packs = import_module(f"{pack.__name__}.nodes.apply_wan_video").ApplyTeaCacheWanVideo
+    ours["ApplyTeaCacheWanVideo"] = with_other_packs
     return {name: node.GET_NODE_INFO_V1() for name, node in ours.items()}
 
 
@@ -172,8 +175,6 @@ def test_a_template_is_among_the_old_ones(name):
 
 
 async def test_the_other_packs_node_can_be_replaced(pack, definitions, monkeypatch):
-    from importlib import import_module
-
     schema = import_module(f"{pack.__name__}.nodes.schema")
     await schema.offer_replacements()  # as this version has it
 
@@ -198,7 +199,6 @@ async def test_the_other_packs_node_can_be_replaced(pack, definitions, monkeypat
 
 def test_search_aliases_where_the_version_has_them(pack, monkeypatch):
     from dataclasses import dataclass
-    from importlib import import_module
 
     schema = import_module(f"{pack.__name__}.nodes.schema")
     assert schema.schema(search_aliases=["x"], node_id="A").node_id == "A"  # as this version does

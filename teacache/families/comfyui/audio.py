@@ -55,5 +55,13 @@ AUDIO_UNCACHEABLE = (
         ("comfy.ldm.minimax_music.dit.MiniMaxMusic3DiT",),
         "it runs its blocks once for each window of a long song within one call, so that one "
         "residual cannot stand for them",
+        forecast=True,
+    ),
+    Uncacheable(
+        "YuE2",
+        ("comfy.ldm.yue2.model.YuE2",),
+        "it runs its blocks once for each part of a song within one call, so that one residual "
+        "cannot stand for them",
+        forecast=True,
     ),
 )

@@ -6,7 +6,7 @@ Classes are matched by name and never imported, so they need not exist.
 from __future__ import annotations
 
 from ..spec import Family, Uncacheable
-from ..streams import BlockList, Role, Stream
+from ..streams import BlockArguments, BlockList, Role, Stream
 from .image import (
     FLUX_CLASS,
     FLUX_DOUBLE,
@@ -28,7 +28,9 @@ from .modulation import (
     lens_block,
     lumina_block,
     pixeldit_block,
+    qwen_image_21_block,
     qwen_image_block,
+    sensenova_block,
 )
 
 LONGCAT_TEXT_WIDTH = 3584
@@ -207,6 +209,57 @@ PIXELDIT = Family(
     tested="newer",
 )
 
+
+def _is_prefix(arguments: BlockArguments) -> bool:
+    """Whether the block is called for the text and the reference images alone.
+
+    In the step that fills the cache of their keys and values each block runs twice: for them, and
+    for the image.
+    """
+    return bool(arguments[4, "prefix_len"] == arguments[0, "x"].shape[1])
+
+
+QWEN_IMAGE_21 = Family(
+    id="qwen_image21",
+    name="Qwen-Image 2.1",
+    classes=("comfy.ldm.qwen_image21.model.QwenImage21Transformer2DModel",),
+    block_lists=(
+        BlockList(
+            "transformer_blocks",
+            inputs=(
+                Stream(
+                    Role.TEXT_IMAGE,
+                    0,
+                    "x",
+                    tokens_before=lambda arguments: arguments[4, "prefix_len"],
+                ),
+            ),
+            outputs=(Role.TEXT_IMAGE,),
+            beside=_is_prefix,
+        ),
+    ),
+    modulated_input=qwen_image_21_block,
+    default_profile=lambda transformer: "qwen-image-2.1-uncalibrated",
+    tested="stand_in",
+)
+
+SENSENOVA = Family(
+    id="sensenova",
+    name="SenseNova U1.5",
+    classes=("comfy.ldm.sensenova.model.SenseNovaU15",),
+    block_lists=(
+        BlockList(
+            "language_model.model.layers",
+            inputs=(Stream(Role.IMAGE, 0, "image"),),
+            outputs=(Role.IMAGE,),
+            method="forward_generation",
+        ),
+    ),
+    modulated_input=sensenova_block,
+    default_profile=lambda transformer: "sensenova-uncalibrated",
+    tested="stand_in",
+)
+
 RECENT_IMAGE_FAMILIES = (
     LONGCAT_IMAGE,
     OVIS_IMAGE,
@@ -221,6 +274,8 @@ RECENT_IMAGE_FAMILIES = (
     LENS,
     MAGE_FLOW,
     PIXELDIT,
+    QWEN_IMAGE_21,
+    SENSENOVA,
 )
 
 RECENT_IMAGE_UNCACHEABLE = (
@@ -228,6 +283,7 @@ RECENT_IMAGE_UNCACHEABLE = (
         "HiDream-O1",
         ("comfy.ldm.hidream_o1.model.HiDreamO1Transformer",),
         "its blocks also hand back attention keys that the model keeps from step to step",
+        forecast=True,
     ),
     Uncacheable(
         "PiD",

@@ -164,3 +164,17 @@ def pixeldit_block(block: Any, arguments: BlockArguments) -> Tensor:
     """PixelDiT: `norm_x1` with the first shift and scale (`pixeldit/model.py`)."""
     shift, scale = block.adaLN_modulation_img(arguments[2, "c"]).chunk(6, dim=-1)[:2]
     return modulate(block.norm_x1(arguments[0, "x"]), scale, shift)
+
+
+def qwen_image_21_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """Qwen-Image 2.1: `img_norm1` of the image's tokens with their scale, which all blocks share
+    (`qwen_image21/model.py`)."""
+    x, (_, scale) = arguments[0, "x"], arguments[1, "mod"][0]
+    return modulate(block.img_norm1(x[:, arguments[4, "prefix_len"] :]), scale)
+
+
+def sensenova_block(block: Any, arguments: BlockArguments) -> Tensor:
+    """SenseNova U1.5: `input_layernorm_mot_gen`; the timestep is added to the tokens before the
+    blocks (`sensenova/model.py`)."""
+    normed: Tensor = block.input_layernorm_mot_gen(arguments[0, "image"])
+    return normed

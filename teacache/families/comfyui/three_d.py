@@ -39,5 +39,6 @@ THREE_D_UNCACHEABLE = (
         "Trellis 2",
         ("comfy.ldm.trellis2.model.Trellis2",),
         "it is several transformers in one, for stages of their own, and works on sparse voxels",
+        forecast=True,
     ),
 )

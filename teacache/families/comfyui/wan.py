@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,12 +52,16 @@ def _time_projection(transformer: Any, timesteps: Tensor) -> Tensor:
     return projection
 
 
+def _takes_clip(transformer: Any) -> bool:
+    return transformer._modules.get("img_emb") is not None
+
+
 def _profile(transformer: Any) -> str:
     """Name of the profile: Wan 2.2 has 48 latent channels, or takes an image without CLIP."""
     class_name = type(transformer).__name__
     if class_name == "HumoWanModel":
         return "wan21-uncalibrated"
-    image_without_clip = transformer.in_dim > transformer.out_dim and transformer.img_emb is None
+    image_without_clip = transformer.in_dim > transformer.out_dim and not _takes_clip(transformer)
     if class_name in ("WanModel_S2V", "AnimateWanModel"):
         return "wan22-uncalibrated"
     if transformer.out_dim == TI2V_5B_CHANNELS:
@@ -169,17 +174,21 @@ WAN_VARIANTS = Family(
     tested="newer",
 )
 
-WAN_FAMILIES = (WAN21, WAN_VARIANTS)
+WAN_ANIMATE_2 = replace(
+    WAN_VARIANTS,
+    name="Wan Animate 2",
+    classes=("comfy.ldm.wan.model_animate2.WanAnimate2Model",),
+    block_lists=(replace(BLOCKS, method="forward_gen"),),
+    side_block_lists=(),
+)
+"""Its blocks run for the pose through methods of their own, which run on a skip as well."""
+
+WAN_FAMILIES = (WAN21, WAN_VARIANTS, WAN_ANIMATE_2)
 
 WAN_UNCACHEABLE = (
     Uncacheable(
         "Wan causal (Self-Forcing)",
         ("comfy.ldm.wan.ar_model.CausalWanModel",),
         "it makes frames one after another, and its blocks fill a memory that later frames read",
-    ),
-    Uncacheable(
-        "Wan Animate 2",
-        ("comfy.ldm.wan.model_animate2.WanAnimate2Model",),
-        "its blocks are not called as modules, but through methods of their own for pose and video",
     ),
 )

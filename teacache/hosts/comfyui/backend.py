@@ -197,10 +197,10 @@ class ModelCalibrationBackend:
         if recognition is None:
             raise ConfigError(f"model: {describe_unsupported(model)}")
         solver = sampler_traits(comfy.samplers.sampler_object(settings.sampler_name))
-        if not solver.deterministic:
+        if not solver.plannable:
             raise ConfigError(
                 f"sampler_name: {settings.sampler_name} cannot be planned "
-                f"({solver.why_not_extrapolated}); calibrate with euler or dpmpp_2m"
+                f"({solver.why_not_planned}); calibrate with euler or dpmpp_2m"
             )
         self.family, self.profile = recognition.family.id, recognition.profile
         self._model, self._settings = model, settings

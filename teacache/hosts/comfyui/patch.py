@@ -71,7 +71,7 @@ class CachedModel(CacheHandle):
 
         levels = sigmas.tolist()
         if self.config.rel_l1_thresh == 0:
-            return self._reported(sample, partial(self.off_report, levels))
+            return self.reported(sample, partial(self.off_report, levels))
         guider = executor.class_obj
         layout = _latent_layout(latent_image, guider.model_patcher.load_device, *args, **kwargs)
         new_run = partial(self._run_for, guider, sampler, latent_image, layout)
@@ -88,14 +88,25 @@ class CachedModel(CacheHandle):
             with wrappers.attached():
                 return sample()
 
-        return self._reported(sample_cached, lambda outcome: wrappers.run.finish(outcome))
+        return self.reported(sample_cached, lambda outcome: wrappers.run.finish(outcome))
 
-    def _reported(self, sample: Callable[[], Any], report: Callable[[str], RunReport]) -> Any:
-        """The result of `sample`, whose report is kept however it ends."""
+    def reported(
+        self,
+        sample: Callable[[], Any],
+        report: Callable[[str], RunReport],
+        latent_in: Callable[[Any], Any] = lambda result: result,
+    ) -> Any:
+        """The result of `sample`, whose report is kept however it ends.
+
+        Args:
+            sample: samples.
+            report: makes the report of the outcome.
+            latent_in: gives the latent of the result, by which its report is found again.
+        """
         outcome, result_digest = "failed", ""
         try:
             result = sample()
-            outcome, result_digest = "done", _digest(result)
+            outcome, result_digest = "done", _digest(latent_in(result))
             return result
         except comfy.model_management.InterruptProcessingException:
             outcome = "interrupted"
@@ -123,7 +134,7 @@ class CachedModel(CacheHandle):
             return RunScope(tuple(latent.shape), full_range)
 
         run = self.new_run(
-            _in_available_memory(self.config),
+            in_available_memory(self.config),
             profile_store(),
             model.get_model_object("diffusion_model"),
             scope,
@@ -174,7 +185,7 @@ def _latent_layout(
     return LatentLayout(latent.shape, latent_shapes or (), mask)
 
 
-def _in_available_memory(config: TeaCacheConfig) -> TeaCacheConfig:
+def in_available_memory(config: TeaCacheConfig) -> TeaCacheConfig:
     """`config`, caching in main memory where ComfyUI runs with --lowvram or --novram and the user
     did not decide."""
     state = comfy.model_management.VRAMState

@@ -13,57 +13,104 @@ import comfy.samplers
 from comfy.extra_samplers import uni_pc
 
 from ...engine.strategy import SamplerTraits
+from ..common import noise_option
 from .other_caches import origin, pack_or_module
 
 ONE_EVAL_PER_STEP = (
     "euler",
+    "euler_cfg_pp",
     "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
     "lms",
     "ipndm",
     "ipndm_v",
     "deis",
     "res_multistep",
+    "res_multistep_cfg_pp",
     "gradient_estimation",
+    "gradient_estimation_cfg_pp",
 )
 """Deterministic samplers with one evaluation at each noise level of the schedule."""
-SEVERAL_EVALS_PER_STEP = ("heun", "heunpp2", "dpm_2", "unipc", "unipc_bh2")
+SEVERAL_EVALS_PER_STEP = ("heun", "heunpp2", "exp_heun_2_x0", "dpm_2", "unipc", "unipc_bh2")
 """Deterministic samplers with further evaluations, at or between the schedule's noise levels."""
+NOISY_ONE_EVAL_PER_STEP = (
+    "euler_ancestral",
+    "euler_ancestral_cfg_pp",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_gpu",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_2m_sde_heun_gpu",
+    "dpmpp_3m_sde",
+    "dpmpp_3m_sde_gpu",
+    "ddpm",
+    "lcm",
+    "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp",
+    "er_sde",
+    "sa_solver",
+)
+"""Samplers that add noise after a step, with one evaluation at each level of the schedule."""
+NOISY_SEVERAL_EVALS_PER_STEP = (
+    "exp_heun_2_x0_sde",
+    "dpm_2_ancestral",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp",
+    "dpmpp_sde",
+    "dpmpp_sde_gpu",
+    "seeds_2",
+    "seeds_3",
+    "sa_solver_pece",
+)
+"""Samplers that add noise within or after a step of several evaluations."""
+UNSTEADY = ("dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp")
+"""Those whose pictures change more than measured errors tell: they are not forecast."""
 ADAPTIVE = ("dpm_fast", "dpm_adaptive")
 """Samplers that take only the ends of the schedule and choose their own noise levels."""
-NOISE_OPTIONS = ("s_churn", "eta")
-"""Options that make a deterministic sampler add noise, unless they are 0."""
+KNOWN = (
+    *ONE_EVAL_PER_STEP,
+    *SEVERAL_EVALS_PER_STEP,
+    *NOISY_ONE_EVAL_PER_STEP,
+    *NOISY_SEVERAL_EVALS_PER_STEP,
+)
 
 
 def sampler_traits(sampler: Any) -> SamplerTraits:
     """The properties of a sampler that decide how its model may be cached.
 
     A sampler is known if its function is ComfyUI's own, by identity: another pack may register its
-    functions beside ComfyUI's. In none of the tables are those that add noise, and those that use
-    the unconditional prediction by itself (CFG++). What is not known counts as not deterministic,
-    so that nothing is extrapolated.
+    functions beside ComfyUI's. Any other is foreign: what it does is seen while it runs.
 
     Args:
         sampler: A `comfy.samplers.Sampler`.
     """
     if type(sampler) is not comfy.samplers.KSAMPLER:
-        return SamplerTraits(_display_name(type(sampler)), deterministic=False, foreign=True)
+        return SamplerTraits(_display_name(type(sampler)), foreign=True)
     function, options = _flattened(sampler.sampler_function, sampler.extra_options)
     name = _own_name(function)
-    if name is None:
-        shown = _display_name(function) + _wrapped_name(options)
-        return SamplerTraits(shown, deterministic=False, foreign=True)
     if name in ADAPTIVE:
-        return SamplerTraits(name, deterministic=False, adaptive=True)
-    if name not in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP:
-        return SamplerTraits(name, deterministic=False)
-    if _adds_noise(options):
-        return SamplerTraits(name, deterministic=False, raises_levels=True)
+        return SamplerTraits(name, forecast=False, adaptive=True)
+    if name not in KNOWN:
+        inner = [sampler_traits(value) for value in options.values() if _is_sampler(value)]
+        around = f", around {inner[0].name}" if inner else ""
+        wraps = len(inner) == 1 and (inner[0].one_eval_per_step or inner[0].wraps_one_eval)
+        return SamplerTraits(_display_name(function) + around, foreign=True, wraps_one_eval=wraps)
+    raises = name in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP and bool(noise_option(options))
+    one_eval = name in ONE_EVAL_PER_STEP + NOISY_ONE_EVAL_PER_STEP and not raises
+    noisy = raises or name in NOISY_ONE_EVAL_PER_STEP + NOISY_SEVERAL_EVALS_PER_STEP
     return SamplerTraits(
         name,
-        deterministic=True,
-        euler=name == "euler",
-        one_eval_per_step=name in ONE_EVAL_PER_STEP,
+        euler=name == "euler" and not raises,
+        one_eval_per_step=one_eval,
+        raises_levels=raises,
+        adds_noise=noisy,
+        forecast=name not in UNSTEADY,
+        noise_within_steps=name in NOISY_SEVERAL_EVALS_PER_STEP,
+        continues_a_branch=name.endswith("_cfg_pp"),
     )
+
+
+def _is_sampler(value: Any) -> bool:
+    return isinstance(value, comfy.samplers.KSAMPLER)
 
 
 def _flattened(function: Any, options: Any) -> tuple[Any, Mapping[str, Any]]:
@@ -94,18 +141,6 @@ def _display_name(function: Any) -> str:
     """A foreign function or class as messages name it: with the pack or module it comes from."""
     name, module = origin(function)
     return f"{name} of {pack_or_module(module)}"
-
-
-def _wrapped_name(options: Mapping[str, Any]) -> str:
-    """Names the sampler that a foreign one was given to call, as those that wrap another are."""
-    inner = [value for value in options.values() if isinstance(value, comfy.samplers.KSAMPLER)]
-    return f", around {sampler_traits(inner[0]).name}" if inner else ""
-
-
-def _adds_noise(options: Mapping[str, Any]) -> bool:
-    """Whether an option adds noise, or cannot be read as the number 0."""
-    given = [options[name] for name in NOISE_OPTIONS if options.get(name) is not None]
-    return not all(isinstance(value, (int, float)) and value == 0 for value in given)
 
 
 def conditioning_boundaries(

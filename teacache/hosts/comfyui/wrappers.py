@@ -14,12 +14,16 @@ from torch import nn
 from ...engine.blocks import BlockStack
 from ...engine.decision import Decision, RecomputeEvaluation, RecomputePass
 from ...engine.forward import PredictionForward, StackForward
+from ...engine.guided import GuidedForward
 from ...engine.run import Run
 from ...families.spec import unwrap_compiled
 from ...families.streams import FamilyMismatch, reading_model
 from ...report import Reason
 from ..common import embed_timesteps, prepare_stack
+from .call_keys import branches_of, control_layout, layout_of, pass_key
+from .guidance import has_own_guidance
 from .memory import allocation_context
+from .parametrisation import DENOISED, DERIVATIVE, Parametrisation
 from .samplers import conditioning_boundaries, conditioning_phase, control_strengths
 
 KEY = "teacache"
@@ -47,6 +51,9 @@ class RunWrappers:
         self._stacks: dict[nn.Module, BlockStack | None] = {}
         """By transformer: where branches run on several devices, each has its own copy."""
         self._decision: Decision | None = None
+        noisy = run.sampler.adds_noise or run.sampler.foreign
+        self._parametrisation: Parametrisation = DENOISED if noisy else DERIVATIVE
+        self._guided_forward: GuidedForward | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -61,7 +68,7 @@ class RunWrappers:
             WrappersMP.APPLY_MODEL: self.apply_model,
         }
         with ExitStack() as stack:
-            stack.enter_context(_replaced(self._guider, "predict_noise", self.predict_noise))
+            stack.enter_context(replaced(self._guider, "predict_noise", self.predict_noise))
             for kind, wrapper in wrappers.items():
                 stack.enter_context(_wrapped(self._guider.model_options, kind, wrapper))
             yield
@@ -102,44 +109,94 @@ class RunWrappers:
 
         step, sigma = run.position.step, run.position.sigma
         follows = run.strategy.follows_prediction and sigma > 0 and not run.gave_up
+        options = kwargs.get("model_options", next(iter(args), None))
         try:
-            result = self._followed(x, evaluate) if follows else evaluate()
+            result = self._followed(x, evaluate, options) if follows else evaluate()
         except RecomputeEvaluation as required:
             run.recompute(required.reason)
             follows = follows and not run.gave_up
-            result = self._followed(x, evaluate) if follows else evaluate()
-        if run.observer is not None and sigma > 0 and _is_prediction(result, x):
-            run.observer.on_prediction(step, (x - result) / sigma)
+            result = self._followed(x, evaluate, options) if follows else evaluate()
+        parts = _predictions(result, x) if run.observer is not None and sigma > 0 else []
+        if run.observer is not None and len(parts) == 1:
+            run.observer.on_prediction(step, (x - parts[0]) / sigma)
         run.end_evaluation()
         return result
 
-    def _followed(self, x: torch.Tensor, evaluate: Callable[[], Any]) -> Any:
+    def _followed(self, x: torch.Tensor, evaluate: Callable[[], Any], options: Any) -> Any:
         """The denoised latent after guidance: evaluated, predicted, or evaluated with residuals
         in place of the block stack.
 
-        What is followed is the derivative (x - denoised) / sigma, as samplers do.
+        Samplers follow the derivative (x - denoised) / sigma; what is continued is that, or the
+        denoised latent (`parametrisation`). A guidance of its own kind is run in skipped steps too,
+        on predicted branches.
+
+        Args:
+            options: the model options of the evaluation.
         """
         run, sigma = self._run, self._run.position.sigma
-        layout = (tuple(x.shape), x.dtype, str(x.device), self._phase())
+        guides = run.strategy.caches_prediction and has_own_guidance(self._guider, options)
+        layout = (tuple(x.shape), x.dtype, str(x.device), self._phase(), guides)
         decision = run.decide("prediction")
         forward = PredictionForward(run, decision, "prediction", layout)
-        if run.strategy.caches_prediction:
+        if guides:
+            with self._guided(GuidedForward(run, decision, forward)):
+                denoised = evaluate()
+        elif run.strategy.caches_prediction:
             predicted = forward.predict(x) if forward.skipping else None
             if predicted is not None:
-                return x - sigma * predicted
+                return self._parametrisation.decode(x, sigma, predicted)
             denoised = evaluate()
         else:
             with run.led_by(decision):
                 denoised = evaluate()
-        if not _is_prediction(denoised, x):
+        parts = _predictions(denoised, x)
+        if not parts or (len(parts) > 1 and not guides):
             run.give_up(f"the guider returns {_form(denoised)}, not one latent")
             return denoised
-        derivative = (x - denoised) / sigma
+        value = _joined([self._parametrisation.encode(x, sigma, part) for part in parts])
         if forward.skipping:
-            forward.skipped(derivative)
+            forward.skipped(value)
             return denoised
-        corrected = forward.observe(derivative)
-        return denoised if corrected is derivative else x - sigma * corrected
+        origin = self._parametrisation.origin(x)
+        whole = None if origin is None else _joined([origin] * len(parts))
+        corrected = forward.observe(value, whole)
+        if corrected is value:
+            return denoised
+        latents = [
+            self._parametrisation.decode(x, sigma, part) for part in corrected.chunk(len(parts))
+        ]
+        return latents[0] if isinstance(denoised, torch.Tensor) else type(denoised)(latents)
+
+    @contextmanager
+    def _guided(self, forward: GuidedForward) -> Iterator[None]:
+        """Passes that are evaluated meanwhile are those of `forward`."""
+        self._guided_forward = forward
+        try:
+            yield
+        finally:
+            self._guided_forward = None
+
+    def _guided_pass(
+        self,
+        executor: Any,
+        model: Any,
+        conds: Any,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict[str, Any],
+    ) -> Any:
+        """A pass of one context window, whose outputs are cached or predicted before guidance."""
+        forward, parametrisation = self._guided_forward, self._parametrisation
+        assert forward is not None
+        sigma = self._run.position.sigma
+        key = forward.begin_pass(pass_key(model_options.get("transformer_options", {})))
+        if forward.skipping:
+            values = forward.predict(key, len(conds), x)
+            return [parametrisation.decode(x, sigma, value) for value in values]
+        outputs = executor(model, conds, x, timestep, model_options)
+        if _predictions(outputs, x):
+            forward.observe(key, [parametrisation.encode(x, sigma, out) for out in outputs])
+        return outputs
 
     def _phase(self) -> Hashable:
         """Which conds, ControlNets and scheduled weights are in force, and how strongly."""
@@ -167,9 +224,11 @@ class RunWrappers:
         model_options: dict[str, Any],
     ) -> Any:
         """`CALC_COND_BATCH`: one pass of one context window, whose branches share a decision."""
+        if self._guided_forward is not None:
+            return self._guided_pass(executor, model, conds, x, timestep, model_options)
         if self._run.strategy.caches_prediction:
             return executor(model, conds, x, timestep, model_options)
-        key = _pass_key(model_options.get("transformer_options", {}))
+        key = pass_key(model_options.get("transformer_options", {}))
         decision = self._run.decide(key, window=("frames", key[0]))
         outer, self._decision = self._decision, decision
         try:
@@ -196,7 +255,7 @@ class RunWrappers:
         """`APPLY_MODEL`: one call of the model with some of the branches in its batch."""
         options = {} if transformer_options is None else transformer_options
         arguments = (x, t, c_concat, c_crossattn, control, options)
-        branches = _branches(options)
+        branches = branches_of(options)
         if self._decision is None or not branches or x.shape[0] % len(branches):
             return executor(*arguments, **kwargs)
         base_model = executor.class_obj
@@ -207,8 +266,8 @@ class RunWrappers:
             self._run.give_up(REPEATED)
             self._decision.require_compute(Reason.UNCACHED)
             return executor(*arguments, **kwargs)
-        given = _layout((x, c_concat, c_crossattn, kwargs))
-        layout = (given, str(x.device), _control(control), self._phase())
+        given = layout_of((x, c_concat, c_crossattn, kwargs))
+        layout = (given, str(x.device), control_layout(control), self._phase())
         with stack.installed(StackForward(self._run, self._decision, branches, layout)):
             return executor(*arguments, **kwargs)
 
@@ -235,19 +294,19 @@ class RunWrappers:
 
 
 @contextmanager
-def _replaced(guider: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """`guider.name` is `function`, which gets the original as its first argument."""
-    original, own = getattr(guider, name), vars(guider).get(name)
+def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """`owner.name` is `function`, which gets the original as its first argument."""
+    original, own = getattr(owner, name), vars(owner).get(name)
     replacement = functools.partial(function, original)
-    setattr(guider, name, replacement)
+    setattr(owner, name, replacement)
     try:
         yield
     finally:
-        if vars(guider).get(name) is replacement:
+        if vars(owner).get(name) is replacement:
             if own is None:
-                delattr(guider, name)
+                delattr(owner, name)
             else:
-                setattr(guider, name, own)
+                setattr(owner, name, own)
 
 
 @contextmanager
@@ -267,9 +326,15 @@ def _wrapped(
             by_key[KEY] = before
 
 
-def _is_prediction(value: Any, x: torch.Tensor) -> bool:
-    """Whether `value` is one latent in the shape of `x`."""
-    return isinstance(value, torch.Tensor) and value.shape == x.shape
+def _predictions(value: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    """The latents in the shape of `x` that `value` is, or is a list or tuple of; else none."""
+    parts = list(value) if type(value) in (list, tuple) else [value]
+    fit = all(isinstance(part, torch.Tensor) and part.shape == x.shape for part in parts)
+    return parts if fit else []
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _form(value: Any) -> str:
@@ -293,53 +358,3 @@ def _wait_for_devices(model_options: dict[str, Any]) -> None:
         pool.submit(device, lambda: end)
         while pool.get_result(device)[0] is not end:
             pass
-
-
-def _branches(options: dict[str, Any]) -> list[Hashable]:
-    """The branches in a batch, in order; empty where they are not told.
-
-    A cond's own identity is not enough: ComfyUI gives the negative that stands opposite a positive
-    with an area the identity of that positive.
-    """
-    if not options.get("uuids"):
-        return []
-    return list(zip(options["uuids"], options["cond_or_uncond"], strict=True))
-
-
-def _pass_key(options: dict[str, Any]) -> tuple[Hashable, Hashable, Hashable]:
-    """Which context window, and which pass: the other nodes' patches that are in force."""
-    window = options.get("context_window")
-    frames = tuple(window.index_list) if window is not None else None
-    return (
-        frames,
-        _patches(options.get("patches_replace", {})),
-        _patches(options.get("patches", {})),
-    )
-
-
-def _patches(tree: dict[str, Any]) -> Hashable:
-    """Names and places of patches, without their identity, which may change from call to call."""
-    return tuple(
-        (str(name), tuple(map(str, places)) if isinstance(places, dict) else len(places))
-        for name, places in tree.items()
-    )
-
-
-def _layout(value: Any) -> Hashable:
-    """Shapes and types of the tensors in `value`, recursively; what is no tensor is passed over."""
-    if isinstance(value, torch.Tensor):
-        return tuple(value.shape[1:]), value.dtype
-    if isinstance(value, dict):
-        return tuple((name, _layout(item)) for name, item in sorted(value.items()))
-    if isinstance(value, (list, tuple)):
-        return tuple(_layout(item) for item in value)
-    return None
-
-
-def _control(control: dict[str, Any] | None) -> Hashable:
-    """Which blocks a ControlNet adds to: it changes when the control starts or ends."""
-    if control is None:
-        return None
-    return tuple(
-        (name, tuple(item is not None for item in items)) for name, items in control.items()
-    )

@@ -79,7 +79,7 @@ class PipelineCalibrationBackend:
         with teacache(pipe, None) as handle:
             self.family, self.profile = handle.family.id, handle.profile
         solver = sampler_traits(pipe.scheduler)
-        if not solver.deterministic:
+        if not solver.plannable:
             raise ConfigError(
                 f"the scheduler {solver.name} cannot be planned (it adds noise, or is not known); "
                 "calibrate with FlowMatchEulerDiscreteScheduler or another smooth one"

@@ -11,9 +11,24 @@ from torch import nn
 
 from .reads import TensorReads, same_memory
 
-TEXT_PREFIXES = ("encoder_hidden_states", "pooled_", "cap_feats", "prompt_")
-"""Prefixes of the names of transformers' text arguments."""
-TIMESTEP_NAMES = ("timestep", "timesteps", "t")
+TEXT_PREFIXES = (
+    "encoder_hidden_states",
+    "pooled_",
+    "cap_feats",
+    "prompt_",
+    "added_cond_kwargs",
+    "class_labels",
+    "clip_",
+    "proj_embedding",
+)
+"""Prefixes of the names of denoisers' arguments that hold a text, or an image in its place."""
+TIMESTEP_NAMES = ("timestep", "timesteps", "t", "timestep_ratio", "vision_timesteps")
+LATENT_NAMES = ("vision_tokens",)
+"""Names of the latent's argument where it is not the first one."""
+STEP_SETTINGS = ("kv_cache_mode",)
+"""Plain arguments that change from step to step within a branch."""
+STRENGTH = "conditioning_scale"
+"""Name of the argument of ControlNets that says how strongly they count."""
 MAX_BRANCHES = 16
 
 
@@ -33,8 +48,8 @@ def arguments_of(
 
 
 def latent_name(arguments: Mapping[str, Any]) -> str:
-    """The name of the latent's argument: the first one."""
-    return next(iter(arguments))
+    """The name of the latent's argument: the first one, or one of `LATENT_NAMES`."""
+    return next((name for name in LATENT_NAMES if name in arguments), next(iter(arguments)))
 
 
 def timestep_name(arguments: Mapping[str, Any]) -> str:
@@ -51,7 +66,9 @@ def timestep_name(arguments: Mapping[str, Any]) -> str:
 
 def timestep_of(arguments: Mapping[str, Any]) -> torch.Tensor:
     """The timestep of a call, a scalar: the largest one where it differs between tokens."""
-    values: torch.Tensor = arguments[timestep_name(arguments)]
+    values = arguments[timestep_name(arguments)]
+    if not isinstance(values, torch.Tensor):
+        return torch.tensor(float(values))
     return values.detach().flatten().max()
 
 
@@ -78,6 +95,14 @@ def layout_of(value: Any) -> Hashable:
     return type(value).__name__
 
 
+def strength_of(arguments: Mapping[str, Any]) -> Hashable:
+    """How strongly a ControlNet is to count, None where nothing is said; 0 where it has ended."""
+    strength = arguments.get(STRENGTH)
+    if isinstance(strength, (list, tuple)):
+        return tuple(strength_of({STRENGTH: item}) for item in strength)
+    return float(strength) if isinstance(strength, (int, float)) else None
+
+
 def _plain_value(value: Any) -> Hashable:
     """`value` with None for all but bools, ints and strings, as `skip_layers=[7, 8, 9]`."""
     if isinstance(value, (bool, int, str)):
@@ -91,8 +116,8 @@ class Branches:
     """The guidance branches of one denoising loop.
 
     Calls belong to the same branch if they have the same `cache_context` name, equal text
-    embeddings and equal plain arguments (bools, ints and strings). The embeddings are held for the
-    whole loop, so that their memory is not reused for other ones.
+    embeddings and equal plain arguments (bools, ints and strings) but for the `STEP_SETTINGS`. The
+    embeddings are held for the whole loop, so that their memory is not reused for other ones.
 
     Args:
         reads: counts the comparisons.
@@ -123,7 +148,11 @@ class Branches:
         }
         text = list(tensors_in(named))
         index = self._index_of(text)
-        plain = tuple((name, _plain_value(value)) for name, value in arguments.items())
+        plain = tuple(
+            (name, _plain_value(value))
+            for name, value in arguments.items()
+            if name not in STEP_SETTINGS
+        )
         key = (context, index, plain)
         self._keys.add(key)
         if len(self._keys) > MAX_BRANCHES:

@@ -13,7 +13,9 @@ from ...families.spec import Family, unwrap_compiled
 from .branches import TIMESTEP_NAMES
 
 TRANSFORMERS = ("transformer", "transformer_2")
-"""What pipelines call the transformers that denoise; another class there may be generic."""
+"""What pipelines call the transformers that denoise, whatever they take."""
+DENOISERS = (*TRANSFORMERS, "unet", "prior", "decoder")
+"""What pipelines call the networks that denoise; one of any class may be forecast."""
 TIMES = (*TIMESTEP_NAMES, "time", "sigma", "noise_level")
 """Names of the argument that tells a network how far the denoising is."""
 
@@ -21,10 +23,10 @@ TIMES = (*TIMESTEP_NAMES, "time", "sigma", "noise_level")
 def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
     """Every network on `pipe` that takes a timestep, component or attribute, by name.
 
-    Those called as `TRANSFORMERS` come first, whatever they take; each network is there once.
+    Those called as `DENOISERS` come first; each network is there once.
     """
     named = {**pipe.components, **vars(pipe)}
-    order = [*TRANSFORMERS, *(name for name in named if name not in TRANSFORMERS)]
+    order = [*DENOISERS, *(name for name in named if name not in DENOISERS)]
     found: dict[str, nn.Module] = {}
     for name in order:
         module = named.get(name)
@@ -43,14 +45,16 @@ def _denoises(module: nn.Module) -> bool:
 def recognisable(denoisers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Those whose family may be the pipeline's.
 
-    Under another name than `TRANSFORMERS`, one that no family describes is a ControlNet rather
-    than a denoiser, though its blocks may allow a generic entry.
+    Beside one of the names in `DENOISERS`, a network that no family describes is a ControlNet
+    rather than a denoiser, though its blocks may allow a generic entry. By itself it is the
+    denoiser, whatever it is called.
     """
-    return {
+    known = {
         name: module
         for name, module in denoisers.items()
-        if name in TRANSFORMERS or _described(find_family(module))
+        if name in DENOISERS or _described(find_family(module))
     }
+    return known or (dict(denoisers) if len(denoisers) == 1 else {})
 
 
 def of_family(denoisers: Mapping[str, nn.Module], family: Family) -> dict[str, nn.Module]:

@@ -18,7 +18,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,11 +45,12 @@ from .schedulers import OWN_LOOP, LoopSigmas, ObservedSigmas, pipeline_sigmas, s
 from .weights import weights_digest
 
 UNREAD = "runs without the cache: the scheduler's noise levels cannot be read"
+NO_DENOISER = "the pipeline has no network that takes a timestep: there are no steps to skip"
 log = logging.getLogger("teacache")
 
 
 class UnsupportedModel(ConfigError):
-    """The pipeline has no transformer that TeaCache knows."""
+    """The pipeline has no network whose steps TeaCache could skip."""
 
 
 class CachedPipeline(CacheHandle):
@@ -175,10 +175,9 @@ class CachedPipeline(CacheHandle):
         return None, partial(self.off_report, levels)
 
     def _unread_report(self, mismatch: FamilyMismatch, outcome: str) -> RunReport:
-        report = replace(self.off_report([], outcome), threshold=self.threshold)
-        report.warn(f"{UNREAD}: {mismatch}")
-        log.warning("TeaCache: %s", report.warnings[-1])
-        return report
+        why = f"{UNREAD}: {mismatch}"
+        log.warning("TeaCache: %s", why)
+        return self.off_report([], outcome, self.threshold, [why])
 
     # --- a bare transformer -----------------------------------------------------------------------
 
@@ -244,9 +243,24 @@ def _recognise_first(transformers: dict[str, nn.Module], config: TeaCacheConfig)
             return recognition
     for transformer in transformers.values():
         raise UnsupportedModel(f"{why_unsupported(transformer)}: it cannot be enabled on it")
-    raise UnsupportedModel(
-        "the pipeline has no transformer: TeaCache works on diffusion transformers only"
-    )
+    raise UnsupportedModel(NO_DENOISER)
+
+
+def _denoisers_to_serve(pipe: Any) -> dict[str, nn.Module]:
+    """The networks of a pipeline that may be cached, by name.
+
+    Raises:
+        UnsupportedModel: the pipeline runs no loop of its own.
+    """
+    inner = [name for name, part in vars(pipe).items() if _is_pipeline(part)]
+    connects = hasattr(pipe, "_load_connected_pipes") and pipe._load_connected_pipes
+    if connects and inner:
+        parts = " and ".join(f"pipe.{name}" for name in inner)
+        raise UnsupportedModel(
+            f"{type(pipe).__name__} runs other pipelines, each with a loop of its own: "
+            f"enable TeaCache on {parts}"
+        )
+    return recognisable(denoisers_of(pipe))
 
 
 def _is_pipeline(target: Any) -> bool:
@@ -279,7 +293,7 @@ def enable_teacache(
     if _is_pipeline(pipe_or_transformer):
         if num_steps is not None:
             raise ConfigError("num_steps is for a bare transformer: a pipeline knows its steps")
-        transformers = recognisable(denoisers_of(pipe_or_transformer))
+        transformers = _denoisers_to_serve(pipe_or_transformer)
     elif isinstance(pipe_or_transformer, nn.Module):
         if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
             raise ConfigError(

@@ -38,11 +38,14 @@ from .branches import (
     arguments_of,
     latent_name,
     layout_of,
+    strength_of,
     tensors_in,
     timestep_name,
     timestep_of,
 )
 from .calls import BranchKey, Call, EvaluationCalls
+from .conversions import StepInputs, step_inputs
+from .following import Follower
 from .hooks import CallHandler, Forward, hooked
 from .measuring import measure_other_branches, other_branches_count
 from .outputs import OutputStructure
@@ -52,6 +55,7 @@ from .schedulers import LoopSigmas
 GRADIENTS = "Gradients were on: those calls ran without the cache (wrap them in torch.no_grad())."
 PREDICTION = "prediction"
 EXCESS = "the model was evaluated more often than the schedule has steps"
+OUT_OF_ORDER = "the model is not evaluated once at each timestep of the schedule, in their order"
 
 RunFactory = Callable[[nn.Module, tuple[int, ...], torch.device], Run]
 """(transformer, shape of its latent, empty where it was never called, and its device) -> the run of
@@ -78,6 +82,7 @@ class DenoisingLoop:
         text_arguments: tuple[str, ...] = (),
     ) -> None:
         self.sigmas = sigmas
+        self._follower = Follower(sigmas)
         self._transformers = transformers
         self._others = others
         self._make_run = make_run
@@ -99,8 +104,8 @@ class DenoisingLoop:
         self._decision: Decision | None = None
         self._recompute = False
         """Whether this evaluation showed that the next one must be computed."""
-        self._other_calls: Counter[str] = Counter()
-        """Calls of other networks since the scheduler's last step."""
+        self._other_calls: Counter[Hashable] = Counter()
+        """Calls of other networks since the scheduler's last step, with how strongly they count."""
         self._predicted_from: object = None
         """The calls that the last prediction was made of."""
         self._started: tuple[torch.device, Mark] | None = None
@@ -133,7 +138,8 @@ class DenoisingLoop:
         original, replaced = scheduler.step, "step" in vars(scheduler)
 
         def step(model_output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            return original(self.step(model_output), *args, **kwargs)
+            inputs = step_inputs(scheduler, model_output, args, kwargs)
+            return original(self.step(model_output, inputs), *args, **kwargs)
 
         scheduler.step = step
         try:
@@ -169,7 +175,7 @@ class DenoisingLoop:
                 if given is not None:
                     self._started = given.device, Clock(given.device).mark()
             out = forward(*args, **kwargs)
-            self._other_calls[name] += 1
+            self._other_calls[name, strength_of(kwargs)] += 1
             if self._started is None:
                 self._mark_answer()
             return out
@@ -214,7 +220,7 @@ class DenoisingLoop:
         try:
             with reading_model():
                 alike = self._branches.key(name, given)
-                timestep_name(given)
+                timestep_of(given)
         except FamilyMismatch as mismatch:
             self._mismatch = mismatch
             return forward(**given)
@@ -228,7 +234,7 @@ class DenoisingLoop:
         branch = self._identify(alike, call, run, decision)
         latent = given[latent_name(given)]
         if run.strategy.follows_prediction and first and not run.gave_up:
-            layout = (component, layout_of(latent))
+            layout = (component, layout_of(latent), frozenset(self._other_calls))
             self._prediction = PredictionForward(run, decision, PREDICTION, layout)
         if run.strategy.caches_prediction and not run.gave_up:
             out = self._computed_or_zeros(run, decision, branch, call)
@@ -297,47 +303,35 @@ class DenoisingLoop:
         if self._decision is not None and self._run is not None:
             self._answered = self._run.mark()
 
-    def step(self, prediction: torch.Tensor) -> torch.Tensor:
+    def step(self, prediction: torch.Tensor, inputs: StepInputs) -> torch.Tensor:
         """What the scheduler follows, given the `prediction` after guidance."""
-        followed = self._followed(prediction)
+        followed = self._followed(prediction, inputs)
         if not self._stepped:
             self._mark_answer()
         self._stepped = True
         return followed
 
-    def _followed(self, prediction: torch.Tensor) -> torch.Tensor:
+    def _followed(self, prediction: torch.Tensor, inputs: StepInputs) -> torch.Tensor:
         forward, self._prediction = self._prediction, None
-        run = self._run
-        if run is not None and run.observer is not None:
-            run.observer.on_prediction(run.position.step, prediction)
-        if forward is None or run is None or run.gave_up:
+        run, evaluation = self._run, self._evaluations - 1
+        if run is None:
+            return prediction
+        if forward is None or run.gave_up:
+            self._follower.show(run, evaluation, prediction, inputs)
             return prediction
         made_of = (frozenset(self._calls.made), self._other_calls)
         changed = self._predicted_from not in (None, made_of) or self._recompute
         self._predicted_from, self._other_calls = made_of, Counter()
-        if forward.skipping and not run.strategy.caches_prediction:
-            forward.skipped(prediction)
-            self._recompute = changed
-            return prediction
-        if forward.skipping:
-            predicted = forward.predict(prediction)
-            if predicted is None:  # the transformer was not run: its output is not to be had
-                raise MemoryError("TeaCache: no memory left to predict a skipped step")
-            self._recompute = changed
-            return predicted.clone()
-        self._recompute = False
-        if changed:
-            forward.restart()
-        value = prediction.clone()  # pipelines and schedulers may change theirs in place
-        corrected = forward.observe(value)
-        return prediction if corrected is value else corrected
+        self._recompute = changed and forward.skipping
+        return self._follower.follow(run, forward, evaluation, prediction, inputs, changed)
 
     def _begin(self, module: nn.Module, given: dict[str, Any]) -> None:
         self.end_evaluation()
         latent = next(tensors_in(given[latent_name(given)]))
+        timestep = timestep_of(given)
+        in_order = self.sigmas.follow(self._evaluations, given[timestep_name(given)], self.reads)
         if self._run is None:
             self._run = self._make_run(module, tuple(latent.shape), latent.device)
-        timestep = timestep_of(given)
         sigma, step = self.sigmas.at(self._evaluations, timestep, self.reads)
         self._timesteps[sigma] = timestep
         device, start = self._started or (latent.device, None)
@@ -347,6 +341,8 @@ class DenoisingLoop:
         )
         if self._evaluations >= self.sigmas.evaluations:
             self._run.give_up(EXCESS)
+        elif not in_order:
+            self._run.give_up(OUT_OF_ORDER)
         self._decision = self._run.decide("evaluation", can_repeat=False)
         if not self._run.strategy.caches_prediction:
             self._recompute = self._calls.numbers_changed

@@ -1,4 +1,4 @@
-"""The structure of a diffusers transformer's output, and zeros of the same structure."""
+"""The structure of a diffusers denoiser's output, and zeros of the same structure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import copy
 from typing import Any
 
 import torch
+from diffusers.utils import BaseOutput
 
 
 class OutputStructure:
     """The structure of an output: a tensor, a list of tensors, a tuple of one of these, or an
-    output object with one of these as `sample`.
+    output object with one of these as its only field.
 
     Args:
-        out: What a transformer returned.
+        out: What a denoiser returned.
 
     Raises:
         TypeError: The output has another structure. Several values are refused because the others
@@ -23,19 +24,21 @@ class OutputStructure:
 
     def __init__(self, out: Any) -> None:
         self._tuple = isinstance(out, tuple)
-        self._object = None if isinstance(out, (torch.Tensor, list, tuple)) else copy.copy(out)
-        if self._tuple and len(out) != 1:
-            raise TypeError(f"the transformer returns {len(out)} values, and one is known")
-        inner = out[0] if self._tuple else out
-        inner = inner if self._object is None else inner.sample
+        self._object = copy.copy(out) if isinstance(out, BaseOutput) else None
+        fields = list(out) if self._object is not None else []
+        count = len(out) if self._tuple else len(fields) or 1
+        if count != 1:
+            raise TypeError(f"the model returns {count} values, and one is known")
+        inner = out[fields[0]] if fields else out[0] if self._tuple else out
+        self._field = fields[0] if fields else ""
         self._list = isinstance(inner, list)
         parts = inner if self._list else [inner]
         for part in parts:
             if not isinstance(part, torch.Tensor):
-                raise TypeError(f"the transformer returns {type(part).__name__}, not a tensor")
+                raise TypeError(f"the model returns {type(part).__name__}, not a tensor")
         self._parts = [(part.shape, part.dtype, part.device) for part in parts]
         if self._object is not None:
-            self._object["sample"] = None
+            self._object[self._field] = None
 
     def zeros(self) -> Any:
         """An output of this structure whose tensors are zeros of the same shapes."""
@@ -48,5 +51,5 @@ class OutputStructure:
         if self._object is None:
             return inner
         out = copy.copy(self._object)
-        out["sample"] = inner
+        out[self._field] = inner
         return out

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Protocol
 
 import torch
 
 from ...engine.strategy import SamplerTraits
+from ..common import configured_to_add_noise
+from .conversions import DENOISED, StepValues, prediction_kind, step_owner
 from .reads import TensorReads
 
-EULER = ("FlowMatchEulerDiscreteScheduler",)
-"""A step is x + (next sigma - sigma) * the transformer's output."""
+EULER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler")
+"""A step is x + (next sigma - sigma) * the model's output, unless that is another than noise or
+flow."""
 DETERMINISTIC = (
     "FlowMatchHeunDiscreteScheduler",
-    "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
     "KDPM2DiscreteScheduler",
     "LMSDiscreteScheduler",
@@ -26,11 +28,39 @@ DETERMINISTIC = (
     "DPMSolverSinglestepScheduler",
     "UniPCMultistepScheduler",
     "PNDMScheduler",
+    "EDMEulerScheduler",
 )
 """Deterministic unless their settings add noise."""
-OWN_LOOP = SamplerTraits(
-    "of a loop of the user's own", deterministic=False, visits_every_level=True
+NOISY = (
+    "DDPMScheduler",
+    "DDPMWuerstchenScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+    "UnCLIPScheduler",
+    "CogVideoXDPMScheduler",
+    "SASolverScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+    "LTXEulerAncestralRFScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverSDEScheduler",
+    "CosineDPMSolverMultistepScheduler",
+    "SCMScheduler",
 )
+"""They add noise after a step. Those in `conversions.DENOISED` are forecast."""
+EULER_KINDS = ("epsilon", "flow_prediction")
+OWN_LOOP = SamplerTraits(
+    "of a loop of the user's own", forecast=False, foreign=True, visits_every_level=True
+)
+
+
+@dataclass(frozen=True)
+class UnknownScheduler(SamplerTraits):
+    """One of diffusers' own that is in none of the tables."""
+
+    @property
+    def why_not_planned(self) -> str:
+        return "what it does between the steps is not known"
 
 
 def sampler_traits(scheduler: Any) -> SamplerTraits:
@@ -39,27 +69,27 @@ def sampler_traits(scheduler: Any) -> SamplerTraits:
     It is known by the `step` of its class: a subclass may choose other noise levels. A `step` of
     another package may do anything.
     """
-    kind = type(scheduler)
-    step = inspect.getattr_static(kind, "step", None)
-    if not inspect.isfunction(step) or not step.__module__.startswith("diffusers."):
-        return SamplerTraits(
-            kind.__name__, deterministic=False, foreign=True, visits_every_level=True
-        )
-    owner = step.__qualname__.split(".")[0]
-    euler = owner in EULER
-    deterministic = (euler or owner in DETERMINISTIC) and not _adds_noise(scheduler.config)
+    name = type(scheduler).__name__
+    owner = step_owner(scheduler)
+    if owner is None:
+        return SamplerTraits(name, forecast=False, foreign=True, visits_every_level=True)
+    if owner not in EULER + DETERMINISTIC + NOISY:
+        return UnknownScheduler(name, forecast=False, visits_every_level=True)
+    noisy = owner in NOISY or configured_to_add_noise(scheduler.config)
+    euler = owner in EULER and not noisy and prediction_kind(scheduler) in EULER_KINDS
     return SamplerTraits(
-        kind.__name__,
-        deterministic,
-        euler=euler and deterministic,
-        one_eval_per_step=euler and deterministic,
+        name,
+        forecast=not noisy or owner in DENOISED,
+        euler=euler,
+        one_eval_per_step=euler,
         visits_every_level=True,
+        adds_noise=noisy,
     )
 
 
-def _adds_noise(config: Any) -> bool:
-    algorithm = str(config.get("algorithm_type", ""))
-    return bool(config.get("stochastic_sampling", False)) or algorithm.startswith("sde")
+def with_noise(traits: SamplerTraits) -> SamplerTraits:
+    """`traits` of a scheduler that is told to add noise in its steps."""
+    return replace(traits, euler=False, adds_noise=True)
 
 
 class LoopSigmas(Protocol):
@@ -68,11 +98,20 @@ class LoopSigmas(Protocol):
     sigmas: one more than the loop has steps.
     evaluations: how many the loop makes.
     full_range: whether the loop goes from pure noise to none.
+    values: what of each evaluation is continued; None for the model's output.
     """
 
     sigmas: list[float]
     evaluations: int
     full_range: bool
+    values: StepValues | None
+
+    def follow(self, evaluation: int, timestep: Any, reads: TensorReads) -> bool:
+        """An evaluation begins. `timestep`: as the model is given it, `at` is asked later.
+
+        Returns:
+            Whether that is the evaluation's place in the schedule, as far as it can be seen.
+        """
 
     def at(
         self, evaluation: int, timestep: torch.Tensor, reads: TensorReads
@@ -94,25 +133,67 @@ class SchedulerSigmas:
 
     Args:
         scheduler: after `set_timesteps`.
-        evaluations: how many of its timesteps the loop goes through, at the end: image-to-image
-            leaves out the first ones.
+        evaluations: how many of its timesteps the loop goes through. Image-to-image leaves out the
+            first ones, a base model before its refiner the last ones: which, is seen at the first
+            evaluation.
     """
 
     def __init__(self, scheduler: Any, evaluations: int) -> None:
-        timesteps = _numbers(scheduler.timesteps)
-        count = len(timesteps)
-        self.full_range = evaluations >= count
-        levels = _own_sigmas(scheduler, count) or [
-            t / scheduler.config.num_train_timesteps for t in [*timesteps, 0.0]
-        ]
-        self._per_evaluation = levels[max(0, count - evaluations) : count]
-        self.evaluations = len(self._per_evaluation)
-        self.sigmas = [level for level, _ in groupby(self._per_evaluation)] + [levels[count]]
+        self._scheduler, self._given = scheduler, scheduler.timesteps
+        self._timesteps = _numbers(scheduler.timesteps)
+        self._levels = _levels(scheduler, self._timesteps)
+        self.evaluations = min(evaluations, len(self._levels) - 1)
+        self._left_out = len(self._levels) - 1 - self.evaluations
+        self.full_range = not self._left_out
+        self._take_from(self._left_out)
+
+    def _take_from(self, first: int) -> None:
+        self._first, end = first, first + self.evaluations
+        self._per_evaluation = self._levels[first:end]
+        self.sigmas = [level for level, _ in groupby(self._per_evaluation)] + [self._levels[end]]
+        self.values: StepValues | None = StepValues(
+            self._scheduler, self._timesteps[first:end], self._per_evaluation
+        )
+
+    def follow(self, evaluation: int, timestep: Any, reads: TensorReads) -> bool:
+        index = _index_in(self._given, timestep)
+        if evaluation or not self._left_out:
+            return index is None or index == self._first + evaluation
+        if index is None:
+            value = reads.number(torch.as_tensor(timestep).flatten()[0])
+            index = self._timesteps.index(value) if value in self._timesteps else self._first
+        if index > self._left_out:
+            return False
+        self._take_from(index)
+        return True
 
     def at(
         self, evaluation: int, timestep: torch.Tensor, reads: TensorReads
     ) -> tuple[float, int | None]:
         return self._per_evaluation[min(evaluation, len(self._per_evaluation) - 1)], None
+
+
+def _index_in(timesteps: Any, timestep: Any) -> int | None:
+    """The index of a timestep that is a view of the scheduler's, None for one with its own memory.
+
+    Nothing is read from the device.
+    """
+    for tensor in (timesteps, timestep):
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype != timesteps.dtype:
+            return None
+    if timesteps.untyped_storage().data_ptr() != timestep.untyped_storage().data_ptr():
+        return None
+    distance: int = timestep.storage_offset() - timesteps.storage_offset()
+    stride: int = timesteps.stride(0)
+    return distance // stride
+
+
+def _levels(scheduler: Any, timesteps: list[float]) -> list[float]:
+    """The scheduler's noise levels, one more than it has evaluations."""
+    if step_owner(scheduler) == "DDPMWuerstchenScheduler":
+        return timesteps
+    own = _own_sigmas(scheduler, len(timesteps))
+    return own or [t / scheduler.config.num_train_timesteps for t in [*timesteps, 0.0]]
 
 
 def _own_sigmas(scheduler: Any, count: int) -> list[float]:
@@ -142,11 +223,15 @@ class ObservedSigmas:
     """Noise levels of a loop of the user's own: `steps` evaluations at the timesteps it passes."""
 
     full_range = True
+    values: StepValues | None = None
 
     def __init__(self, steps: int) -> None:
         self.sigmas = [0.0] * (steps + 1)
         self.evaluations = steps
         self._seen: list[float] = []
+
+    def follow(self, evaluation: int, timestep: Any, reads: TensorReads) -> bool:
+        return True
 
     def at(
         self, evaluation: int, timestep: torch.Tensor, reads: TensorReads

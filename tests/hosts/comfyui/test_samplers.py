@@ -12,7 +12,8 @@ import torch
 pytestmark = pytest.mark.usefixtures("comfy")
 
 ONE_EVALUATION = ["euler", "dpmpp_2m", "lms", "ipndm", "ipndm_v", "deis", "res_multistep"]
-ONE_EVALUATION += ["gradient_estimation"]
+ONE_EVALUATION += ["gradient_estimation", "euler_cfg_pp", "dpmpp_2m_cfg_pp"]
+ONE_EVALUATION += ["res_multistep_cfg_pp", "gradient_estimation_cfg_pp"]
 SEVERAL_EVALUATIONS = ["heun", "heunpp2", "dpm_2", "unipc", "unipc_bh2"]
 LISTED_AS = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
 """How ComfyUI lists the samplers that have another name than their function."""
@@ -50,7 +51,7 @@ def euler() -> Any:
 @pytest.mark.parametrize("name", ONE_EVALUATION + SEVERAL_EVALUATIONS)
 def test_deterministic_samplers_are_known(name: str) -> None:
     found = traits(named(name))
-    assert found.deterministic and not (found.foreign or found.adaptive)
+    assert found.plannable and found.forecast and not found.adaptive
     assert found.one_eval_per_step is (name in ONE_EVALUATION)
     assert found.euler is (name == "euler")
     assert found.name == name
@@ -60,35 +61,46 @@ def test_deterministic_samplers_are_known(name: str) -> None:
 def test_samplers_that_choose_their_levels_are_adaptive(name: str) -> None:
     found = traits(named(name))
     assert found.adaptive and not found.foreign and found.name == name
-    assert found.deterministic is False
+    assert not found.forecast and not found.plannable
+    assert found.why_not_planned == "it chooses its own noise levels"
 
 
-@pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_sde", "lcm", "euler_cfg_pp"])
-def test_samplers_that_add_noise_or_take_more_are_not_deterministic(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "one"), [("euler_ancestral", True), ("dpmpp_sde", False), ("lcm", True)]
+)
+def test_samplers_that_add_noise_are_forecast_and_not_planned(name: str, one: bool) -> None:
     found = traits(named(name))
-    assert found.name == name
-    assert found.deterministic is False
-    assert not (found.adaptive or found.foreign or found.one_eval_per_step)
+    assert found.name == name and found.one_eval_per_step is one
+    assert found.forecast and found.adds_noise and not found.plannable
+    assert not (found.adaptive or found.foreign or found.euler)
+    assert found.why_not_planned == "it adds noise"
+
+
+def test_every_sampler_that_comfyui_offers_is_in_a_table() -> None:
+    import comfy.samplers
+
+    for name in comfy.samplers.KSampler.SAMPLERS:
+        assert not traits(named(name)).foreign, name
 
 
 @pytest.mark.parametrize("option", ["s_churn", "eta"])
 def test_an_option_that_adds_noise_counts_unless_it_is_zero(option: str) -> None:
     for value in (0, 0.0, None):
-        assert traits(of(euler(), {option: value})).deterministic
+        assert traits(of(euler(), {option: value})).euler
     for value in (0.5, "0", torch.zeros(1)):
         found = traits(of(euler(), {option: value}))
-        assert not found.deterministic and not found.foreign and found.name == "euler"
+        assert found.adds_noise and not found.foreign and found.name == "euler"
     noisy = traits(of(euler(), {"s_churn": 0.0, "eta": 0.0, option: 1}))
-    assert noisy.deterministic is False and noisy.raises_levels
-    assert traits(of(euler(), {"s_noise": 1.0})).deterministic
-    assert traits(of(euler(), "no options")).deterministic
+    assert noisy.raises_levels and not (noisy.euler or noisy.one_eval_per_step)
+    assert traits(of(euler(), {"s_noise": 1.0})).euler
+    assert traits(of(euler(), "no options")).euler
 
 
 def test_a_partial_is_the_function_in_it_with_its_options() -> None:
     assert traits(of(functools.partial(euler()))).euler
     noisy = functools.partial(euler(), s_churn=0.5)
-    assert not traits(of(noisy)).deterministic
-    assert traits(of(noisy, {"s_churn": 0.0})).deterministic, "given options replace the partial's"
+    assert traits(of(noisy)).adds_noise
+    assert traits(of(noisy, {"s_churn": 0.0})).euler, "given options replace the partial's"
     assert traits(of(functools.partial(euler(), None))).foreign
 
 
@@ -109,7 +121,7 @@ def test_what_is_not_comfyuis_own_is_foreign() -> None:
     }
     for name, sampler in foreign.items():
         found = traits(sampler)
-        assert found.foreign and found.deterministic is False and not found.adaptive
+        assert found.foreign and found.forecast and not (found.plannable or found.adaptive)
         assert found.name == name
 
 
@@ -120,13 +132,17 @@ def test_a_class_derived_from_comfyuis_sampler_is_foreign() -> None:
         pass
 
     found = traits(Derived(euler()))
-    assert found.foreign and not found.deterministic
+    assert found.foreign and not found.plannable
     assert found.name.endswith("Derived of test_samplers")
 
 
 def test_a_sampler_that_calls_another_is_named_with_it() -> None:
     found = traits(of(sample_heun, {"strength": 1.0, "inner": named("dpmpp_2m")}))
     assert found.name == "sample_heun of test_samplers, around dpmpp_2m" and found.foreign
+    assert found.wraps_one_eval
+    assert traits(of(sample_heun, {"outer": of(sample_heun, {"i": named("lcm")})})).wraps_one_eval
+    assert not traits(of(sample_heun, {"inner": named("heun")})).wraps_one_eval
+    assert not traits(of(sample_heun)).wraps_one_eval
 
 
 def test_a_function_that_is_registered_beside_comfyuis_own_is_foreign(

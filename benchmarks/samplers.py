@@ -1,0 +1,188 @@
+"""Every sampler, and every kind of guidance: what the cache skips, and what it changes.
+
+    python -m benchmarks.samplers --write
+
+Each row is sampled with and without the cache in its default setting, from the same seed. Samplers
+of other packs are stood in for by `benchmarks.foreign`. No setting was chosen on these pairs.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks import foreign
+from benchmarks.command import comfyui, options, parsed
+from benchmarks.grounds import Ground
+from benchmarks.quality import decoded
+from benchmarks.roughness import publish
+from benchmarks.testbeds import Pair, Testbed, load
+from teacache.comparison.metrics import psnr
+from teacache.config import TeaCacheConfig
+from teacache.report import RunReport
+from teacache.tables import markdown
+
+RESULTS = Path(__file__).parent / "results" / "samplers.md"
+MODEL, GUIDANCE, STEPS = "demo", 4.0, (20, 30)
+MOST = 100.0
+"""PSNR in dB that identical pictures are given; none is given more."""
+SETTING = TeaCacheConfig(rel_l1_thresh=None)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a sampler, and a change of the model.
+
+    Args:
+        name: for the table.
+        solver: makes a `comfy.samplers.Sampler`.
+        patched: model patcher -> the one that is sampled.
+    """
+
+    name: str
+    solver: Callable[[], Any]
+    patched: Callable[[Any], Any] = lambda model: model
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the pairs of a case gave.
+
+    Args:
+        computed, evaluations: means over the pairs.
+        psnr: to the uncached picture, in dB, of each pair.
+        says: the mode, and the report's warnings.
+    """
+
+    computed: float
+    evaluations: float
+    psnr: list[float]
+    says: str
+
+
+def listed(name: str) -> Case:
+    """A sampler that ComfyUI offers."""
+    import comfy.samplers
+
+    return Case(name, lambda: comfy.samplers.sampler_object(name))
+
+
+def cases() -> dict[str, list[Case]]:
+    """The rows, by the heading of their table."""
+    import comfy.samplers
+
+    euler = comfy.samplers.sampler_object("euler")
+    guidances = [
+        Case(name, lambda: euler, patched) for name, patched in foreign.guidances().items()
+    ]
+    return {
+        "ComfyUI's samplers": [listed(name) for name in comfy.samplers.KSampler.SAMPLERS],
+        "Samplers of other packs": [
+            Case(name, partial(foreign.samplers().__getitem__, name)) for name in foreign.samplers()
+        ],
+        "Guidance, with Euler's method": guidances,
+    }
+
+
+def sampled(testbed: Testbed, model: Any, case: Case, pair: Pair, steps: int) -> Tensor:
+    """The decoded picture."""
+    import comfy.sample
+
+    noise = testbed.noise(pair)
+    with torch.inference_mode():
+        latents = comfy.sample.sample_custom(
+            model, noise, testbed.cfg, case.solver(), testbed.sigmas(steps),
+            testbed.conditioning([pair.prompt]), testbed.conditioning([""]),
+            torch.zeros_like(noise), disable_pbar=True, seed=pair.seed,
+        )  # fmt: skip
+    return decoded(testbed, testbed.patcher.model.process_latent_in(latents))
+
+
+def measure(testbed: Testbed, case: Case, pairs: Sequence[Pair], steps: int) -> Result:
+    """One case on all pairs."""
+    from teacache.hosts.comfyui.patch import apply_teacache
+
+    found, reports = [], []
+    for pair in pairs:
+        native = sampled(testbed, case.patched(testbed.patcher), case, pair, steps)
+        model, handle = apply_teacache(case.patched(testbed.patcher), SETTING)
+        assert handle is not None
+        found.append(min(psnr(sampled(testbed, model, case, pair, steps), native), MOST))
+        report = handle.report_for()
+        assert report is not None
+        reports.append(report)
+    return Result(
+        statistics.fmean(report.computed for report in reports),
+        statistics.fmean(len(report.records) for report in reports),
+        found,
+        said(reports),
+    )
+
+
+def said(reports: Sequence[RunReport]) -> str:
+    """The mode, and each warning once."""
+    warnings = dict.fromkeys(text for report in reports for text in report.warnings)
+    return " ".join([f"{reports[0].method}.", *warnings])
+
+
+def cells(result: Result) -> list[str]:
+    """Computed evaluations, and the PSNR."""
+    if min(result.psnr) >= MOST:
+        quality = "identical"
+    else:
+        quality = f"{statistics.fmean(result.psnr):.1f} / {min(result.psnr):.1f}"
+    return [f"{result.computed:.1f} of {result.evaluations:.1f}", quality]
+
+
+def table(rows: dict[str, list[Result]]) -> str:
+    """Markdown; a result for each of `STEPS`."""
+    head = ["", *(f"{what}, {steps} steps" for steps in STEPS for what in ("computed", "PSNR"))]
+    lines = [
+        [name, *(cell for result in results for cell in cells(result)), results[-1].says]
+        for name, results in rows.items()
+    ]
+    return markdown([*head, "what the node says"], lines)
+
+
+def page_of(tables: dict[str, dict[str, list[Result]]], pairs: int) -> str:
+    """The page."""
+    parts = [
+        "# Samplers and guidance",
+        f"`python -m benchmarks.samplers --pairs {pairs} --write`: the demo model, guidance "
+        f"{GUIDANCE:g}, scheduler `simple`, the\nforecast in its default setting. Computed "
+        f"evaluations of the model (mean of {pairs} pairs of caption and seed), and PSNR\nin dB to "
+        "the uncached picture of the same sampler and seed, mean / worst. Samplers with several "
+        "evaluations in a\nstep have more evaluations than steps.",
+        *(f"## {heading}\n\n{table(rows)}" for heading, rows in tables.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = options(__doc__, RESULTS, 4)
+    parser.add_argument("--only", nargs="+", default=[], help="names of rows")
+    args = parsed(parser)
+    with comfyui(args):
+        testbed = load(MODEL).on(Ground(MODEL, STEPS[0], GUIDANCE))
+        pairs = testbed.test_pairs(args.pairs)
+        tables: dict[str, dict[str, list[Result]]] = {}
+        for heading, rows in cases().items():
+            tables[heading] = {}
+            for case in tqdm(rows, unit="row", desc=heading):
+                if args.only and case.name not in args.only:
+                    continue
+                tables[heading][case.name] = [measure(testbed, case, pairs, n) for n in STEPS]
+            print(f"{heading}\n{table(tables[heading])}", flush=True)
+    publish(page_of(tables, args.pairs), RESULTS if args.write else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Which step an evaluation of an unknown sampler belongs to, told by the levels it evaluates at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .errors import UserError
+
+NEAR = 1e-3
+"""Relative difference up to which a level is that of the schedule: some samplers begin a little
+below the first one, where the log-SNR is finite."""
+MOST_SHIFTED = 2.0
+"""Factor by which a level that a wrapper shows the model may differ from the schedule's."""
+
+
+class UnknownLevels(UserError):
+    """The evaluations do not follow the schedule."""
+
+
+class ObservedLevels:
+    """Follows the evaluations of a sampler of which nothing is known but its schedule.
+
+    A sampler that goes through the schedule evaluates at each of its levels, in order; further
+    evaluations lie at or between the last level and the next one. A wrapper around a sampler with
+    one evaluation at each level may show the model another level than the sampler is at (Detail
+    Daemon, LyingSigma): there evaluations are counted.
+
+    Args:
+        sigmas: noise levels of the schedule, one more than it has steps.
+        counts: whether each evaluation is one step of the schedule.
+    """
+
+    def __init__(self, sigmas: Sequence[float], counts: bool = False) -> None:
+        self._sigmas, self._steps = sigmas, len(sigmas) - 1
+        self._counts = counts
+        self._evaluations = 0
+        self._visited = 0
+        """Levels of the schedule that were evaluated at."""
+
+    @property
+    def one_per_level(self) -> bool:
+        """Whether each evaluation so far was at the next level of the schedule."""
+        return self._evaluations == self._visited
+
+    def advance(self, sigma: float) -> tuple[int, float]:
+        """An evaluation at `sigma` begins.
+
+        Returns:
+            Its step, and the level that the sampler is at.
+
+        Raises:
+            UnknownLevels: the level is not one that the schedule leads to.
+        """
+        index, self._evaluations = self._visited, self._evaluations + 1
+        if index < self._steps and self._is_at(sigma, index):
+            self._visited += 1
+            return index, self._sigmas[index] if self._counts else sigma
+        if not self._counts and index and self._within_step(sigma, index - 1):
+            return index - 1, sigma
+        raise UnknownLevels(
+            f"evaluation {self._evaluations} is at noise level {sigma:.4g}, to which the schedule "
+            "does not lead"
+        )
+
+    def _is_at(self, sigma: float, index: int) -> bool:
+        level = self._sigmas[index]
+        if self._counts:
+            return level / MOST_SHIFTED <= sigma <= level * MOST_SHIFTED
+        return abs(sigma - level) <= NEAR * abs(level)
+
+    def _within_step(self, sigma: float, step: int) -> bool:
+        low, high = sorted(self._sigmas[step : step + 2])
+        return low * (1 - NEAR) <= sigma <= high * (1 + NEAR)
