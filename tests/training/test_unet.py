@@ -73,7 +73,7 @@ def test_noise_levels_are_those_of_stable_diffusion_and_all_are_trained() -> Non
     quantiles = 10 * (levels / LEVELS) ** 1.5
     assert sorted(quantiles.round().tolist()) == pytest.approx([*range(10)], abs=1)
     assert float(levels.float().mean()) == pytest.approx(LEVELS * 0.6, rel=0.05)
-    assert 0 <= levels.min() and levels.max() < LEVELS
+    assert levels.min() >= 0 and levels.max() < LEVELS
 
 
 @pytest.fixture
