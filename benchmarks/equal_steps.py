@@ -20,12 +20,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks import peers
-from benchmarks.command import comfyui, euler_grounds, options, parsed
+from benchmarks.command import comfyui, euler_grounds, options, parsed, with_rows_of
 from benchmarks.drawing import draw
-from benchmarks.grounds import GROUNDS, SPEEDUPS, Ground
+from benchmarks.grounds import SPEEDUPS, Ground
 from benchmarks.roughness import MODELS, publish
 from benchmarks.testbeds import Pair, Testbed, load
-from teacache.errors import UserError
 from teacache.tables import markdown
 
 RESULTS = Path(__file__).parent / "results" / "equal_steps.md"
@@ -123,29 +122,8 @@ def rows_of(ground: Ground, measured: Mapping[str, Sequence[Point]]) -> list[lis
             cells = [
                 f"{mean:.1f} / {least:.1f} ({computed:.3g})" for computed, mean, least in points
             ]
-        rows.append([f"{ground.name} ({ground.kind})", name, *cells])
+        rows.append([ground.heading, name, *cells])
     return rows
-
-
-def with_rows_of(page: Path, pairs: int, rows: Sequence[list[str]]) -> list[list[str]]:
-    """The rows of a page, in the order of the grounds, with `rows` in place of the same grounds'.
-
-    Args:
-        page: as `main` writes it.
-        pairs: of `rows`.
-        rows: measured now.
-
-    Raises:
-        UserError: the page was measured on another number of pairs.
-    """
-    lines = page.read_text(encoding="utf-8").splitlines()
-    if not any(f"`{command(pairs)}`" in line for line in lines):
-        raise UserError(f"{page.name} has another number of pairs than {pairs}: measure all models")
-    new = {row[0] for row in rows}
-    old = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
-    names = [f"{ground.name} ({ground.kind})" for ground in GROUNDS]
-    kept = [row for row in old if row[0] in names and row[0] not in new]
-    return sorted([*kept, *rows], key=lambda row: names.index(row[0]))
 
 
 def command(pairs: int) -> str:
@@ -170,7 +148,7 @@ def main() -> None:
             rows += made
             print("\n".join("  ".join(row) for row in made), flush=True)
     if args.write and set(args.models) < set(MODELS):
-        rows = with_rows_of(RESULTS, args.pairs, rows)
+        rows = with_rows_of(RESULTS, command(args.pairs), rows)
     page = (
         "# At equal numbers of computed steps\n\n"
         f"`{command(args.pairs)}`: PSNR in dB against the "

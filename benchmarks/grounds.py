@@ -41,6 +41,11 @@ class Ground:
         return "-".join([self.model, str(self.steps), f"g{self.guidance:g}", *self._unusual])
 
     @property
+    def heading(self) -> str:
+        """Of the ground's rows in the tables of all grounds."""
+        return f"{self.name} ({self.kind})"
+
+    @property
     def has_blocks(self) -> bool:
         """Whether the model is a list of blocks, which residuals and most caches need."""
         return self.model not in WITHOUT_BLOCKS

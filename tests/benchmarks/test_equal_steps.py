@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-studio[diffusers]'")
 
 from benchmarks import equal_steps, testbeds
+from benchmarks.command import with_rows_of
 from benchmarks.equal_steps import at, rows_of
 from benchmarks.grounds import GROUNDS, SPEEDUPS, Ground
 from teacache.errors import UserError
@@ -24,14 +25,14 @@ def test_figures_lie_between_the_two_nearest_points() -> None:
 
 def test_other_models_rows_stay_on_the_page(tmp_path: Path) -> None:
     page = tmp_path / "equal_steps.md"
-    names = [f"{ground.name} ({ground.kind})" for ground in GROUNDS[:3]]
+    names = [ground.heading for ground in GROUNDS[:3]]
     rows = [[name, way, *"1234"] for name in names for way in ("forecast", "preset")]
     written = f"`{equal_steps.command(5)}`: about\n\n{equal_steps.table(rows)}\n"
     page.write_text(written, encoding="utf-8")
     new = [[names[1], "forecast", *"5678"]]
-    assert equal_steps.with_rows_of(page, 5, new) == [*rows[:2], *new, *rows[4:]]
-    with pytest.raises(UserError, match=r"equal_steps.md has another number of pairs than 6"):
-        equal_steps.with_rows_of(page, 6, new)
+    assert with_rows_of(page, equal_steps.command(5), new) == [*rows[:2], *new, *rows[4:]]
+    with pytest.raises(UserError, match=r"equal_steps.md was not made with .*--pairs 6 "):
+        with_rows_of(page, equal_steps.command(6), new)
 
 
 def test_of_a_unet_only_the_forecast_is_measured() -> None:

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-studio[diffusers]'")
 
-from benchmarks import testbeds, unet_testbed
+from benchmarks import roughness, testbeds, unet_testbed
 from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, DIFFUSERS, Testbed
 from teacache.errors import UserError
@@ -65,6 +65,18 @@ def test_the_caption_and_the_guidance_reach_the_model(testbed: Testbed) -> None:
         drawn.append(sample(other, COMFYUI, other.patcher, [pair], sigmas).latents)
     assert float((drawn[0] - drawn[1]).abs().mean()) > 1e-3
     assert float((drawn[0] - drawn[2]).abs().mean()) > 1e-4
+
+
+def test_the_last_blocks_output_is_followed_by_branch(testbed: Testbed) -> None:
+    pair = testbed.test_pairs(1)[0]
+    with roughness.recorded(testbed) as outputs:
+        sample(testbed, COMFYUI, testbed.patcher, [pair], testbed.sigmas(3))
+    channels = unet.UNET["block_out_channels"][0]
+    assert [each.shape for each in outputs] == [(testbed.branches, channels, 16, 16)] * 3
+    changes = roughness.changes(outputs)
+    assert len(changes) == 2 and min(changes) > 0
+    sample(testbed, COMFYUI, testbed.patcher, [pair], testbed.sigmas(1))
+    assert len(outputs) == 3, "nothing is recorded outside"
 
 
 def test_captions_are_judged_or_tuned_on(testbed: Testbed) -> None:
