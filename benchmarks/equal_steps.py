@@ -7,7 +7,9 @@ step and more, in large ones about a hundredth, so that times here would tell li
 equal is the number of computed steps. Each mode is run at several thresholds; between their means
 the figures at `SPEEDUPS` are interpolated. Presets and fewer steps are asked for these speed-ups.
 No setting was chosen on these captions and seeds. Of a UNet, which is no list of blocks, the modes
-that need one are left out. With `--models`, the page keeps its rows of the other models.
+that need one are left out; ComfyUI's EasyCache and LazyCache, which need none, are in their place,
+and the forecast in diffusers, against the uncached picture of that host. With `--models`, the page
+keeps its rows of the other models.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ from benchmarks.command import comfyui, euler_grounds, options, parsed, with_row
 from benchmarks.drawing import draw
 from benchmarks.grounds import SPEEDUPS, Ground
 from benchmarks.roughness import MODELS, publish
-from benchmarks.testbeds import Pair, Testbed, load
+from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS, Pair, Testbed, load
+from benchmarks.variants import UNCACHED_ENABLE
 from teacache.tables import markdown
 
 RESULTS = Path(__file__).parent / "results" / "equal_steps.md"
 THRESHOLDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 FAITHFUL_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2)
+EASY_THRESHOLDS = (0.002, 0.004, 0.007, 0.012, 0.02, 0.035, 0.05, 0.1, 0.2)
 """In steps of a run of 50; they grow with the length of a step."""
+IN_DIFFUSERS = "forecast, diffusers"
 FEWER_STEPS, PRESET, ONE_RUN = "fewer steps", "preset", "preset, calibrated in one run"
 DIRECT = (FEWER_STEPS, PRESET, ONE_RUN)
 """Ways that are asked for a speed-up, and need no interpolation."""
@@ -46,8 +51,19 @@ def ways(ground: Ground) -> dict[str, list[peers.Enable]]:
             peers.teacache_comfyui(mode="forecast", rel_l1_thresh=value) for value in THRESHOLDS
         ]
     }
+    scale = STEPS / ground.steps
     if not ground.has_blocks:
-        return forecast
+        rivals = {"EasyCache": peers.easycache, "LazyCache": peers.lazycache}
+        return {
+            **forecast,
+            IN_DIFFUSERS: [
+                peers.teacache_diffusers(value, mode="forecast") for value in THRESHOLDS
+            ],
+            **{
+                name: [enable(value * scale) for value in EASY_THRESHOLDS]
+                for name, enable in rivals.items()
+            },
+        }
     return {
         **forecast,
         "forecast, residuals": [
@@ -55,16 +71,19 @@ def ways(ground: Ground) -> dict[str, list[peers.Enable]]:
             for value in THRESHOLDS
         ],
         "faithful TeaCache": [
-            peers.teacache_comfyui(
-                mode="faithful", rel_l1_thresh=value * (50 / ground.steps) ** 0.5
-            )
+            peers.teacache_comfyui(mode="faithful", rel_l1_thresh=value * scale**0.5)
             for value in FAITHFUL_THRESHOLDS
         ],
     }
 
 
+def host_of(way: str) -> str:
+    """Where a way is sampled."""
+    return DIFFUSERS if way == IN_DIFFUSERS else COMFYUI
+
+
 def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> dict[str, list[Point]]:
-    """The points of each way on a ground, against the uncached pictures."""
+    """The points of each way on a ground, against the uncached pictures of the same host."""
     testbed = testbed.on(ground)
     fewer = [round(ground.steps / speedup) for speedup in SPEEDUPS]
     runs = {
@@ -79,11 +98,15 @@ def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> dict[str
         name: [[] for _ in points] for name, points in runs.items()
     }
     for pair in tqdm(pairs, desc=ground.name, unit="pair"):
-        reference = draw(testbed, peers.uncached_comfyui, pair).frames
+        references = {
+            host: draw(testbed, UNCACHED_ENABLE[host], pair, host=host).frames
+            for host in dict.fromkeys(map(host_of, runs))
+        }
         for name, points in runs.items():
+            host = host_of(name)
             for place, (enable, steps) in zip(found[name], points, strict=True):
-                drawing = draw(testbed, enable, pair, steps)
-                place.append((drawing.computed, drawing.psnr_to(reference)))
+                drawing = draw(testbed, enable, pair, steps, host)
+                place.append((drawing.computed, drawing.psnr_to(references[host])))
     return {
         name: [
             (

@@ -35,9 +35,11 @@ def test_other_models_rows_stay_on_the_page(tmp_path: Path) -> None:
         with_rows_of(page, equal_steps.command(6), new)
 
 
-def test_of_a_unet_only_the_forecast_is_measured() -> None:
+def test_of_a_unet_what_needs_no_blocks_is_measured() -> None:
     for ground in GROUNDS:
-        assert len(equal_steps.ways(ground)) == (3 if ground.has_blocks else 1)
+        ways = list(equal_steps.ways(ground))
+        assert ("faithful TeaCache" in ways) == ground.has_blocks
+        assert ("EasyCache" in ways) != ground.has_blocks and "forecast" in ways
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-studio[diffusers]'")
 
-from benchmarks import roughness, testbeds, unet_testbed
+from benchmarks import equal_steps, roughness, testbeds, unet_testbed
 from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, DIFFUSERS, Testbed
 from teacache.errors import UserError
@@ -77,6 +77,22 @@ def test_the_last_blocks_output_is_followed_by_branch(testbed: Testbed) -> None:
     assert len(changes) == 2 and min(changes) > 0
     sample(testbed, COMFYUI, testbed.patcher, [pair], testbed.sigmas(1))
     assert len(outputs) == 3, "nothing is recorded outside"
+
+
+def test_caches_that_need_no_blocks_are_measured_beside_fewer_steps(
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At thresholds that skip nothing and everything; in diffusers against its own picture."""
+    for thresholds in ("THRESHOLDS", "EASY_THRESHOLDS"):
+        monkeypatch.setattr(equal_steps, thresholds, (1e-9, 30.0))
+    ground = unet_testbed.Ground("unet", 8, 5.0, scheduler="normal")
+    testbed = testbed.on(ground)
+    measured = equal_steps.measure(testbed, ground, testbed.test_pairs(1))
+    for name in equal_steps.ways(ground):
+        least, most = measured[name]
+        assert least == (8, 100.0, 100.0), f"{name}: nothing skipped, nothing changed"
+        assert most[0] < 8 and most[1] < 100
+    assert [point[0] for point in measured[equal_steps.FEWER_STEPS]] == [6, 5, 4, 4]
 
 
 def test_captions_are_judged_or_tuned_on(testbed: Testbed) -> None:
