@@ -19,7 +19,8 @@ class ObservedLevels:
     """Follows the evaluations of a sampler of which nothing is known but its schedule.
 
     A sampler that goes through the schedule evaluates at each of its levels, in order; further
-    evaluations lie at or between the last level and the next one.
+    evaluations lie at or between the last level and the next one, or between the one before and
+    the last: methods of several stages may evaluate at a step's end, and within it again.
 
     Args:
         sigmas: noise levels of the schedule, one more than it has steps.
@@ -49,7 +50,7 @@ class ObservedLevels:
         if index < self._steps and self._is_at(sigma, index):
             self._visited += 1
             return index
-        if index and self._within_step(sigma, index - 1):
+        if index and self._is_around(sigma, index - 1):
             return index - 1
         raise UnknownLevels(
             f"evaluation {self._evaluations} is at noise level {sigma:.4g}, to which the schedule "
@@ -60,6 +61,7 @@ class ObservedLevels:
         level = self._sigmas[index]
         return abs(sigma - level) <= NEAR * abs(level)
 
-    def _within_step(self, sigma: float, step: int) -> bool:
-        low, high = sorted(self._sigmas[step : step + 2])
-        return low * (1 - NEAR) <= sigma <= high * (1 + NEAR)
+    def _is_around(self, sigma: float, step: int) -> bool:
+        """Whether a level is within a step, or the one before."""
+        levels = self._sigmas[max(step - 1, 0) : step + 2]
+        return min(levels) * (1 - NEAR) <= sigma <= max(levels) * (1 + NEAR)

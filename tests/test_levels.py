@@ -28,14 +28,15 @@ def test_one_evaluation_at_each_level() -> None:
         ([1.0, 0.95, 0.9, 0.8, 0.75, 0.6, 0.5, 0.3, 0.2, 0.1], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]),
         ([1.0, 0.97, 0.95, 0.9, 0.75, 0.5, 0.2], [0, 0, 0, 1, 2, 3, 4]),
         ([0.9999, 0.9, 0.75], [0, 1, 2]),
+        ([1.0, 0.95, 0.9, 0.95, 0.9, 0.8, 0.75, 0.8, 0.75], [0, 0, 1, 1, 1, 1, 2, 2, 2]),
     ],
-    ids=["twice at a level", "half-way", "more at the start", "begins a little below"],
+    ids=["twice at a level", "half-way", "more at the start", "begins a little below", "back"],
 )
 def test_several_evaluations_within_a_step(evaluations: list[float], expected: list[int]) -> None:
     assert steps(evaluations) == expected
 
 
-@pytest.mark.parametrize("evaluations", [[0.97], [1.0, 0.6], [1.0, 0.9, 0.97], [1.0, 0.9, 0.3]])
+@pytest.mark.parametrize("evaluations", [[0.97], [1.0, 0.6], [1.0, 0.9, 0.75, 0.97], [1.0, 0.9, 0.3]])
 def test_what_the_schedule_does_not_lead_to(evaluations: list[float]) -> None:
     *first, last = evaluations
     levels = ObservedLevels(SIGMAS)
