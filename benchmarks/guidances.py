@@ -150,12 +150,13 @@ def _guider_of_scale(scale: Callable[[float, float], float], model: Any) -> Any:
     import comfy.samplers
 
     class Scheduled(comfy.samplers.CFGGuider):  # type: ignore[misc]
-        def predict_noise(self, x: Any, timestep: Any, **options: Any) -> Any:
-            levels = options["model_options"]["transformer_options"]["sample_sigmas"]
+        def predict_noise(self, x: Any, timestep: Any, model_options: Any, seed: Any = None) -> Any:
+            levels = model_options["transformer_options"]["sample_sigmas"]
             step = int((levels - timestep.max()).abs().argmin())
             return comfy.samplers.sampling_function(
                 self.inner_model, x, timestep, self.conds.get("negative"),
-                self.conds.get("positive"), scale(self.cfg, step / (len(levels) - 1)), **options
+                self.conds.get("positive"), scale(self.cfg, step / (len(levels) - 1)),
+                model_options=model_options, seed=seed,
             )  # fmt: skip
 
     return Scheduled(model)

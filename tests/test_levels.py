@@ -36,7 +36,9 @@ def test_several_evaluations_within_a_step(evaluations: list[float], expected: l
     assert steps(evaluations) == expected
 
 
-@pytest.mark.parametrize("evaluations", [[0.97], [1.0, 0.6], [1.0, 0.9, 0.75, 0.97], [1.0, 0.9, 0.3]])
+@pytest.mark.parametrize(
+    "evaluations", [[0.97], [1.0, 0.6], [1.0, 0.9, 0.75, 0.97], [1.0, 0.9, 0.3]]
+)
 def test_what_the_schedule_does_not_lead_to(evaluations: list[float]) -> None:
     *first, last = evaluations
     levels = ObservedLevels(SIGMAS)

@@ -191,17 +191,26 @@ class RunWrappers:
         timestep: torch.Tensor,
         model_options: dict[str, Any],
     ) -> Any:
-        """A pass of one context window, whose outputs are cached or predicted before guidance."""
+        """A pass of one context window, whose outputs are cached or predicted before guidance.
+
+        A cond that is None is not evaluated: its output is 0, and tells nothing of steps where
+        there is one (guidance in a part of the run).
+        """
         forward, parametrisation = self._guided_forward, self._parametrisation
         assert forward is not None
         sigma = self._run.position.sigma
-        key = forward.begin_pass(pass_key(model_options.get("transformer_options", {})))
+        given = tuple(cond is not None for cond in conds)
+        key = forward.begin_pass((pass_key(model_options.get("transformer_options", {})), given))
         if forward.skipping:
-            values = forward.predict(key, len(conds), x)
-            return [parametrisation.decode(x, sigma, value) for value in values]
+            values = iter(forward.predict(key, sum(given), x))
+            return [
+                parametrisation.decode(x, sigma, next(values)) if known else torch.zeros_like(x)
+                for known in given
+            ]
         outputs = executor(model, conds, x, timestep, model_options)
         if _predictions(outputs, x):
-            forward.observe(key, [parametrisation.encode(x, sigma, out) for out in outputs])
+            evaluated = [out for out, known in zip(outputs, given, strict=True) if known]
+            forward.observe(key, [parametrisation.encode(x, sigma, out) for out in evaluated])
         return outputs
 
     def _phase(self) -> Hashable:
