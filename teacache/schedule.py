@@ -146,7 +146,8 @@ class StepTracker:
     @property
     def expected_sigma(self) -> float | None:
         """Level of the next evaluation, None where the sampler does not tell it in advance."""
-        known = self._one_eval_per_step and self.evaluations < self.schedule.steps
+        told = self._one_eval_per_step and self._observed is None
+        known = told and self.evaluations < self.schedule.steps
         return self.schedule.sigmas[self.evaluations] if known else None
 
     def advance(self, sigma: float, step: int | None = None) -> None:
@@ -160,7 +161,7 @@ class StepTracker:
         unknown = None
         if self._observed is not None:
             try:
-                step, sigma = self._observed.advance(sigma)
+                step = self._observed.advance(sigma)
                 self._one_eval_per_step = self._observed.one_per_level
             except UnknownLevels as error:
                 unknown, self._observed, self._one_eval_per_step = error, None, False
