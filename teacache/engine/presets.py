@@ -211,7 +211,9 @@ def _by_budget(
         known = Schedule(calibration.conditions.sigmas).axis
         rates = rates_at(calibration.error_rates, known, schedule.axis)
     else:
-        rates = usual_rates(schedule.axis, context.sampler.error_weight > 1)
+        amplified = context.sampler.error_weight > 1
+        begins, ends = not schedule.goes_on, not schedule.leaves_noise
+        rates = usual_rates(schedule.axis, amplified, begins, ends)
     count = steps_for(steps, speedup)
     settings = budgeted_settings(config, context.profile, Budget(count, tuple(rates)))
     budget = budget_of(settings, schedule, policy_of(settings, context.sampler, schedule))
@@ -220,7 +222,10 @@ def _by_budget(
     evidence = f"forecast, {max(count, least)} of {steps} steps computed"
     if count < least:
         limited = config.max_skip or config.start_percent > 0 or config.end_percent < 1
-        why = "within max_skip and the range" if limited else "to measure the error and to end"
+        if limited:
+            why = "within max_skip and the range"
+        else:
+            why = "to measure the error" + " and to end" * (not schedule.leaves_noise)
         evidence += f" in place of {count}: so many must be, {why}"
     return settings, evidence
 

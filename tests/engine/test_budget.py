@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacache.config import FORCE_COMPUTE
-from teacache.engine.budget import MOST, StepBudget, one_step_span, rates_at, usual_rates
+from teacache.engine.budget import EARLY, MOST, StepBudget, one_step_span, rates_at, usual_rates
 from teacache.engine.indicators import ErrorRate
 from teacache.schedule import Schedule
 
@@ -159,3 +159,18 @@ def test_usual_errors_are_largest_at_both_ends() -> None:
         rate * one_step_span(sigmas, max(step, 2)) for step, rate in enumerate(usual_rates(sigmas))
     ]
     assert errors[3] > 2 * errors[10] and errors[18] > 2 * errors[10]
+
+
+def test_in_the_middle_of_a_trajectory_errors_are_neither_of_its_start_nor_of_its_end() -> None:
+    sigmas = [0.8 - 0.06 * step for step in range(11)]
+    spans = [one_step_span(sigmas, max(step, 2)) for step in range(10)]
+
+    def relative(**parts: bool) -> list[float]:
+        rates = usual_rates(sigmas, **parts)
+        return [rate * span for rate, span in zip(rates, spans, strict=True)]
+
+    assert relative(begins=False, ends=False) == pytest.approx([1.0] * 10)
+    whole, first, second = relative(), relative(ends=False), relative(begins=False)
+    assert whole == pytest.approx([a * b for a, b in zip(first, second, strict=True)])
+    assert first[0] == pytest.approx(math.exp(EARLY)) and second[-1] > second[0]
+    assert relative(amplified=True, begins=False) == pytest.approx(relative(amplified=True))
