@@ -15,9 +15,6 @@ Karras et al., arXiv 2206.00364, algorithm 2; with a margin for rounding."""
 CLEAN = 0.05
 """Noise share up to which a run that ends has given its result: schedules that end at the model's
 lowest level (`final_sigmas_type="sigma_min"`) leave 0.03 at most."""
-NOISE = 0.9
-"""Noise share from which on a run counts as beginning in noise: schedules with `leading` spacing
-begin at 0.91 (Stable Diffusion)."""
 LOG_SNR_MARGIN = 1e-4
 """Noise shares closer than this to 0 or 1 are clipped before their log-SNR is taken."""
 
@@ -56,9 +53,6 @@ class Schedule:
         self._above_one = max(self.sigmas) > 1
         self.axis = shares = [self.axis_of(sigma) for sigma in self.sigmas]
         """The levels as values are extrapolated over them."""
-        self.goes_on = shares[-1] < shares[0] < NOISE
-        """Whether the run begins where the picture has taken shape: another one has sampled the
-        levels above, or a picture was given."""
         self.leaves_noise = CLEAN < shares[-1] < shares[0]
         """Whether the run falls to a level at which another one has to go on, as the first of two
         experts, or a base model before its refiner, does."""

@@ -265,12 +265,3 @@ def test_a_run_that_falls_to_a_level_of_noise_leaves_it_for_another() -> None:
     assert not Schedule([1.0, 0.5, 0.05]).leaves_noise and Schedule([1.0, 0.5, 0.06]).leaves_noise
     assert not Schedule([0.0, 0.5, 1.0]).leaves_noise  # noise is added
     assert not Schedule([0.8, 0.8]).leaves_noise
-
-
-def test_a_run_that_begins_below_the_noise_goes_on() -> None:
-    assert Schedule([0.85, 0.5, 0.0]).goes_on
-    assert Schedule([1.8, 0.5, 0.0]).goes_on  # a share of .64
-    assert not Schedule([1.0, 0.5, 0.0]).goes_on
-    assert not Schedule([10.9, 3.0, 0.0]).goes_on  # leading spacing
-    assert not Schedule([0.9, 0.5, 0.0]).goes_on
-    assert not Schedule([0.0, 0.5, 0.8]).goes_on  # noise is added

@@ -38,12 +38,7 @@ def one_step_span(sigmas: Sequence[float], step: int) -> float:
     return max(abs(here - newest) * abs(here - older), 1e-30)
 
 
-def usual_rates(
-    sigmas: Sequence[float],
-    amplified: bool = False,
-    begins: bool = True,
-    ends: bool = True,
-) -> list[float]:
+def usual_rates(sigmas: Sequence[float], amplified: bool = False, ends: bool = True) -> list[float]:
     """What is known of a model's errors before anything was measured on it.
 
     Predictions miss most at the start, where the picture takes shape, and again at the end. Only
@@ -52,9 +47,7 @@ def usual_rates(
     Args:
         sigmas: noise levels of the run, one more than steps.
         amplified: whether early errors count more (`SamplerTraits.error_weight`).
-        begins, ends: whether the trajectory does with the run (`Schedule.goes_on`,
-            `Schedule.leaves_noise`); in the middle of one errors are usual. Where early errors
-            count more, so do those of a later beginning.
+        ends: whether the trajectory ends with the run (`Schedule.leaves_noise`).
 
     Returns:
         For each step the error of a prediction one step ahead over `one_step_span`.
@@ -66,9 +59,7 @@ def usual_rates(
     rates = []
     for step in range(steps):
         progress = step / steps
-        logarithm = 0.0
-        if begins or amplified:
-            logarithm += early * math.exp(-progress / share)
+        logarithm = early * math.exp(-progress / share)
         if ends:
             logarithm += LATE * math.exp(-(1 - progress) / LATE_SHARE)
         rates.append(math.exp(logarithm) / one_step_span(sigmas, max(step, 2)))

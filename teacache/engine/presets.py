@@ -218,8 +218,7 @@ def _by_budget(
         rates = rates_at(calibration.error_rates, known, schedule.axis)
     else:
         amplified = context.sampler.error_weight > 1
-        begins, ends = not schedule.goes_on, not schedule.leaves_noise
-        rates = usual_rates(schedule.axis, amplified, begins, ends)
+        rates = usual_rates(schedule.axis, amplified, ends=not schedule.leaves_noise)
     count = steps_for(steps, speedup)
     settings = budgeted_settings(config, context.profile, Budget(count, tuple(rates)))
     budget = budget_of(settings, schedule, policy_of(settings, context.sampler, schedule))
