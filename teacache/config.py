@@ -136,7 +136,7 @@ class TeaCacheConfig:
         rel_l1_thresh: accumulated distance below which a step is skipped (arXiv 2411.19108,
             eq. 6), 0 to 100. 0 turns the cache off; None takes the recommended one.
         start_percent, end_percent: share of the run's steps, 0 to 1, within which steps may be
-            skipped. The first and last step of a run are always computed.
+            skipped. The first step of a run is always computed, and the last unless noise is left.
         max_skip: most steps skipped in a row; 0 sets no limit, as published.
         cache_device: where cached tensors are kept: `device` beside the model, `cpu` in main
             memory; `auto` is `device`, or `cpu` where ComfyUI runs with --lowvram or --novram.
