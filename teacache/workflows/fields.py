@@ -72,7 +72,10 @@ def parse_map(graph: Graph, arguments: Iterable[str]) -> dict[str, tuple[Input, 
         if field not in FIELDS:
             hint = nearest(field, FIELDS) or "."
             raise UserError(f"--map {argument}: unknown field{hint} Fields: {', '.join(FIELDS)}")
-        told[field] = (*told.get(field, ()), parse_target(graph, target))
+        try:
+            told[field] = (*told.get(field, ()), parse_target(graph, target))
+        except UserError as error:
+            raise UserError(f"--map {argument}: {error}") from None
     return told
 
 
@@ -167,11 +170,12 @@ def is_number(value: object) -> bool:
 
 
 def negatives(graph: Graph, needed: Collection[str], prompt: tuple[Input, ...]) -> list[Input]:
-    """The texts that only lead to inputs called `negative`, and inputs of that name with a text."""
+    """The texts that only lead to inputs called `negative`, and inputs of such names with one."""
     written = [
-        (node, "negative")
+        (node, name)
         for node in graph
-        if node in needed and isinstance(graph[node]["inputs"].get("negative"), str)
+        for name in ("negative", "negative_prompt")
+        if node in needed and isinstance(graph[node]["inputs"].get(name), str)
     ]
     origins = [
         graph[node]["inputs"]["negative"][0]
