@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-for package in ("diffusers", "fastapi", "openai"):
-    pytest.importorskip(package)
 from image_server import Running, serving
 
 from teacache.config import TeaCacheConfig

@@ -113,7 +113,7 @@ def test_several_texts_must_be_told():
         "inputs": {"conditioning_to": ["4", 0], "conditioning_from": ["5", 0]},
     }
     graph["7"]["inputs"]["positive"] = ["11", 0]
-    with pytest.raises(UserError, match="the prompt must be one text.*--map prompt=NODE.INPUT"):
+    with pytest.raises(UserError, match=r"the prompt must be one text.*--map prompt=NODE.INPUT"):
         fields_of(graph)
     assert fields_of(graph, ["prompt=Prompt.text"]).inputs["prompt"] == (("4", "text"),)
 
