@@ -159,7 +159,6 @@ class JobQueue:
             await asyncio.wait({job.task})
         except asyncio.CancelledError:
             self.cancel(job)
-            job.task.cancel()
             await asyncio.wait({job.task})
             raise
         finally:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from ..comparison import Point
 from ..config import TeaCacheConfig
@@ -40,6 +43,8 @@ GIVEN = {
 INPUTS = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
 """{attribute: its name in `workflows.fields.FIELDS`, where that is another one}."""
 
+PLACEHOLDER = Image.new("RGB", (64, 64))
+
 
 class WorkflowModel:
     """A `ServedModel` of a graph. Models and texts stay loaded between requests.
@@ -69,7 +74,10 @@ class WorkflowModel:
         self._graph = only_picture(graph, picture)
         self._definitions = session.catalog().classes
         self.takes_images = "image" in self._fields
-        session.validate(self._graph)
+        with self._uploaded((PLACEHOLDER,)) as image:  # the file's own picture may be missing here
+            graph = copy.deepcopy(self._graph)
+            self._fields.put(graph, {"image": image})
+            session.validate(graph)
         self.about: dict[str, Any] = {
             "fields": sorted(self._fields.inputs),
             "cache": bool(apply_nodes(self._graph)),
@@ -97,48 +105,55 @@ class WorkflowModel:
         if is_cancelled():
             raise Cancelled
         seed = seed_of(request) if "seed" in self._fields else None
-        uploaded = self._put_picture(request)
+
+        def listen(progress: Progress) -> None:
+            if is_cancelled():
+                self._session.interrupt()
+            elif progress.total > 1:
+                on_progress(
+                    SamplingProgress(progress.title, int(progress.value), int(progress.total))
+                )
+
         try:
-            graph = self._graph_of(request, seed, uploaded)
-            valid = self._session.validate(graph)
-            changed = [*self._fields.nodes(), *apply_nodes(graph)]
-            kept = unaffected(graph, [node for node in changed if node in graph])
-            self._session.keep_only(valid.graph, [node for node in kept if node in valid.graph])
-
-            def listen(progress: Progress) -> None:
-                if is_cancelled():
-                    self._session.interrupt()
-                elif progress.total > 1:
-                    on_progress(
-                        SamplingProgress(progress.title, int(progress.value), int(progress.total))
-                    )
-
-            result = self._session.execute(valid, listen)
+            with self._uploaded(request.images) as image:
+                graph = self._graph_of(request, seed, image)
+                valid = self._session.validate(graph)
+                self._session.keep_only(valid.graph, self._independent(valid.graph))
+                result = self._session.execute(valid, listen)
         except KeyboardInterrupt:
             if is_cancelled():
                 raise Cancelled from None
             raise
-        finally:
-            if uploaded is not None:
-                (self._session.previews / uploaded).unlink(missing_ok=True)
         pictures = [to_pil(picture) for picture in load_pictures(result)]
         return Pictures(pictures, result.seconds, seed, result.reports, result.notes)
 
-    def _put_picture(self, request: ImageRequest) -> str | None:
-        """Writes the picture to edit where only this process writes, under a name of its own."""
-        if not request.images:
-            return None
-        self._session.previews.mkdir(parents=True, exist_ok=True)
-        name = f"{secrets.token_hex(8)}.png"
-        request.images[0].save(self._session.previews / name)
-        return name
+    @contextmanager
+    def _uploaded(self, images: Sequence[Image.Image]) -> Iterator[str | None]:
+        """The picture to edit, as *Load Image* names it, while it lies in a folder of this process.
 
-    def _graph_of(self, request: ImageRequest, seed: int | None, uploaded: str | None) -> Graph:
+        Its file has a name of its own, and is removed at the end.
+        """
+        if not images or not self.takes_images:
+            yield None
+            return
+        self._session.previews.mkdir(parents=True, exist_ok=True)
+        file = self._session.previews / f"{secrets.token_hex(8)}.png"
+        images[0].save(file)
+        try:
+            yield f"{file.name} [temp]"
+        finally:
+            file.unlink()
+
+    def _graph_of(self, request: ImageRequest, seed: int | None, image: str | None) -> Graph:
         graph = self._cached(request)
         values = {INPUTS.get(attribute, attribute): vars(request)[attribute] for attribute in GIVEN}
-        image = None if uploaded is None else f"{uploaded} [temp]"
         self._fields.put(graph, values | {"prompt": request.prompt, "seed": seed, "image": image})
         return graph
+
+    def _independent(self, graph: Graph) -> list[str]:
+        """The nodes whose results stay for the next request: models above all."""
+        changed = {*self._fields.nodes(), *apply_nodes(graph)}
+        return unaffected(graph, changed & graph.keys())
 
     def _cached(self, request: ImageRequest) -> Graph:
         """A copy of the graph with the cache as the request wants it."""

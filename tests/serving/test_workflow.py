@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import openai
 import pytest
@@ -116,17 +117,18 @@ def test_edits_need_a_picture_to_load(client):
 
 
 def test_an_edit_leaves_no_file_behind(environment, comfy_dir, tmp_path):
-    """A graph from a picture, without a seed's or a size's input for a request."""
+    """A graph from a picture, which this machine has not, and without an input for a size."""
     graph = json.loads(QUICKSTART.read_text())
     del graph["2"], graph["6"]
     graph["7"]["inputs"] |= {"model": ["1", 0], "latent_image": ["12", 0], "denoise": 0.5}
-    graph["11"] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
+    graph["11"] = {"class_type": "LoadImage", "inputs": {"image": "not-on-this-machine.png"}}
     graph["12"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["11", 0], "vae": ["8", 0]}}
     file = tmp_path / "edit.json"
     file.write_text(json.dumps(graph))
-    inputs = files_below(comfy_dir / "input")
+    inputs, temporary = files_below(comfy_dir / "input"), Path(environment["TMPDIR"])
     options = ("--workflow", file, "--cache-backend", "tea_cache", "--served-model-name", "edit")
     config = ("--cache-config", '{"rel_l1_thresh": 0.5}', "--map", "strength=Sampler.denoise")
+    before = set(temporary.glob("teacache-serve-*"))
     with served_command(*options, *config, environment=environment) as (running, process):
         assert "Apply TeaCache put in as node" in running.said
         client = running.openai()
@@ -145,10 +147,12 @@ def test_an_edit_leaves_no_file_behind(environment, comfy_dir, tmp_path):
         with pytest.raises(openai.BadRequestError) as refused:
             client.images.edit(image=starts[0], prompt="dog", size="64x64")
         assert refused.value.param == "size" and "--map width=NODE.INPUT" in refused.value.message
+        with pytest.raises(openai.BadRequestError, match=r"not-on-this-machine\.png"):
+            client.images.generate(prompt="dog")
         with pytest.raises(openai.BadRequestError, match="one picture, not 2"):
             client.images.edit(image=starts, prompt="dog")
-        left = [name for name in files_below(tmp_path.parent) if "teacache-serve" in name]
-        assert [name for name in left if name.endswith(".png")] == []
+        (folder,) = set(temporary.glob("teacache-serve-*")) - before
+        assert (folder / "preview").is_dir() and files_below(folder) == set()
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(20) == 0 and not folder.exists()
     assert files_below(comfy_dir / "input") == inputs
