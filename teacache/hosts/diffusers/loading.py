@@ -102,7 +102,7 @@ def load_pipeline(
             cache_backend="tea_cache",
             cache_config={"rel_l1_thresh": 0.2},
         )
-        image = pipe.to("cuda")("a cup of coffee on a table", num_inference_steps=50).images[0]
+        image = pipe.to(device)("a cup of coffee on a table", num_inference_steps=50).images[0]
         print(pipe.teacache.report_for().summary)
 
     Args:

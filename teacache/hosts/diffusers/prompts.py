@@ -55,7 +55,7 @@ def generate(
         pipe = load_pipeline(
             "models/Qwen-Image", cache_backend="tea_cache", cache_config={"rel_l1_thresh": 0.2}
         )
-        for made in generate(pipe.to("cuda"), ["a cup of coffee", "a fox in snow"], seed=7):
+        for made in generate(pipe.to(device), ["a cup of coffee", "a fox in snow"], seed=7):
             made.images[0].save(f"{made.prompt}.png")
             print(made.report.summary)
 
