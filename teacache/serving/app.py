@@ -27,7 +27,7 @@ from .metrics import Metrics
 from .models import Pictures, ServedModel
 from .queue import Job, JobQueue
 from .requests import ImageBody, api_error, image_request, parse_form, parse_json, unused_fields
-from .streaming import EventStream, stream_events
+from .streaming import EventStream, disconnected, stream_events
 from .uploads import read_form, read_json, read_picture
 
 GENERATION, EDIT = "image_generation", "image_edit"
@@ -164,7 +164,7 @@ class Service:
 
     async def _result(self, request: Request, job: Job) -> Pictures | None:
         """The result of a job; None where the client went away, and the job was cancelled."""
-        gone = asyncio.create_task(disconnected(request))
+        gone = asyncio.create_task(disconnected(request.receive))
         try:
             either: set[asyncio.Future[Any]] = {job.result, gone}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -184,12 +184,6 @@ class Service:
         if body.response_format == "url" and self.kept is not None:
             return {"url": f"{base_url}files/{self.kept.keep(data, format.media_type)}"}
         return {"b64_json": in_base64(data)}
-
-
-async def disconnected(request: Request) -> None:
-    """Returns when the client has gone."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def on_error(request: Request, error: Exception) -> Response:

@@ -28,12 +28,18 @@ HEARTBEAT = 10.0
 ToFile = Callable[[Image.Image], dict[str, str]]
 
 
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 class EventStream(StreamingResponse):
     """A stream of events.
 
     Args:
         events: as bytes.
-        on_close: called when the stream ends, however it ends.
+        on_close: called when the stream ends, however it ends, and when the client has gone.
     """
 
     def __init__(self, events: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
@@ -42,10 +48,12 @@ class EventStream(StreamingResponse):
         self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.create_task(disconnected(receive))
+        gone.add_done_callback(lambda _: self._on_close())
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._on_close()
+            gone.cancel()
 
 
 async def stream_events(
