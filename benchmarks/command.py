@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.grounds import GROUNDS, Ground
+from teacache.errors import UserError
 from teacache.hosts.comfyui.headless.boot import boot, find_comfyui
 
 
@@ -54,3 +55,24 @@ def comfyui(args: argparse.Namespace) -> Iterator[None]:
 def euler_grounds(models: Sequence[str]) -> list[Ground]:
     """The grounds of some models that are sampled with Euler steps."""
     return [each for each in GROUNDS if each.model in models and each.sampler == "euler"]
+
+
+def with_rows_of(page: Path, command: str, rows: Sequence[list[str]]) -> list[list[str]]:
+    """The rows of a page, in the order of the grounds, with `rows` in place of the same grounds'.
+
+    Args:
+        page: a page with a table whose rows begin with the heading of a ground.
+        command: that the page must say it was made with, so that all rows are of as many pairs.
+        rows: measured now.
+
+    Raises:
+        UserError: the page was made with another command.
+    """
+    lines = page.read_text(encoding="utf-8").splitlines()
+    if not any(f"`{command}`" in line for line in lines):
+        raise UserError(f"{page.name} was not made with {command}: measure all models")
+    new = {row[0] for row in rows}
+    old = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
+    names = [ground.heading for ground in GROUNDS]
+    kept = [row for row in old if row[0] in names and row[0] not in new]
+    return sorted([*kept, *rows], key=lambda row: names.index(row[0]))

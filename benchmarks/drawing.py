@@ -30,14 +30,17 @@ class Drawing:
         return min(psnr(self.frames, reference), MAX_PSNR)
 
 
-def draw(testbed: Testbed, enable: Enable, pair: Pair, steps: int | None = None) -> Drawing:
-    """Sample a pair in ComfyUI as the testbed's ground says.
+def draw(
+    testbed: Testbed, enable: Enable, pair: Pair, steps: int | None = None, host: str = COMFYUI
+) -> Drawing:
+    """Sample a pair as the testbed's ground says.
 
     Args:
         steps: in place of the ground's.
+        host: `COMFYUI` or `DIFFUSERS`, for which `enable` is.
     """
     ground = testbed.ground
     sigmas = testbed.sigmas(steps or ground.steps)
     with enable(testbed) as model:
-        made = sample(testbed, COMFYUI, model, [pair], sigmas, sampler=(ground.sampler, {}))
+        made = sample(testbed, host, model, [pair], sigmas, sampler=(ground.sampler, {}))
     return Drawing(made.computed, decoded(testbed, made.latents))

@@ -6,7 +6,10 @@ A residual's skip runs the embedders and the final layer. In these small models 
 step and more, in large ones about a hundredth, so that times here would tell little: what is
 equal is the number of computed steps. Each mode is run at several thresholds; between their means
 the figures at `SPEEDUPS` are interpolated. Presets and fewer steps are asked for these speed-ups.
-No setting was chosen on these captions and seeds.
+No setting was chosen on these captions and seeds. Of a UNet, which is no list of blocks, the modes
+that need one are left out; ComfyUI's EasyCache and LazyCache, which need none, are in their place,
+and the forecast in diffusers, against the uncached picture of that host. With `--models`, the page
+keeps its rows of the other models.
 """
 
 from __future__ import annotations
@@ -19,17 +22,20 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks import peers
-from benchmarks.command import comfyui, euler_grounds, options, parsed
+from benchmarks.command import comfyui, euler_grounds, options, parsed, with_rows_of
 from benchmarks.drawing import draw
 from benchmarks.grounds import SPEEDUPS, Ground
 from benchmarks.roughness import MODELS, publish
-from benchmarks.testbeds import Pair, Testbed, load
+from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS, Pair, Testbed, load
+from benchmarks.variants import UNCACHED_ENABLE
 from teacache.tables import markdown
 
 RESULTS = Path(__file__).parent / "results" / "equal_steps.md"
 THRESHOLDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 FAITHFUL_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2)
+EASY_THRESHOLDS = (0.002, 0.004, 0.007, 0.012, 0.02, 0.035, 0.05, 0.1, 0.2)
 """In steps of a run of 50; they grow with the length of a step."""
+IN_DIFFUSERS = "forecast, diffusers"
 FEWER_STEPS, PRESET, ONE_RUN = "fewer steps", "preset", "preset, calibrated in one run"
 DIRECT = (FEWER_STEPS, PRESET, ONE_RUN)
 """Ways that are asked for a speed-up, and need no interpolation."""
@@ -38,30 +44,51 @@ Point = tuple[float, float, float]
 """Computed steps, and the mean and the least PSNR in dB, of the pairs."""
 
 
-def ways(steps: int) -> dict[str, list[peers.Enable]]:
-    """By name: a way to cache, at several thresholds."""
-    return {
+def ways(ground: Ground) -> dict[str, list[peers.Enable]]:
+    """By name: a way to cache, at several thresholds; those that the model at hand allows."""
+    forecast = {
         "forecast": [
             peers.teacache_comfyui(mode="forecast", rel_l1_thresh=value) for value in THRESHOLDS
-        ],
+        ]
+    }
+    scale = STEPS / ground.steps
+    if not ground.has_blocks:
+        rivals = {"EasyCache": peers.easycache, "LazyCache": peers.lazycache}
+        return {
+            **forecast,
+            IN_DIFFUSERS: [
+                peers.teacache_diffusers(value, mode="forecast") for value in THRESHOLDS
+            ],
+            **{
+                name: [enable(value * scale) for value in EASY_THRESHOLDS]
+                for name, enable in rivals.items()
+            },
+        }
+    return {
+        **forecast,
         "forecast, residuals": [
             peers.teacache_comfyui(mode="forecast", cached="residual", rel_l1_thresh=value)
             for value in THRESHOLDS
         ],
         "faithful TeaCache": [
-            peers.teacache_comfyui(mode="faithful", rel_l1_thresh=value * (50 / steps) ** 0.5)
+            peers.teacache_comfyui(mode="faithful", rel_l1_thresh=value * scale**0.5)
             for value in FAITHFUL_THRESHOLDS
         ],
     }
 
 
+def host_of(way: str) -> str:
+    """Where a way is sampled."""
+    return DIFFUSERS if way == IN_DIFFUSERS else COMFYUI
+
+
 def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> dict[str, list[Point]]:
-    """The points of each way on a ground, against the uncached pictures."""
+    """The points of each way on a ground, against the uncached pictures of the same host."""
     testbed = testbed.on(ground)
     fewer = [round(ground.steps / speedup) for speedup in SPEEDUPS]
     runs = {
         name: [(enable, ground.steps) for enable in enables]
-        for name, enables in ways(ground.steps).items()
+        for name, enables in ways(ground).items()
     }
     presets = {PRESET: peers.Presets(), ONE_RUN: peers.Presets(quick=True)}
     for name, ways_to in presets.items():
@@ -71,11 +98,15 @@ def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> dict[str
         name: [[] for _ in points] for name, points in runs.items()
     }
     for pair in tqdm(pairs, desc=ground.name, unit="pair"):
-        reference = draw(testbed, peers.uncached_comfyui, pair).frames
+        references = {
+            host: draw(testbed, UNCACHED_ENABLE[host], pair, host=host).frames
+            for host in dict.fromkeys(map(host_of, runs))
+        }
         for name, points in runs.items():
+            host = host_of(name)
             for place, (enable, steps) in zip(found[name], points, strict=True):
-                drawing = draw(testbed, enable, pair, steps)
-                place.append((drawing.computed, drawing.psnr_to(reference)))
+                drawing = draw(testbed, enable, pair, steps, host)
+                place.append((drawing.computed, drawing.psnr_to(references[host])))
     return {
         name: [
             (
@@ -114,8 +145,13 @@ def rows_of(ground: Ground, measured: Mapping[str, Sequence[Point]]) -> list[lis
             cells = [
                 f"{mean:.1f} / {least:.1f} ({computed:.3g})" for computed, mean, least in points
             ]
-        rows.append([f"{ground.name} ({ground.kind})", name, *cells])
+        rows.append([ground.heading, name, *cells])
     return rows
+
+
+def command(pairs: int) -> str:
+    """What the page says that it was made with."""
+    return f"python -m benchmarks.equal_steps --pairs {pairs} --write"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -134,9 +170,11 @@ def main() -> None:
             made = rows_of(ground, measured)
             rows += made
             print("\n".join("  ".join(row) for row in made), flush=True)
+    if args.write and set(args.models) < set(MODELS):
+        rows = with_rows_of(RESULTS, command(args.pairs), rows)
     page = (
         "# At equal numbers of computed steps\n\n"
-        f"`python -m benchmarks.equal_steps --pairs {args.pairs} --write`: PSNR in dB against the "
+        f"`{command(args.pairs)}`: PSNR in dB against the "
         f"uncached picture, mean and worst\nof {args.pairs} pairs, Euler steps. The speed-up is "
         "that of a model in which a skip costs nothing: steps over computed\nsteps. –: not reached "
         f"at any threshold. In parentheses: computed steps, mean.\n\n{table(rows)}\n"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 SMOOTH, ROUGH = "smooth", "rough"
 SPEEDUPS = (1.25, 1.5, 1.8, 2.0)
 """At which ways to sample are compared."""
+WITHOUT_BLOCKS = ("unet",)
+"""Models that are no list of blocks after each other."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,16 @@ class Ground:
         return "-".join([self.model, str(self.steps), f"g{self.guidance:g}", *self._unusual])
 
     @property
+    def heading(self) -> str:
+        """Of the ground's rows in the tables of all grounds."""
+        return f"{self.name} ({self.kind})"
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the model is a list of blocks, which residuals and most caches need."""
+        return self.model not in WITHOUT_BLOCKS
+
+    @property
     def _unusual(self) -> list[str]:
         names = {self.sampler: "euler", self.scheduler: "simple"}
         return [name for name, usual in names.items() if name != usual]
@@ -57,5 +69,7 @@ GROUNDS = (
     Ground("photos", 20, 4.0),
     Ground("photos", 28, 4.0),
     Ground("photos-distilled", 28, 4.0),
+    Ground("unet", 20, 5.0, scheduler="normal"),
+    Ground("unet", 30, 5.0, scheduler="normal"),
 )
 BY_SLUG = {ground.slug: ground for ground in GROUNDS}

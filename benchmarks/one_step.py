@@ -129,7 +129,7 @@ def main() -> None:
             thirds = by_thirds(runs)
             names = list(thirds)
             shown = [" ".join(f"{e:.3f}".lstrip("0") for e in thirds[name]) for name in names]
-            rows.append([f"{ground.name} ({ground.kind})", *shown])
+            rows.append([ground.heading, *shown])
             print("  ".join(rows[-1]), flush=True)
     page = (
         "# Errors one step ahead\n\n"

@@ -170,7 +170,7 @@ def header(testbed: Testbed, selected: list[Variant], args: Any) -> Record:
         f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}",
         "settings": {
             "steps": ground.steps, "guidance": ground.guidance, "sampler": ground.sampler,
-            "schedule": f"{ground.scheduler}, shift {testbed.shift:g}", "dtype": "float32",
+            "schedule": testbed.schedule, "dtype": "float32",
             "converged": CONVERGED_STEPS,
         },
         "variants": [
@@ -276,9 +276,9 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if not 1 <= args.pairs <= MAX_PAIRS:
         parser.error(f"--pairs must be 1 to {MAX_PAIRS}, not {args.pairs}")
     models = sorted({ground.model for ground in args.ground})
-    if args.weights is not None and models not in (["digits"], ["photos"]):
+    if args.weights is not None and models not in (["digits"], ["photos"], ["unet"]):
         parser.error(
-            "--weights takes grounds of one model, digits or photos, as --ground, "
+            "--weights takes grounds of one model, digits, photos or unet, as --ground, "
             f"not of {', '.join(models)}"
         )
     if args.quick:

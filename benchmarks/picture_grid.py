@@ -103,6 +103,7 @@ def columns_of(testbed: Testbed, pairs: Sequence[Pair]) -> list[Column]:
         *(
             (("faithful", f"TeaCache, near {speedup:g}x"), faithful(testbed, count), None)
             for speedup, count in counts.items()
+            if testbed.ground.has_blocks
         ),
         *(
             (("fewer steps", f"{speedup:g}x"), peers.uncached_comfyui, count)

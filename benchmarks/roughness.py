@@ -3,24 +3,25 @@
     python -m benchmarks.roughness --pairs 6 --write
 
 A step whose change is small can be predicted from the steps before. Of each ground (`grounds`) the
-relative L1 change sum|now - before| / sum|before| of what the block stack gives for the image is
-taken, of the branch of guidance that changes more, on captions that settings were tuned on; a step
-of the table is the mean over the pairs. Two curves of large models stand beside them, so that it
-can be seen how near a ground is to what people sample.
+relative L1 change sum|now - before| / sum|before| of what the stack gives for the image is taken,
+of the branch of guidance that changes more, on captions that settings were tuned on; a step of the
+table is the mean over the pairs. Of a UNet it is what the last of its blocks gives. Two curves of
+large models stand beside them, so that it can be seen how near a ground is to what people sample.
+With `--models`, the page keeps its rows of the other models.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from benchmarks.command import comfyui, options, parsed
+from benchmarks.command import comfyui, options, parsed, with_rows_of
 from benchmarks.grounds import GROUNDS, Ground
 from benchmarks.sampling import sample
 from benchmarks.testbeds import COMFYUI, Pair, Testbed, load
@@ -93,6 +94,23 @@ def _image_of(blocks: BlockList, out: Any, tokens: int) -> Tensor:
     return packed if stream.role is Role.IMAGE else image_part(packed, stream.role, tokens)
 
 
+@contextmanager
+def unet_outputs(unet: Any) -> Iterator[list[Tensor]]:
+    """What the last block of ComfyUI's UNet gives at each call within, [rows, channels, h, w]."""
+    taken: list[Tensor] = []
+    hook = unet.out.register_forward_pre_hook(lambda _, args: taken.append(args[0].clone()))
+    try:
+        yield taken
+    finally:
+        hook.remove()
+
+
+def recorded(testbed: Testbed) -> AbstractContextManager[list[Tensor]]:
+    """The outputs of the testbed's blocks in ComfyUI, of the calls within."""
+    model = testbed.patcher.model.diffusion_model
+    return StackOutputs(model).recorded() if testbed.ground.has_blocks else unet_outputs(model)
+
+
 def changes(outputs: Sequence[Tensor]) -> list[float]:
     """The change of each output against the one before, of the branch that changes more."""
     return [float(relative_change(now, before).max()) for before, now in pairwise(outputs)]
@@ -102,10 +120,9 @@ def measure(testbed: Testbed, ground: Ground, pairs: Sequence[Pair]) -> list[flo
     """The mean change at each step after the first one."""
     testbed = testbed.on(ground)
     sigmas = testbed.sigmas(ground.steps)
-    recorder = StackOutputs(testbed.patcher.model.diffusion_model)
     curves = []
     for pair in pairs:
-        with recorder.recorded() as outputs:
+        with recorded(testbed) as outputs:
             sample(testbed, COMFYUI, testbed.patcher, [pair], sigmas, sampler=(ground.sampler, {}))
         curves.append(changes(outputs))
     return [statistics.mean(step) for step in zip(*curves, strict=True)]
@@ -142,11 +159,11 @@ def rows_of(grounds: Sequence[Ground], count: int) -> Iterator[list[str]]:
         try:
             testbed = testbeds.get(ground.model) or load(ground.model)
         except UserError as missing:
-            yield [f"{ground.name} ({ground.kind})", f"not measured: {missing}", "", ""]
+            yield [ground.heading, f"not measured: {missing}", "", ""]
             continue
         testbeds[ground.model] = testbed
         curve = measure(testbed, ground, testbed.tuning_pairs(count))
-        yield row(f"{ground.name} ({ground.kind})", curve)
+        yield row(ground.heading, curve)
 
 
 def publish(page: str, file: Path | None) -> None:
@@ -159,19 +176,23 @@ def publish(page: str, file: Path | None) -> None:
 
 def main() -> None:
     args = parsed(options(__doc__, RESULTS, 6, MODELS))
-    rows = [[f"**{name}**", *shown] for name, shown in PUBLISHED.items()]
+    command = f"python -m benchmarks.roughness --pairs {args.pairs} --write"
+    rows: list[list[str]] = []
     with comfyui(args):
-        grounds = [ground for ground in GROUNDS if ground.model in args.models]
+        grounds = [each for each in GROUNDS if each.model in args.models]
         for measured in rows_of(grounds, args.pairs):
             rows.append(measured)
             print("  ".join(measured), flush=True)
+    if args.write and set(args.models) < set(MODELS):
+        rows = with_rows_of(RESULTS, command, rows)
+    published = [[f"**{name}**", *shown] for name, shown in PUBLISHED.items()]
     page = (
         "# How rough the grounds are\n\n"
-        f"`python -m benchmarks.roughness --pairs {args.pairs} --write`: relative L1 change of the "
+        f"`{command}`: relative L1 change of the "
         "block stack's output\nfrom step to step, of the branch of guidance that changes more, "
         f"mean of {args.pairs} pairs; the first\nfigure is the second step's. "
-        f"In bold: {SOURCE}.\n\n"
-        f"{table(rows)}\n"
+        f"Of a UNet: the last block's output. In bold: {SOURCE}.\n\n"
+        f"{table([*published, *rows])}\n"
     )
     publish(page, RESULTS if args.write else None)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from benchmarks import foreign
 from benchmarks.command import comfyui, options, parsed
 from benchmarks.grounds import Ground
+from benchmarks.guidances import Guidance, guidances
 from benchmarks.quality import decoded
 from benchmarks.roughness import publish
 from benchmarks.testbeds import Pair, Testbed, load
@@ -39,17 +40,16 @@ SETTING = TeaCacheConfig(rel_l1_thresh=None)
 
 @dataclass(frozen=True)
 class Case:
-    """One row: a sampler, and a change of the model.
+    """One row: a sampler, and a kind of guidance.
 
     Args:
         name: for the table.
         solver: makes a `comfy.samplers.Sampler`.
-        patched: model patcher -> the one that is sampled.
     """
 
     name: str
     solver: Callable[[], Any]
-    patched: Callable[[Any], Any] = lambda model: model
+    guidance: Guidance = field(default_factory=Guidance)
 
 
 @dataclass(frozen=True)
@@ -80,28 +80,29 @@ def cases() -> dict[str, list[Case]]:
     import comfy.samplers
 
     euler = comfy.samplers.sampler_object("euler")
-    guidances = [
-        Case(name, lambda: euler, patched) for name, patched in foreign.guidances().items()
-    ]
     return {
         "ComfyUI's samplers": [listed(name) for name in comfy.samplers.KSampler.SAMPLERS],
         "Samplers of other packs": [
             Case(name, partial(foreign.samplers().__getitem__, name)) for name in foreign.samplers()
         ],
-        "Guidance, with Euler's method": guidances,
+        "Guidance, with Euler's method": [
+            Case(name, lambda: euler, guidance) for name, guidance in guidances().items()
+        ],
     }
 
 
 def sampled(testbed: Testbed, model: Any, case: Case, pair: Pair, steps: int) -> Tensor:
     """The decoded picture."""
-    import comfy.sample
+    import comfy.samplers
 
     noise = testbed.noise(pair)
+    guider = (case.guidance.guider or comfy.samplers.CFGGuider)(model)
+    guider.set_conds(testbed.conditioning([pair.prompt]), testbed.conditioning([""]))
+    guider.set_cfg(testbed.cfg)
     with torch.inference_mode():
-        latents = comfy.sample.sample_custom(
-            model, noise, testbed.cfg, case.solver(), testbed.sigmas(steps),
-            testbed.conditioning([pair.prompt]), testbed.conditioning([""]),
-            torch.zeros_like(noise), disable_pbar=True, seed=pair.seed,
+        latents = guider.sample(
+            noise, torch.zeros_like(noise), case.solver(), testbed.sigmas(steps),
+            disable_pbar=True, seed=pair.seed,
         )  # fmt: skip
     return decoded(testbed, testbed.patcher.model.process_latent_in(latents))
 
@@ -112,8 +113,8 @@ def measure(testbed: Testbed, case: Case, pairs: Sequence[Pair], steps: int) -> 
 
     found, reports = [], []
     for pair in pairs:
-        native = sampled(testbed, case.patched(testbed.patcher), case, pair, steps)
-        model, handle = apply_teacache(case.patched(testbed.patcher), SETTING)
+        native = sampled(testbed, case.guidance.patched(testbed.patcher), case, pair, steps)
+        model, handle = apply_teacache(case.guidance.patched(testbed.patcher), SETTING)
         assert handle is not None
         found.append(min(psnr(sampled(testbed, model, case, pair, steps), native), MOST))
         report = handle.report_for()

@@ -66,6 +66,7 @@ def sample(
     *,
     sampler: Sampler = EULER,
     after_step: AfterStep | None = None,
+    start: Tensor | None = None,
 ) -> Sample:
     """Make one batch of samples.
 
@@ -77,9 +78,11 @@ def sample(
         sigmas: noise levels [steps + 1].
         sampler: ComfyUI's; diffusers takes Euler steps.
         after_step: called after each step.
+        start: latents of an earlier call that ended at the first of these noise levels, which
+            ComfyUI goes on from; None for noise.
     """
     if host == COMFYUI:
-        run = _comfyui(testbed, target, pairs, sigmas, sampler, after_step)
+        run = _comfyui(testbed, target, pairs, sigmas, sampler, after_step, start)
     else:
         run = _diffusers(testbed, target, pairs, sigmas, after_step)
     with RowCounter().counting(testbed.middle_layers[host]) as rows:
@@ -98,11 +101,15 @@ def _comfyui(
     sigmas: Tensor,
     sampler: Sampler,
     after_step: AfterStep | None,
+    start: Tensor | None,
 ) -> Callable[[], Tensor]:
     import comfy.sample
     import comfy.samplers
 
     noise = torch.cat([testbed.noise(pair) for pair in pairs])
+    latent = torch.zeros_like(noise)
+    if start is not None:
+        noise, latent = latent, testbed.patcher.model.process_latent_out(start)
     positive = testbed.conditioning([pair.prompt for pair in pairs])
     negative = testbed.conditioning([""] * len(pairs))
     solver = comfy.samplers.ksampler(*sampler)
@@ -112,7 +119,7 @@ def _comfyui(
         with torch.inference_mode():
             latents: Tensor = comfy.sample.sample_custom(
                 model, noise, testbed.cfg, solver, sigmas, positive, negative,
-                torch.zeros_like(noise), callback=callback, disable_pbar=True, seed=0,
+                latent, callback=callback, disable_pbar=True, seed=0,
             )  # fmt: skip
             return latents
 

@@ -2,9 +2,10 @@
 
 `demo` is the shipped SD3-type model (128 x 128 pictures), `digits` the small Wan video model of
 `training.digits` (six frames of 32 x 32), `photos` the FLUX-type model of `training.photos`
-(64 x 64 pictures), `photos-distilled` the same with its guidance distilled into one branch. Both
-hosts sample from the same noise at the same noise levels, those of ComfyUI's schedule, with
-guidance against the empty caption, or as an input of the distilled model.
+(64 x 64 pictures), `photos-distilled` the same with its guidance distilled into one branch, `unet`
+the Stable Diffusion 1.5 type of `training.unet` (32 x 32 pictures). Both hosts sample from the same
+noise at the same noise levels, those of ComfyUI's schedule, with guidance against the empty
+caption, or as an input of the distilled model.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Testbed:
         middle_layers: for each host, the feed-forward layer of the middle block, whose calls are
             counted.
         is_video: whether latents have a time dimension.
-        shift: of the noise levels.
+        shift: of the noise levels of flow matching; None for Stable Diffusion's levels.
         guidance_argument: what the pipeline calls the guidance scale.
         distilled: whether guidance is an input of the model, which has one branch then.
         to_pipeline, from_pipeline: latents [n, *latent_shape] as the pipeline takes and gives them.
@@ -93,7 +94,7 @@ class Testbed:
     decode: Callable[[Tensor], Tensor]
     middle_layers: dict[str, nn.Module]
     is_video: bool
-    shift: float = SHIFT
+    shift: float | None = SHIFT
     guidance_argument: str = "guidance_scale"
     to_pipeline: Callable[[Tensor], Tensor] = _unchanged
     from_pipeline: Callable[[Tensor], Tensor] = _unchanged
@@ -108,6 +109,20 @@ class Testbed:
     def branches(self) -> int:
         """Branches of guidance in an evaluation: rows of a call for each pair."""
         return 1 if self.cfg == 1 else 2
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The model in diffusers."""
+        named = self.pipe.components
+        found: nn.Module = named["unet"] if "unet" in named else named["transformer"]
+        return found
+
+    @property
+    def schedule(self) -> str:
+        """Of the noise levels, for the tables."""
+        if self.shift is None:
+            return self.ground.scheduler
+        return f"{self.ground.scheduler}, shift {self.shift:g}"
 
     @property
     def name(self) -> str:
@@ -161,14 +176,19 @@ class Testbed:
         return sigmas
 
     def exact_sigmas(self, steps: int) -> Tensor:
-        """The `simple` schedule without the table, whose rounding matters at many steps."""
+        """The schedule without the table, whose rounding matters at many steps.
+
+        With a shift it is `simple`, else `normal`, which ComfyUI takes from between the table's.
+        """
+        if self.shift is None:
+            return self.on(replace(self.ground, scheduler="normal")).sigmas(steps)
         time = torch.linspace(1, 0, steps + 1)
         return self.shift * time / (1 + (self.shift - 1) * time)
 
     def digest(self) -> str:
         """Identifies the weights: 12 hexadecimal digits."""
         digest = hashlib.sha256()
-        for name, value in sorted(self.pipe.transformer.state_dict().items()):
+        for name, value in sorted(self.denoiser.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
@@ -216,12 +236,13 @@ def load(name: str, weights: Path | None = None) -> Testbed:
     """Load a testbed. ComfyUI must be booted.
 
     Args:
-        name: `demo`, `digits`, `photos` or `photos-distilled`.
+        name: `demo`, `digits`, `photos`, `photos-distilled` or `unet`.
         weights: file of any of them but `demo`; None for the usual one.
 
     Raises:
         UserError: the weights are not there.
     """
+    from benchmarks import unet_testbed
     from benchmarks.photos_testbed import PHOTOS, load_photos_testbed
 
     with torch.no_grad():
@@ -230,10 +251,13 @@ def load(name: str, weights: Path | None = None) -> Testbed:
         elif name in PHOTOS:
             usual, training = PHOTOS[name]
             testbed = load_photos_testbed(_existing(weights or usual, training))
+        elif name == "unet":
+            usual = unet_testbed.WEIGHTS
+            testbed = unet_testbed.load_unet_testbed(_existing(weights or usual, "train_unet"))
         else:
             testbed = load_digits_testbed(_existing(weights or DIGITS_WEIGHTS, "train_digits"))
     testbed.pipe.set_progress_bar_config(disable=True)
-    for module in (testbed.pipe.transformer, testbed.patcher.model.diffusion_model):
+    for module in (testbed.denoiser, testbed.patcher.model.diffusion_model):
         module.requires_grad_(False)
     return testbed
 

@@ -87,6 +87,8 @@ def variants(ground: Ground) -> list[Variant]:
     ]
     if ground.sampler != EULER[0]:
         result = [with_sampler(variant, (ground.sampler, {})) for variant in result]
+    if not ground.has_blocks:
+        result = [without_blocks(variant) for variant in result]
     names = [variant.name for variant in result]
     if len(set(names)) < len(names):
         raise ValueError("two variants have one name")
@@ -98,6 +100,16 @@ def with_sampler(variant: Variant, sampler: Sampler) -> Variant:
     if variant.host == DIFFUSERS:
         return replace(variant, unsupported="on diffusers the testbeds take Euler steps alone")
     return replace(variant, sampler=sampler)
+
+
+def without_blocks(variant: Variant) -> Variant:
+    """The variant on a ground whose model is no list of blocks."""
+    of_ours = (FAITHFUL, "even skipping", f"{OURS}: {RESIDUALS}", f"{OURS}: residual")
+    if variant.method.startswith(of_ours):
+        return replace(variant, unsupported="it needs the list of blocks, which a UNet has not")
+    if variant.group in ("in diffusers", "cache-dit"):
+        return replace(variant, unsupported="it is for transformers; this model is a UNet")
+    return variant
 
 
 def uncached() -> list[Variant]:

@@ -9,8 +9,6 @@ from .errors import UserError
 NEAR = 1e-3
 """Relative difference up to which a level is that of the schedule: some samplers begin a little
 below the first one, where the log-SNR is finite."""
-MOST_SHIFTED = 2.0
-"""Factor by which a level that a wrapper shows the model may differ from the schedule's."""
 
 
 class UnknownLevels(UserError):
@@ -21,18 +19,15 @@ class ObservedLevels:
     """Follows the evaluations of a sampler of which nothing is known but its schedule.
 
     A sampler that goes through the schedule evaluates at each of its levels, in order; further
-    evaluations lie at or between the last level and the next one. A wrapper around a sampler with
-    one evaluation at each level may show the model another level than the sampler is at (Detail
-    Daemon, LyingSigma): there evaluations are counted.
+    evaluations lie at or between the last level and the next one, or between the one before and
+    the last: methods of several stages may evaluate at a step's end, and within it again.
 
     Args:
         sigmas: noise levels of the schedule, one more than it has steps.
-        counts: whether each evaluation is one step of the schedule.
     """
 
-    def __init__(self, sigmas: Sequence[float], counts: bool = False) -> None:
+    def __init__(self, sigmas: Sequence[float]) -> None:
         self._sigmas, self._steps = sigmas, len(sigmas) - 1
-        self._counts = counts
         self._evaluations = 0
         self._visited = 0
         """Levels of the schedule that were evaluated at."""
@@ -42,11 +37,11 @@ class ObservedLevels:
         """Whether each evaluation so far was at the next level of the schedule."""
         return self._evaluations == self._visited
 
-    def advance(self, sigma: float) -> tuple[int, float]:
-        """An evaluation at `sigma` begins.
+    def advance(self, sigma: float) -> int:
+        """An evaluation at `sigma`, the level that the sampler is at, begins.
 
         Returns:
-            Its step, and the level that the sampler is at.
+            Its step.
 
         Raises:
             UnknownLevels: the level is not one that the schedule leads to.
@@ -54,9 +49,9 @@ class ObservedLevels:
         index, self._evaluations = self._visited, self._evaluations + 1
         if index < self._steps and self._is_at(sigma, index):
             self._visited += 1
-            return index, self._sigmas[index] if self._counts else sigma
-        if not self._counts and index and self._within_step(sigma, index - 1):
-            return index - 1, sigma
+            return index
+        if index and self._is_around(sigma, index - 1):
+            return index - 1
         raise UnknownLevels(
             f"evaluation {self._evaluations} is at noise level {sigma:.4g}, to which the schedule "
             "does not lead"
@@ -64,10 +59,9 @@ class ObservedLevels:
 
     def _is_at(self, sigma: float, index: int) -> bool:
         level = self._sigmas[index]
-        if self._counts:
-            return level / MOST_SHIFTED <= sigma <= level * MOST_SHIFTED
         return abs(sigma - level) <= NEAR * abs(level)
 
-    def _within_step(self, sigma: float, step: int) -> bool:
-        low, high = sorted(self._sigmas[step : step + 2])
-        return low * (1 - NEAR) <= sigma <= high * (1 + NEAR)
+    def _is_around(self, sigma: float, step: int) -> bool:
+        """Whether a level is within a step, or the one before."""
+        levels = self._sigmas[max(step - 1, 0) : step + 2]
+        return min(levels) * (1 - NEAR) <= sigma <= max(levels) * (1 + NEAR)

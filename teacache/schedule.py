@@ -12,6 +12,9 @@ from .levels import ObservedLevels, UnknownLevels
 MAX_RAISE = math.sqrt(2) * 1.001
 """How far above the level of its step a sampler that adds noise (`s_churn`) evaluates at most:
 Karras et al., arXiv 2206.00364, algorithm 2; with a margin for rounding."""
+CLEAN = 0.05
+"""Noise share up to which a run that ends has given its result: schedules that end at the model's
+lowest level (`final_sigmas_type="sigma_min"`) leave 0.03 at most."""
 LOG_SNR_MARGIN = 1e-4
 """Noise shares closer than this to 0 or 1 are clipped before their log-SNR is taken."""
 
@@ -50,6 +53,9 @@ class Schedule:
         self._above_one = max(self.sigmas) > 1
         self.axis = shares = [self.axis_of(sigma) for sigma in self.sigmas]
         """The levels as values are extrapolated over them."""
+        self.leaves_noise = CLEAN < shares[-1] < shares[0]
+        """Whether the run falls to a level at which another one has to go on, as the first of two
+        experts, or a base model before its refiner, does."""
         self._mean_noise_step = _mean(abs(b - a) for a, b in pairwise(shares) if a != b)
         inner = [share for share in shares if LOG_SNR_MARGIN < share < 1 - LOG_SNR_MARGIN]
         self._mean_log_snr_step = _mean(
@@ -146,7 +152,8 @@ class StepTracker:
     @property
     def expected_sigma(self) -> float | None:
         """Level of the next evaluation, None where the sampler does not tell it in advance."""
-        known = self._one_eval_per_step and self.evaluations < self.schedule.steps
+        told = self._one_eval_per_step and self._observed is None
+        known = told and self.evaluations < self.schedule.steps
         return self.schedule.sigmas[self.evaluations] if known else None
 
     def advance(self, sigma: float, step: int | None = None) -> None:
@@ -160,7 +167,7 @@ class StepTracker:
         unknown = None
         if self._observed is not None:
             try:
-                step, sigma = self._observed.advance(sigma)
+                step = self._observed.advance(sigma)
                 self._one_eval_per_step = self._observed.one_per_level
             except UnknownLevels as error:
                 unknown, self._observed, self._one_eval_per_step = error, None, False

@@ -255,3 +255,13 @@ def test_each_time_that_the_schedule_begins_again_its_segments_count_on() -> Non
         tracker.advance(sigma)
         seen.append(tracker.segment)
     assert seen == [0, 0, 5, 5, 10]
+
+
+def test_a_run_that_falls_to_a_level_of_noise_leaves_it_for_another() -> None:
+    assert Schedule([1.0, 0.9, 0.8]).leaves_noise
+    assert Schedule([14.6, 6.0, 1.0]).leaves_noise  # a share of one half
+    assert not Schedule([1.0, 0.5, 0.0]).leaves_noise
+    assert not Schedule([14.6, 6.0, 0.03]).leaves_noise  # ends at the model's lowest level
+    assert not Schedule([1.0, 0.5, 0.05]).leaves_noise and Schedule([1.0, 0.5, 0.06]).leaves_noise
+    assert not Schedule([0.0, 0.5, 1.0]).leaves_noise  # noise is added
+    assert not Schedule([0.8, 0.8]).leaves_noise

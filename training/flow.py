@@ -1,4 +1,6 @@
-"""Flow matching: optimisers, averaged weights, checkpoints and the training loop.
+"""Training a denoiser: optimisers, averaged weights, checkpoints and the loop.
+
+The objective is flow matching, unless a trainer says otherwise.
 
 The learning rate is constant after a short warm-up and decays to zero over the last part of the
 run. A run can be shortened or prolonged by starting it again with another `--steps`. Batches are
@@ -21,7 +23,7 @@ from tqdm import tqdm
 
 MUON_LR = 4e-3
 Batches = Callable[[int], tuple[Tensor, ...]]
-"""step -> (clean latents, noise of the same shape, times [n] in (0, 1), conditioning...)."""
+"""step -> (clean latents, noise of the same shape, times [n], conditioning...)."""
 
 
 def stratified_times(size: int, generator: torch.Generator) -> Tensor:
@@ -75,18 +77,24 @@ class FlowTrainer(ABC):
     """The state of a training run, which a checkpoint stores.
 
     Args:
-        model: with the part `transformer`; all parts are trained.
+        model: its parts, all of which are trained.
+        network: name of the part that denoises.
         words: vocabulary of the captions; a checkpoint with another one is refused.
         blocks: as in `new_optimizers`.
         args: options of the command (`add_options`).
     """
 
     def __init__(
-        self, model: nn.ModuleDict, words: Sequence[str], blocks: str, args: argparse.Namespace
+        self,
+        model: nn.ModuleDict,
+        network: str,
+        words: Sequence[str],
+        blocks: str,
+        args: argparse.Namespace,
     ) -> None:
         self.device, self.args, self.words = torch.device(args.device), args, list(words)
         self.model = model.to(self.device)
-        self.network = self.model["transformer"]
+        self.network = self.model[network]
         if args.compile:
             self.network = torch.compile(self.network)
         self.ema = {k: v.detach().clone() for k, v in self.model.named_parameters()}
@@ -94,14 +102,23 @@ class FlowTrainer(ABC):
         self.step, self.seconds = 0, 0.0
 
     @abstractmethod
-    def velocity(self, noisy: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
-        """The network's prediction of noise - latents, in the shape of `noisy`.
+    def prediction(self, noisy: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
+        """What the network makes of noisy latents: its estimate of `target`.
 
         Args:
             noisy: noisy latents.
-            time: [n], 0 for clean latents and 1 for noise.
+            time: [n], the batch's.
             conditions: the conditioning of the batch.
         """
+
+    def noisy(self, latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Noisy latents: by default from clean ones at time 0 to noise at time 1 in a line."""
+        mix = time.view(-1, *(1,) * (latents.ndim - 1))
+        return (1 - mix) * latents + mix * noise
+
+    def target(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """What the network learns, in the shape of `latents`: by default that line's velocity."""
+        return noise - latents
 
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
@@ -135,10 +152,10 @@ class FlowTrainer(ABC):
             The loss.
         """
         latents, noise, time, *conditions = batches(self.step)
-        mix = time.view(-1, *(1,) * (latents.ndim - 1))
+        noisy = self.noisy(latents, noise, time)
         with torch.autocast(self.device.type, torch.bfloat16):
-            velocity = self.velocity((1 - mix) * latents + mix * noise, time, *conditions)
-        loss = (velocity.float() - (noise - latents)).square().mean()
+            prediction = self.prediction(noisy, time, *conditions)
+        loss = (prediction.float() - self.target(latents, noise)).square().mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         scale = rate(self.step, self.args.steps, self.args.decay)

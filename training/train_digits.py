@@ -27,9 +27,9 @@ class DigitsTrainer(FlowTrainer):
 
     def __init__(self, args: argparse.Namespace) -> None:
         parts = {"transformer": new_transformer(), "text": nn.Embedding(len(WORDS), TEXT_WIDTH)}
-        super().__init__(nn.ModuleDict(parts), WORDS, "transformer.blocks.", args)
+        super().__init__(nn.ModuleDict(parts), "transformer", WORDS, "transformer.blocks.", args)
 
-    def velocity(self, noisy: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
+    def prediction(self, noisy: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
         return self.network(
             hidden_states=noisy,
             timestep=time * 1000,

@@ -94,9 +94,9 @@ class Trainer(FlowTrainer):
     def __init__(self, tokenizer: Tokenizer, args: argparse.Namespace) -> None:
         text = TextEncoder(len(tokenizer.words) + 2, TEXT_WIDTH, TEXT_WIDTH)
         model = nn.ModuleDict({"transformer": new_transformer(), "text": text})
-        super().__init__(model, tokenizer.words, "transformer_blocks", args)
+        super().__init__(model, "transformer", tokenizer.words, "transformer_blocks", args)
 
-    def velocity(self, noisy: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
+    def prediction(self, noisy: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
         tokens, pooled = self.model["text"](*conditions)
         return self.network(
             hidden_states=noisy,

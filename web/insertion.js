@@ -7,6 +7,7 @@
  */
 
 import { app } from "../../scripts/app.js";
+import { undoable } from "./history.js";
 import { chainOf, graphsIn, isApply, isCache, linesOf } from "./lines.js";
 import { boxOfNode, FIRST_SLOT, place, SLOT } from "./placement.js";
 import { format } from "./sentences.js";
@@ -46,22 +47,6 @@ export function takeOut(texts) {
   );
   if (removed.length) tell("success", format(texts.takenOut, { count: removed.length }), removed);
   else tell("info", texts.notIn, []);
-}
-
-/**
- * Runs `change`, and makes it one step of the editor's history.
- *
- * @template T
- * @param {() => T} change
- * @returns {T} what it returned
- */
-function undoable(change) {
-  const tracker = app.extensionManager.workflow.activeWorkflow?.changeTracker;
-  tracker?.checkState(); // what the user changed before is a step of its own
-  const result = change();
-  tracker?.checkState();
-  app.canvas.setDirty(true, true);
-  return result;
 }
 
 /** @param {string} severity @param {string} summary @param {string[]} lines */

@@ -44,6 +44,7 @@ export const APPLY_TO = /** @type {Record<string, string>} */ ({
 
 const WITHOUT_SAMPLING = [
   "*",
+  "COMFY_MATCHTYPE_V3", // the type of what is linked to an input, of a switch
   "SIGMAS",
   "SAMPLER",
   "CONTROL_NET",

@@ -18,6 +18,7 @@ import {
 
 const EMPTY_CELLS = 24; // of a strip without a run
 const DENSE_CELLS = 120; // above it there are no gaps between cells
+const USUAL_HEIGHT = 120; // in pixels
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
@@ -27,6 +28,11 @@ const SVG = "http://www.w3.org/2000/svg";
  * @property {() => number} height in pixels
  * @property {() => void} dispose removes what lies outside the element
  */
+
+/** The height to count on in a subgraph that is not open; Nodes 2.0 measures a node when it is. */
+function undrawnHeight() {
+  return LiteGraph.vueNodesMode ? 0 : USUAL_HEIGHT;
+}
 
 /**
  * @param {Texts} texts
@@ -101,7 +107,7 @@ export function makeStrip(texts, onResize) {
   return {
     element,
     show,
-    height: () => body.offsetHeight,
+    height: () => body.offsetHeight || undrawnHeight(),
     dispose() {
       observer.disconnect();
       tooltip.remove();

@@ -5,6 +5,7 @@
  */
 
 import { app } from "../../scripts/app.js";
+import { undoable } from "./history.js";
 import { format } from "./sentences.js";
 
 export const MARGIN = 10; // of a widget, in pixels of the canvas
@@ -101,11 +102,7 @@ function addToggle(node, texts) {
     if (button.textContent !== text) button.textContent = text;
     showInNodes2(node, !foldsItself() || changed(node).length > 0);
   };
-  button.addEventListener("click", () => {
-    node.graph.beforeChange();
-    node.toggleAdvanced();
-    node.graph.afterChange();
-  });
+  button.addEventListener("click", () => undoable(() => node.toggleAdvanced()));
   const widget = node.addDOMWidget(TOGGLE, "teacache", element, {
     serialize: false,
     hideOnZoom: false,

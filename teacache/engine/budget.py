@@ -38,7 +38,7 @@ def one_step_span(sigmas: Sequence[float], step: int) -> float:
     return max(abs(here - newest) * abs(here - older), 1e-30)
 
 
-def usual_rates(sigmas: Sequence[float], amplified: bool = False) -> list[float]:
+def usual_rates(sigmas: Sequence[float], amplified: bool = False, ends: bool = True) -> list[float]:
     """What is known of a model's errors before anything was measured on it.
 
     Predictions miss most at the start, where the picture takes shape, and again at the end. Only
@@ -47,6 +47,7 @@ def usual_rates(sigmas: Sequence[float], amplified: bool = False) -> list[float]
     Args:
         sigmas: noise levels of the run, one more than steps.
         amplified: whether early errors count more (`SamplerTraits.error_weight`).
+        ends: whether the trajectory ends with the run (`Schedule.leaves_noise`).
 
     Returns:
         For each step the error of a prediction one step ahead over `one_step_span`.
@@ -59,7 +60,8 @@ def usual_rates(sigmas: Sequence[float], amplified: bool = False) -> list[float]
     for step in range(steps):
         progress = step / steps
         logarithm = early * math.exp(-progress / share)
-        logarithm += LATE * math.exp(-(1 - progress) / LATE_SHARE)
+        if ends:
+            logarithm += LATE * math.exp(-(1 - progress) / LATE_SHARE)
         rates.append(math.exp(logarithm) / one_step_span(sigmas, max(step, 2)))
     return rates
 

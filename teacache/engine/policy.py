@@ -41,7 +41,8 @@ class AccumulatedDistance:
         max_skip: most evaluations skipped in a row, 0 for no limit.
         warmup: number of steps at the start that are always computed.
         first_steps: steps at which the noise level begins or turns.
-        last_step: the last step that moves the sample; None for the schedule's last one.
+        last_step: the last step that moves the sample; None for the schedule's last one; `steps`
+            where none is computed for being the last.
     """
 
     threshold: float
@@ -122,12 +123,19 @@ class EveryStep:
 
 
 def policy_of(settings: RunSettings, sampler: SamplerTraits, schedule: Schedule) -> Policy:
-    """The policy of one run."""
+    """The policy of one run.
+
+    A forecast that leaves noise for another run does not compute its last step for being the last:
+    the steps of the other one still follow. This is known from the noise levels alone, so that a
+    picture does not depend on which of the runs are made anew.
+    """
     if settings.every_step:
         return EveryStep()
     last_step = schedule.steps - 1 if sampler.visits_every_level else schedule.last_step
     if settings.plan is not None:
         return PlannedSteps(frozenset(settings.plan), schedule.first_steps, last_step)
+    if schedule.leaves_noise and settings.strategy.indicator == "rate":
+        last_step = schedule.steps
     config = settings.config
     return AccumulatedDistance(
         threshold=settings.threshold,

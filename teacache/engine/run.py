@@ -105,7 +105,7 @@ class Run:
             schedule,
             sampler.one_eval_per_step,
             raised=sampler.foreign or sampler.raises_levels,
-            observed=ObservedLevels(schedule.sigmas, sampler.wraps_one_eval) if observes else None,
+            observed=ObservedLevels(schedule.sigmas) if observes else None,
         )
         self.state = RunState()
         self.profile_indicator = (

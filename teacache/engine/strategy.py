@@ -25,11 +25,10 @@ class SamplerTraits:
         forecast: what it follows may be extrapolated from step to step.
         euler: a step is x + (next sigma - sigma) * derivative.
         one_eval_per_step: it evaluates once at each level of the schedule, in order.
-        foreign: it is not one of the host's own: what it does is seen while it runs.
+        foreign: it is in no table, because it is another pack's, or newer than the table: what it
+            does is seen while it runs.
         adds_noise: it adds noise between evaluations, so that the denoised latent is continued in
             place of the derivative, which holds that noise.
-        wraps_one_eval: a foreign one around a sampler that evaluates once at each level, which may
-            be shown another level than the schedule's.
         noise_within_steps: it adds noise, and evaluates several times in a step.
         continues_a_branch: it continues a branch of the guidance, as those of CFG++ do.
         visits_every_level: it evaluates at every level of the schedule, also where the sample does
@@ -48,7 +47,6 @@ class SamplerTraits:
     foreign: bool = False
     raises_levels: bool = False
     adds_noise: bool = False
-    wraps_one_eval: bool = False
     noise_within_steps: bool = False
     continues_a_branch: bool = False
 
@@ -69,9 +67,7 @@ class SamplerTraits:
     def why_not_planned(self) -> str:
         """Why no plan, and no residual, is continued with a sampler that is not `plannable`."""
         if self.foreign:
-            return (
-                "it is not one of the host's own, and what it does between the steps is not known"
-            )
+            return "what it does between the steps is not known"
         return "it adds noise" if self.adds_noise else "it chooses its own noise levels"
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+MATCHING = "COMFY_MATCHTYPE_V3"
+"""Type of the inputs and outputs of a switch: that of what is linked to it."""
 Definitions = dict[str, dict[str, Any]]
 """{class: {"input": INPUT_TYPES(), "output": …}}, as the server answers `GET /object_info`."""
 Replacements = Mapping[str, Sequence[Mapping[str, Any]]]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from .definitions import Definitions, NodeKind, input_types
+from .definitions import MATCHING, Definitions, NodeKind, input_types
 
 APPLY_TO = {"MODEL": "ApplyTeaCache", "DIFFUSION_PIPELINE": "ApplyTeaCacheDiffusers"}
 """{type of a line: the class that adds the cache to it}."""
 WITHOUT_SAMPLING = frozenset(
-    {"*", "SIGMAS", "SAMPLER", "CONTROL_NET", "FLOAT", "INT", "STRING", "BOOLEAN"}
+    {"*", MATCHING, "SIGMAS", "SAMPLER", "CONTROL_NET", "FLOAT", "INT", "STRING", "BOOLEAN"}
 )
-"""Types of outputs that are derived from a model's settings, not sampled."""
+"""Types of outputs that are derived from a model's settings, or pass on what came in."""
 READERS = frozenset({"AddNoise", "TeaCacheCalibrate", "TeaCacheSweep"})
 """Classes that take a model and sample nothing, or sample with caches of their own. TeaCache Report
 is none: it wants the model with its cache."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-studio[diffusers]'")
 
 from benchmarks import equal_steps, testbeds
+from benchmarks.command import with_rows_of
 from benchmarks.equal_steps import at, rows_of
-from benchmarks.grounds import SPEEDUPS, Ground
+from benchmarks.grounds import GROUNDS, SPEEDUPS, Ground
+from teacache.errors import UserError
 
 
 def test_figures_lie_between_the_two_nearest_points() -> None:
@@ -18,6 +21,25 @@ def test_figures_lie_between_the_two_nearest_points() -> None:
     assert at(points, 7.5) == (30.0, 20.0) and at(points, 10.0) == (40.0, 30.0)
     assert at(points, 5.0) == (20.0, 10.0)
     assert at(points, 4.9) is None and at(points, 10.1) is None and at([], 5.0) is None
+
+
+def test_other_models_rows_stay_on_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "equal_steps.md"
+    names = [ground.heading for ground in GROUNDS[:3]]
+    rows = [[name, way, *"1234"] for name in names for way in ("forecast", "preset")]
+    written = f"`{equal_steps.command(5)}`: about\n\n{equal_steps.table(rows)}\n"
+    page.write_text(written, encoding="utf-8")
+    new = [[names[1], "forecast", *"5678"]]
+    assert with_rows_of(page, equal_steps.command(5), new) == [*rows[:2], *new, *rows[4:]]
+    with pytest.raises(UserError, match=r"equal_steps.md was not made with .*--pairs 6 "):
+        with_rows_of(page, equal_steps.command(6), new)
+
+
+def test_of_a_unet_what_needs_no_blocks_is_measured() -> None:
+    for ground in GROUNDS:
+        ways = list(equal_steps.ways(ground))
+        assert ("faithful TeaCache" in ways) == ground.has_blocks
+        assert ("EasyCache" in ways) != ground.has_blocks and "forecast" in ways
 
 
 @pytest.mark.slow

@@ -42,7 +42,8 @@ def test_without_options_all_rough_grounds_of_euler_are_run() -> None:
     assert [ground.slug for ground in args.ground] == ["photos-20-g4", "demo-20-g7"]
     assert args.pairs == pareto.QUICK_PAIRS
     assert parsed(["--quick", "--pairs", "2"]).pairs == 2
-    assert parsed(["--ground", "digits-20-g5", "--weights", "x"]).weights == Path("x")
+    for slug in ("digits-20-g5", "unet-30-g5-normal"):
+        assert parsed(["--ground", slug, "--weights", "x"]).weights == Path("x")
 
 
 @pytest.mark.parametrize(
@@ -105,9 +106,11 @@ def test_what_every_ground_is_compared_by(ground: Ground) -> None:
     main = select_variants("main", False, ground)
     running = {variant.method for variant in main if variant.unsupported is None}
     assert running >= {
-        UNCACHED[COMFYUI], OURS_DEFAULT, f"{OURS}: {RESIDUALS}", f"{OURS}: preset", FAITHFUL,
-        f"{FEWER}, {ground.sampler}", "EasyCache", "LazyCache",
+        UNCACHED[COMFYUI], OURS_DEFAULT, f"{OURS}: preset", f"{FEWER}, {ground.sampler}",
+        "EasyCache", "LazyCache",
     }  # fmt: skip
+    of_blocks = {f"{OURS}: {RESIDUALS}", FAITHFUL}
+    assert running & of_blocks == (of_blocks if ground.has_blocks else set())
     quick = select_variants("main", True, ground)
     assert {v.name for v in quick} < {v.name for v in main}
     assert all(variant.pair_interval == 1 for variant in quick)
@@ -132,6 +135,16 @@ def test_what_cannot_run_on_a_model_says_why() -> None:
         assert list(left_out) == ["FasterCache"]
         assert f"the {pipeline} pipeline calls the model once for each" in left_out["FasterCache"]
     assert not [v for v in variants(BY_SLUG["demo-20-g7"]) if v.unsupported]
+
+
+def test_a_model_without_a_list_of_blocks_is_not_cached_by_them() -> None:
+    found = variants(BY_SLUG["unet-20-g5-normal"])
+    reasons = {v.method: v.unsupported for v in found if v.unsupported}
+    assert "list of blocks" in reasons[FAITHFUL] and "list of blocks" in reasons["even skipping"]
+    assert "for transformers" in reasons["DBCache"] and "for transformers" in reasons["SeaCache"]
+    running = [v.method for v in found if v.unsupported is None]
+    assert not [name for name in running if "residual" in name]
+    assert {f"{OURS}: forecast, linear", f"{OURS}: forecast, dpmpp_2m"} <= set(running)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -184,7 +197,8 @@ def test_a_testbed_is_sampled_as_its_ground_says(
     assert head["command"] == (
         f"python -m benchmarks.pareto --ground {ground.slug} --pairs 7 --variants ablation"
     )
-    assert head["settings"]["schedule"] == f"beta, shift {testbed.shift:g}"
+    shift = "" if testbed.shift is None else f", shift {testbed.shift:g}"
+    assert head["settings"]["schedule"] == f"beta{shift}"
     assert (head["settings"]["steps"], head["settings"]["sampler"]) == (12, EULER[0])
     assert [variant["steps"] for variant in head["variants"]] == [10, 8, 7, 6, 4]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacache.config import FORCE_COMPUTE
-from teacache.engine.budget import MOST, StepBudget, one_step_span, rates_at, usual_rates
+from teacache.engine.budget import EARLY, MOST, StepBudget, one_step_span, rates_at, usual_rates
 from teacache.engine.indicators import ErrorRate
 from teacache.schedule import Schedule
 
@@ -159,3 +159,16 @@ def test_usual_errors_are_largest_at_both_ends() -> None:
         rate * one_step_span(sigmas, max(step, 2)) for step, rate in enumerate(usual_rates(sigmas))
     ]
     assert errors[3] > 2 * errors[10] and errors[18] > 2 * errors[10]
+
+
+def test_where_another_run_follows_the_last_errors_are_not_those_of_an_end() -> None:
+    sigmas = [1.0 - 0.03 * step for step in range(11)]
+    spans = [one_step_span(sigmas, max(step, 2)) for step in range(10)]
+
+    def relative(ends: bool) -> list[float]:
+        rates = usual_rates(sigmas, ends=ends)
+        return [rate * span for rate, span in zip(rates, spans, strict=True)]
+
+    whole, part = relative(True), relative(False)
+    assert part == sorted(part, reverse=True) and part[-1] == pytest.approx(1.0, abs=0.1)
+    assert part[0] == pytest.approx(math.exp(EARLY)) and whole[-1] > 2 * part[-1]

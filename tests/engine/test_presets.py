@@ -61,6 +61,18 @@ def test_a_wanted_speedup_that_cannot_be_had_is_told() -> None:
     assert "forecast, 5 of 10 steps computed." in told("2.0x")
 
 
+def test_in_few_steps_fast_takes_a_lower_threshold() -> None:
+    def threshold(preset: str, steps: int) -> float:
+        run = known(conditions=replace(conditions(), sigmas=shifted_sigmas(steps)))
+        settings = resolve_settings(config(preset), run)
+        assert f"forecast, threshold {settings.threshold:g}, which measures" in settings.evidence
+        return settings.threshold
+
+    assert [threshold("fast", steps) for steps in (4, 8, 9, 20)] == [0.35, 0.35, 0.5, 0.5]
+    for steps in (8, 20):
+        assert (threshold("quality", steps), threshold("balanced", steps)) == (0.05, 0.2)
+
+
 def test_where_the_forecast_was_better_than_plans_it_is_used_with_the_models_own_errors() -> None:
     rates = tuple(float(step + 1) for step in range(50))
     better = tuple(replace(tried, forecast=True) for tried in calibration().plan_results)

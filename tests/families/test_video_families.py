@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from sampling import SKIP_ALL, SKIP_NONE, cached, report_of, sample, stack_blocks
+from sampling import (
+    SKIP_ALL,
+    SKIP_NONE,
+    cached,
+    report_of,
+    sample,
+    sample_in_two,
+    stack_blocks,
+)
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -240,23 +248,6 @@ def test_an_injection_that_does_not_feed_the_end_is_passed_over() -> None:
 # --- experts and variants ----------------------------------------------------------------------
 
 
-def split_sample(models: tuple[Any, Any], steps: int, at: int) -> torch.Tensor:
-    """High-noise, then low-noise expert, as two KSamplerAdvanced nodes."""
-    import nodes
-
-    samples = tiny_models.latent(WAN)
-    for model, start, end in ((models[0], 0, at), (models[1], at, steps)):
-        with torch.inference_mode():
-            (out,) = nodes.common_ksampler(
-                model, 1, steps, 3.0, "euler", "simple",
-                tiny_models.cond(WAN, 1), tiny_models.cond(WAN, 2), {"samples": samples},
-                disable_noise=start > 0, start_step=start, last_step=end,
-                force_full_denoise=end == steps,
-            )  # fmt: skip
-        samples = out["samples"]
-    return samples
-
-
 def test_nothing_carries_over_from_one_expert_to_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -264,15 +255,16 @@ def test_nothing_carries_over_from_one_expert_to_the_other(
     high, low = tiny_models.build(WAN, seed=1), tiny_models.build(WAN, seed=2)
     first, one = cached(high, SKIP_ALL)
     second, two = cached(low, SKIP_ALL)
-    together = split_sample((first, second), steps=10, at=5)
+    together = sample_in_two((first, second), WAN, steps=10, at=5)
     for handle in (one, two):
         report = report_of(handle)
         assert [record.skipped for record in report.records] == [False, True, True, True, False]
         assert (report.profile, report.calibrated) == ("wan22-uncalibrated", False)
-    plain = split_sample((first, low), steps=10, at=5)
+    plain = sample_in_two((first, low), WAN, steps=10, at=5)
     assert not torch.equal(together, plain)
     _, alone = cached(low, SKIP_ALL)
-    assert torch.equal(together, split_sample((first, cached(low, SKIP_ALL)[0]), steps=10, at=5))
+    again = sample_in_two((first, cached(low, SKIP_ALL)[0]), WAN, steps=10, at=5)
+    assert torch.equal(together, again)
     assert alone.report_for() is None
 
 

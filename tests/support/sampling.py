@@ -52,6 +52,33 @@ def sample(
     return out["samples"]
 
 
+def sample_part(
+    model: Any, name: str, start: int, end: int, steps: int, latent: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The latent of a KSampler (Advanced) node over the steps from `start` to `end` of `steps`.
+
+    Args:
+        latent: of the node before; None for the first one, which adds the noise.
+    """
+    import nodes
+
+    samples = tiny_models.latent(name) if latent is None else latent
+    with torch.inference_mode():
+        (out,) = nodes.common_ksampler(
+            model, 1, steps, 3.0, "euler", "simple",
+            tiny_models.cond(name, 1), tiny_models.cond(name, 2), {"samples": samples},
+            disable_noise=start > 0, start_step=start, last_step=end,
+            force_full_denoise=end == steps,
+        )  # fmt: skip
+    return out["samples"]
+
+
+def sample_in_two(models: tuple[Any, Any], name: str, steps: int, at: int) -> torch.Tensor:
+    """High-noise, then low-noise expert, as two KSampler (Advanced) nodes."""
+    between = sample_part(models[0], name, 0, at, steps)
+    return sample_part(models[1], name, at, steps, steps, between)
+
+
 def cached(model: Any, threshold: float, **config: Any) -> tuple[Any, Any]:
     """`model` with the cache, and its handle; the mode is faithful unless `config` has another."""
     from teacache.hosts.comfyui.patch import apply_teacache

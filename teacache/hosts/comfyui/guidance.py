@@ -7,7 +7,12 @@ from typing import Any
 
 import comfy.samplers
 
-FUNCTIONS = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
+FUNCTIONS = (
+    "sampler_calc_cond_batch_function",
+    "sampler_cfg_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+)
 """Keys of the model options under which other nodes, and samplers such as those of CFG++, take part
 in the guidance (`comfy/samplers.py`, `cfg_function`)."""
 OWN_PACKAGES = ("comfy", "comfy_extras")

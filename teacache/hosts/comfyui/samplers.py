@@ -3,9 +3,9 @@ which a run's conditioning changes."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import comfy.k_diffusion.sampling
@@ -14,6 +14,7 @@ from comfy.extra_samplers import uni_pc
 
 from ...engine.strategy import SamplerTraits
 from ..common import noise_option
+from .inner_samplers import flattened, samplers_within
 from .other_caches import origin, pack_or_module
 
 ONE_EVAL_PER_STEP = (
@@ -78,22 +79,30 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
     """The properties of a sampler that decide how its model may be cached.
 
     A sampler is known if its function is ComfyUI's own, by identity: another pack may register its
-    functions beside ComfyUI's. Any other is foreign: what it does is seen while it runs.
+    functions beside ComfyUI's. Any other is foreign: what it does is seen while it runs. One around
+    another sampler has that one's traits, as far as a wrapper leaves them.
 
     Args:
         sampler: A `comfy.samplers.Sampler`.
     """
     if type(sampler) is not comfy.samplers.KSAMPLER:
         return SamplerTraits(_display_name(type(sampler)), foreign=True)
-    function, options = _flattened(sampler.sampler_function, sampler.extra_options)
+    function, options = flattened(sampler.sampler_function, sampler.extra_options)
     name = _own_name(function)
     if name in ADAPTIVE:
         return SamplerTraits(name, forecast=False, adaptive=True)
     if name not in KNOWN:
-        inner = [sampler_traits(value) for value in options.values() if _is_sampler(value)]
+        inner = [sampler_traits(each) for each in samplers_within(sampler).values()]
         around = f", around {inner[0].name}" if inner else ""
-        wraps = len(inner) == 1 and (inner[0].one_eval_per_step or inner[0].wraps_one_eval)
-        return SamplerTraits(_display_name(function) + around, foreign=True, wraps_one_eval=wraps)
+        own = inner[0] if len(inner) == 1 else SamplerTraits("")
+        return replace(
+            own,
+            name=(name or _display_name(function)) + around,
+            foreign=True,
+            euler=False,
+            one_eval_per_step=False,
+            raises_levels=False,
+        )
     raises = name in ONE_EVAL_PER_STEP + SEVERAL_EVALS_PER_STEP and bool(noise_option(options))
     one_eval = name in ONE_EVAL_PER_STEP + NOISY_ONE_EVAL_PER_STEP and not raises
     noisy = raises or name in NOISY_ONE_EVAL_PER_STEP + NOISY_SEVERAL_EVALS_PER_STEP
@@ -109,20 +118,8 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
     )
 
 
-def _is_sampler(value: Any) -> bool:
-    return isinstance(value, comfy.samplers.KSAMPLER)
-
-
-def _flattened(function: Any, options: Any) -> tuple[Any, Mapping[str, Any]]:
-    """The function inside a `functools.partial` with keywords only, and all its options."""
-    given = dict(options) if isinstance(options, Mapping) else {}
-    if isinstance(function, functools.partial) and not function.args:
-        return function.func, {**function.keywords, **given}
-    return function, given
-
-
 def _own_name(function: Any) -> str | None:
-    """The name under which ComfyUI itself offers a sampler function; None for a foreign one."""
+    """The name of a sampler function of ComfyUI's own, in the tables or not; else None."""
     if not inspect.isfunction(function):
         return None
     for name in ADAPTIVE:

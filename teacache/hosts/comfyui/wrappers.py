@@ -22,6 +22,7 @@ from ...report import Reason
 from ..common import embed_timesteps, prepare_stack
 from .call_keys import branches_of, control_layout, layout_of, pass_key
 from .guidance import has_own_guidance
+from .inner_samplers import InnerLevels
 from .memory import allocation_context
 from .parametrisation import DENOISED, DERIVATIVE, Parametrisation
 from .samplers import conditioning_boundaries, conditioning_phase, control_strengths
@@ -54,6 +55,9 @@ class RunWrappers:
         noisy = run.sampler.adds_noise or run.sampler.foreign
         self._parametrisation: Parametrisation = DENOISED if noisy else DERIVATIVE
         self._guided_forward: GuidedForward | None = None
+        self._inner_levels = InnerLevels()
+        self._shown: torch.Tensor | None = None
+        """The level that the model is shown, where the sampler may be at another one; [rows]."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -85,7 +89,8 @@ class RunWrappers:
             self._run = self._restart(self._run, levels)
             self._boundaries = None
             self._stacks.clear()
-        return executor(guider, sigmas, *args, **kw)
+        with self._inner_levels.noted(executor.class_obj):
+            return executor(guider, sigmas, *args, **kw)
 
     def predict_noise(
         self,
@@ -101,8 +106,9 @@ class RunWrappers:
             predict: the guider's own `predict_noise`.
             x: the noisy latent. timestep: its noise level, [rows].
         """
-        run = self._run
-        run.begin_evaluation(timestep, x.device)
+        run, level = self._run, self._inner_levels.take()
+        self._shown = None if level is None else timestep
+        run.begin_evaluation(timestep if level is None else level, x.device)
 
         def evaluate() -> Any:
             return predict(x, timestep, *args, **kwargs)
@@ -185,17 +191,26 @@ class RunWrappers:
         timestep: torch.Tensor,
         model_options: dict[str, Any],
     ) -> Any:
-        """A pass of one context window, whose outputs are cached or predicted before guidance."""
+        """A pass of one context window, whose outputs are cached or predicted before guidance.
+
+        A cond that is None is not evaluated: its output is 0, and tells nothing of steps where
+        there is one (guidance in a part of the run).
+        """
         forward, parametrisation = self._guided_forward, self._parametrisation
         assert forward is not None
         sigma = self._run.position.sigma
-        key = forward.begin_pass(pass_key(model_options.get("transformer_options", {})))
+        given = tuple(cond is not None for cond in conds)
+        key = forward.begin_pass((pass_key(model_options.get("transformer_options", {})), given))
         if forward.skipping:
-            values = forward.predict(key, len(conds), x)
-            return [parametrisation.decode(x, sigma, value) for value in values]
+            values = iter(forward.predict(key, sum(given), x))
+            return [
+                parametrisation.decode(x, sigma, next(values)) if known else torch.zeros_like(x)
+                for known in given
+            ]
         outputs = executor(model, conds, x, timestep, model_options)
         if _predictions(outputs, x):
-            forward.observe(key, [parametrisation.encode(x, sigma, out) for out in outputs])
+            evaluated = [out for out, known in zip(outputs, given, strict=True) if known]
+            forward.observe(key, [parametrisation.encode(x, sigma, out) for out in evaluated])
         return outputs
 
     def _phase(self) -> Hashable:
@@ -208,7 +223,10 @@ class RunWrappers:
                 self._run.give_up(f"the conds cannot be read: {mismatch}")
                 self._boundaries = []
         strengths = () if self._run.gave_up else control_strengths(self._guider.conds)
-        return conditioning_phase(self._boundaries, self._run.position.sigma), strengths
+        sigma = self._run.position.sigma
+        if self._boundaries and self._shown is not None:
+            (sigma,) = self._run.reader.read(self._shown.flatten()[:1])
+        return conditioning_phase(self._boundaries, sigma), strengths
 
     def _read_boundaries(self) -> list[float]:
         sampling = self._guider.model_patcher.get_model_object("model_sampling")

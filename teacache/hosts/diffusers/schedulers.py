@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -54,15 +54,6 @@ OWN_LOOP = SamplerTraits(
 )
 
 
-@dataclass(frozen=True)
-class UnknownScheduler(SamplerTraits):
-    """One of diffusers' own that is in none of the tables."""
-
-    @property
-    def why_not_planned(self) -> str:
-        return "what it does between the steps is not known"
-
-
 def sampler_traits(scheduler: Any) -> SamplerTraits:
     """The traits of a scheduler; one that is not in the tables is not extrapolated.
 
@@ -71,10 +62,8 @@ def sampler_traits(scheduler: Any) -> SamplerTraits:
     """
     name = type(scheduler).__name__
     owner = step_owner(scheduler)
-    if owner is None:
-        return SamplerTraits(name, forecast=False, foreign=True, visits_every_level=True)
     if owner not in EULER + DETERMINISTIC + NOISY:
-        return UnknownScheduler(name, forecast=False, visits_every_level=True)
+        return SamplerTraits(name, forecast=False, foreign=True, visits_every_level=True)
     noisy = owner in NOISY or configured_to_add_noise(scheduler.config)
     euler = owner in EULER and not noisy and prediction_kind(scheduler) in EULER_KINDS
     return SamplerTraits(

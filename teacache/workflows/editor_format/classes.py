@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..definitions import MATCHING
 from .packs import pack_widgets
 from .scene import InputSlot, Node, OutputSlot, slot_type
 from .values import by_name, misplaced, place
 from .widgets import CHOOSING, Widget, button, controls, input_type, split_spec, widgets_of
 
 Spec = tuple[Any, Mapping[str, Any]]
-GROWING, MATCHING = "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
+GROWING = "COMFY_AUTOGROW_V3"
 UPLOADS = ("image_upload", "animated_image_upload", "video_upload")
 
 

@@ -20,19 +20,16 @@ FILES = template_files()
 pytestmark = pytest.mark.skipif(not FILES, reason="comfyui-workflow-templates is not installed")
 
 SIZE = ("width=64", "height=64")
-CASES = {
-    "flux_dev_full_text_to_image": (
-        "flux1",
-        [f"27.{size}" for size in SIZE],
-        [["31"]],
-    ),
+EXPERTS = (
+    *("81.steps=20", "81.start_at_step=0", "81.end_at_step=10"),
+    *("78.steps=20", "78.start_at_step=10", "78.end_at_step=20"),
+)
+"""Ten steps for each of two samplers."""
+OLDER = {
+    "flux_dev_full_text_to_image": ("flux1", [f"27.{size}" for size in SIZE], [["31"]]),
     "video_wan2_2_14B_t2v": (
         "wan21",
-        [
-            *(f"74.{size}" for size in (*SIZE, "length=5")),
-            *("81.steps=20", "81.end_at_step=10", "78.steps=20", "78.start_at_step=10"),
-            "78.end_at_step=20",
-        ],  # the template's own 4 steps leave none to be skipped
+        [*(f"74.{size}" for size in (*SIZE, "length=5")), *EXPERTS],
         [["81"], ["78"]],
     ),
     "02_qwen_Image_edit_subgraphed": (
@@ -41,7 +38,22 @@ CASES = {
         [["115:3"]],
     ),
 }
-"""{template: (tiny model, settings, for every inserted node those that sample with it)}."""
+NEWER = {
+    "flux_dev_full_text_to_image": (
+        "flux1",
+        [f"194:48.{size}" for size in SIZE],
+        [["194:50"]],
+    ),
+    "video_wan2_2_14B_t2v": (
+        "wan21",
+        [f"128:{name}" for name in (*(f"74.{size}" for size in (*SIZE, "length=5")), *EXPERTS)],
+        [["128:81"], ["128:78"]],
+    ),
+    "image_qwen_image_edit_2509": ("qwen_image", ["433:3.steps=20"], [["433:3"]]),
+}
+"""{template of older or newer packages: (tiny model, settings, for every inserted node those that
+sample with it)}."""
+CASES = OLDER if OLDER.keys() <= FILES.keys() else NEWER
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -136,6 +136,54 @@ def test_what_a_skip_lacks_is_computed(sd3: Any) -> None:
     assert any(record.reason is Reason.MISMATCH for record in report.records), report.records
 
 
+def between(start: int, end: int, levels: list[float]) -> Any:
+    """A function that evaluates the negative branch in some steps only.
+
+    Returns:
+        The function, and a list that gets the outputs for no branch.
+    """
+    import comfy.samplers
+
+    absent: list[torch.Tensor] = []
+
+    def outputs(args: dict[str, Any]) -> Any:
+        positive, negative = args["conds"]
+        step = min(range(len(levels)), key=lambda i: abs(levels[i] - float(args["sigma"].max())))
+        conds = [positive, negative if start <= step < end else None]
+        out = comfy.samplers.calc_cond_batch(
+            args["model"], conds, args["input"], args["sigma"], args["model_options"]
+        )
+        if conds[1] is None:
+            absent.append(out[1])
+            out[1] = out[0]
+        return out
+
+    return outputs, absent
+
+
+def test_a_branch_that_is_evaluated_in_some_steps_only(sd3: Any) -> None:
+    """What was computed without it is not continued into the steps that have it, nor back."""
+    import comfy.samplers
+
+    sampling = sd3.get_model_object("model_sampling")
+    levels = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS).tolist()[:-1]
+    patched = sd3.clone()
+    function, absent = between(5, 15, levels)
+    patched.set_model_sampler_calc_cond_batch_function(function)
+    native = run(patched)
+    assert len(absent) == STEPS - 10
+    clone, handle = forecast(patched, 1.0)
+    got = run(clone)
+    report = report_of(handle)
+    assert report.skipped > 3 and not report.warnings
+    assert len(absent) == 2 * (STEPS - 10), "the function runs in skipped steps too"
+    assert not any(out.any() for out in absent)
+    for begins in (5, 15):
+        computed = next(r for r in report.records[begins:] if r.step == begins)
+        assert not computed.skipped, report.records
+    assert (got - native).abs().mean() < 0.03 * native.abs().mean()
+
+
 def test_the_branches_are_in_what_is_held(sd3: Any) -> None:
     plain, handle = forecast(sd3)
     latent = run(plain)

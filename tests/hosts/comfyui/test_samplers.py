@@ -139,10 +139,20 @@ def test_a_class_derived_from_comfyuis_sampler_is_foreign() -> None:
 def test_a_sampler_that_calls_another_is_named_with_it() -> None:
     found = traits(of(sample_heun, {"strength": 1.0, "inner": named("dpmpp_2m")}))
     assert found.name == "sample_heun of test_samplers, around dpmpp_2m" and found.foreign
-    assert found.wraps_one_eval
-    assert traits(of(sample_heun, {"outer": of(sample_heun, {"i": named("lcm")})})).wraps_one_eval
-    assert not traits(of(sample_heun, {"inner": named("heun")})).wraps_one_eval
-    assert not traits(of(sample_heun)).wraps_one_eval
+
+
+def test_a_wrapper_has_the_traits_of_the_sampler_in_it() -> None:
+    def around(name: str) -> Any:
+        return traits(of(sample_heun, {"outer": of(sample_heun, {"inner": named(name)})}))
+
+    for name in ("euler", "dpmpp_2m", "heun"):
+        found = around(name)
+        assert found.foreign and found.forecast and not (found.euler or found.one_eval_per_step)
+    assert around("lcm").adds_noise and around("dpmpp_sde").noise_within_steps
+    assert not around("dpmpp_2s_ancestral").forecast
+    assert around("dpm_adaptive").adaptive
+    two = {"one": named("dpm_adaptive"), "other": named("euler")}
+    assert not traits(of(sample_heun, two)).adaptive, "it is not known which one it follows"
 
 
 def test_a_function_that_is_registered_beside_comfyuis_own_is_foreign(
@@ -152,6 +162,20 @@ def test_a_function_that_is_registered_beside_comfyuis_own_is_foreign(
 
     monkeypatch.setattr(known, "sample_heun", sample_heun)
     assert traits(of(sample_heun)).foreign
+
+
+def test_one_of_comfyuis_own_that_is_in_no_table_is_seen_while_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import comfy.k_diffusion.sampling as known
+
+    def sample_newer() -> None: ...
+
+    sample_newer.__module__ = known.__name__
+    monkeypatch.setattr(known, "sample_newer", sample_newer, raising=False)
+    found = traits(of(sample_newer))
+    assert found.name == "newer" and found.foreign and found.forecast
+    assert found.why_not_planned == "what it does between the steps is not known"
 
 
 # --- conditioning --------------------------------------------------------------------------------
