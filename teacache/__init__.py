@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .hosts.comfyui.patch import apply_teacache
     from .hosts.diffusers.enable import disable_teacache, enable_teacache, teacache
     from .hosts.diffusers.loading import load_pipeline
+    from .hosts.diffusers.prompts import Generated, generate
     from .report import RunReport
 
 __version__ = "0.2.0"
@@ -34,6 +35,7 @@ _MODULES = {
     "BlockList": "families.streams",
     "ConfigError": "errors",
     "Family": "families.spec",
+    "Generated": "hosts.diffusers.prompts",
     "Role": "families.streams",
     "RunReport": "report",
     "Stream": "families.streams",
@@ -41,6 +43,7 @@ _MODULES = {
     "apply_teacache": "hosts.comfyui.patch",
     "disable_teacache": "hosts.diffusers.enable",
     "enable_teacache": "hosts.diffusers.enable",
+    "generate": "hosts.diffusers.prompts",
     "load_pipeline": "hosts.diffusers.loading",
     "register_family": "families.registry",
     "teacache": "hosts.diffusers.enable",
@@ -60,6 +63,7 @@ __all__ = [
     "BlockList",
     "ConfigError",
     "Family",
+    "Generated",
     "Role",
     "RunReport",
     "Stream",
@@ -68,6 +72,7 @@ __all__ = [
     "apply_teacache",
     "disable_teacache",
     "enable_teacache",
+    "generate",
     "load_pipeline",
     "register_family",
     "teacache",

@@ -47,14 +47,14 @@ def write_json(path: Path, data: Any) -> None:
 
     NaN and infinities become null: JSON has no numbers for them.
     """
-    text = json.dumps(_without_non_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(without_non_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
-def _without_non_finite(data: Any) -> Any:
+def without_non_finite(data: Any) -> Any:
     """JSON-like `data` with None in place of every NaN and infinity."""
     if isinstance(data, dict):
-        return {key: _without_non_finite(value) for key, value in data.items()}
+        return {key: without_non_finite(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [_without_non_finite(value) for value in data]
+        return [without_non_finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -32,6 +32,7 @@ LAYERS = (
     {"calibration", "comparison"},
     {"plots", "workflows"},
     {"hosts"},
+    {"serving"},
     {"cli"},
 )
 """Lowest first: a module imports from its own layer and from those below it."""

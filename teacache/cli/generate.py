@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import MAX_THRESHOLD, TeaCacheConfig
+from ..config import TeaCacheConfig
 from ..environment import (
     BACKEND_VARIABLE,
-    BACKENDS,
     CONFIG_VARIABLE,
     TEACACHE,
     resolve_cache_config,
 )
 from ..errors import UserError
 from .generate_results import Generation, describe_run, print_results, write_results
-from .options import number, refuse_file, say, usable_folder
+from .options import refuse_file, say, usable_folder
 from .pipeline_options import (
+    add_cache_backend_options,
     add_model_option,
     add_pipeline_options,
     add_seed_option,
@@ -45,16 +45,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--prompt", required=True, help="what to draw, or how to edit")
     add_seed_option(parser)
     add_pipeline_options(parser)
-    parser.add_argument("--cache-backend", metavar="|".join(BACKENDS), help="turn the cache on")
-    parser.add_argument(
-        "--cache-config", metavar="JSON", help='its settings, such as {"rel_l1_thresh": 0.2}'
-    )
-    parser.add_argument(
-        "--tea-cache-rel-l1-thresh",
-        type=number(0, MAX_THRESHOLD),
-        metavar="X",
-        help="its threshold: higher skips more, 0 is off (default: recommended for the model)",
-    )
+    add_cache_backend_options(parser)
     parser.add_argument(
         "--compare", action="store_true", help="also without the cache: gain, PSNR, SSIM, LPIPS"
     )

@@ -15,9 +15,9 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import ConfigError, ExecutionError, UserError
-from . import calibrate, convert, demo, families, generate, insert, profiles, run, sweep
+from . import calibrate, convert, demo, families, generate, insert, profiles, run, serve, sweep
 
-COMMANDS = (run, demo, generate, sweep, calibrate, convert, insert, profiles, families)
+COMMANDS = (run, demo, generate, serve, sweep, calibrate, convert, insert, profiles, families)
 
 
 CLOSED_PIPE = 141

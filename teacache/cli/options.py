@@ -18,7 +18,7 @@ MAX_SEED = 2**64 - 1
 WORKFLOW_HELP = "a workflow as JSON, or a picture, film or sound that ComfyUI saved"
 
 
-def add_comfyui_option(parser: argparse.ArgumentParser) -> None:
+def add_comfyui_option(parser: Any) -> None:
     parser.add_argument(
         "--comfyui",
         type=Path,

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import MAX_THRESHOLD
+from ..environment import BACKENDS
 from ..errors import UserError
 from .options import MAX_SEED, number, say, whole_number
 
@@ -31,6 +33,12 @@ def add_pipeline_options(parser: Any) -> list[str]:
     parser.add_argument("--steps", type=whole_number(1, 10_000), help=f"(default: {STEPS})")
     parser.add_argument("--guidance", type=number(0, 1000), help="default: the pipeline's own")
     parser.add_argument("--batch", type=whole_number(1, 1000), help="pictures to make (default: 1)")
+    add_loading_options(parser)
+    return [action.dest for action in parser._actions if action.dest not in before]
+
+
+def add_loading_options(parser: Any) -> None:
+    """Adds how a pipeline is loaded: --precision, --placement, --download; None unless given."""
     parser.add_argument(
         "--precision", choices=("auto", "bf16", "fp16", "fp32"), help="of weights (default: auto)"
     )
@@ -45,7 +53,20 @@ def add_pipeline_options(parser: Any) -> list[str]:
         default=None,
         help="allow network: fetch the repository --model",
     )
-    return [action.dest for action in parser._actions if action.dest not in before]
+
+
+def add_cache_backend_options(parser: Any) -> None:
+    """Adds the options that `environment.resolve_cache_config` takes."""
+    parser.add_argument("--cache-backend", metavar="|".join(BACKENDS), help="turn the cache on")
+    parser.add_argument(
+        "--cache-config", metavar="JSON", help='its settings, such as {"rel_l1_thresh": 0.2}'
+    )
+    parser.add_argument(
+        "--tea-cache-rel-l1-thresh",
+        type=number(0, MAX_THRESHOLD),
+        metavar="X",
+        help="its threshold: higher skips more, 0 is off (default: recommended for the model)",
+    )
 
 
 def add_model_option(parser: Any, required: bool) -> None:

@@ -29,15 +29,25 @@ GraphWithSettings = tuple[Graph, list[Assignment]]
 def parse_assignment(graph: Graph, argument: str) -> Assignment:
     """`NODE.INPUT=VALUE` with NODE looked up in `graph`; `UserError` when it has another form."""
     target, equals, text = argument.partition("=")
-    dots = [i for i, letter in enumerate(target) if letter == "."]
-    if not equals or not dots or target.startswith(".") or target.endswith("."):
+    if not equals or not is_target(target):
         raise UserError(f"--set {argument}: write NODE.INPUT=VALUE, such as KSampler.seed=7")
+    return Assignment(*parse_target(graph, target), text)
+
+
+def is_target(text: str) -> bool:
+    """Whether `text` has the form NODE.INPUT."""
+    return "." in text and not text.startswith(".") and not text.endswith(".")
+
+
+def parse_target(graph: Graph, target: str) -> tuple[str, str]:
+    """The node's id and the input that NODE.INPUT names; `UserError` for an unknown node."""
+    dots = [i for i, letter in enumerate(target) if letter == "."]
     for dot in dots:  # a title or an input's name may contain dots
         node, name = target[:dot], target[dot + 1 :]
         known = {title(graph, i) for i in graph} | {n["class_type"] for n in graph.values()}
         if node in graph or node in known:
-            return Assignment(find_node(graph, node), name, text)
-    return Assignment(find_node(graph, target[: dots[-1]]), target[dots[-1] + 1 :], text)
+            return find_node(graph, node), name
+    return find_node(graph, target[: dots[-1]]), target[dots[-1] + 1 :]
 
 
 def parse_assignments(graph: Graph, arguments: Iterable[str]) -> list[Assignment]:

@@ -119,14 +119,7 @@ def find_picture(
 
 def prompt_field(graph: Graph) -> tuple[str, str]:
     """The node and the input with the prompt; `UserError` unless there is exactly one."""
-    reached = prompting(graph)
-    fields = [
-        (node, name)
-        for node in graph
-        if node in reached
-        for name in ("text", "prompt")
-        if isinstance(graph[node]["inputs"].get(name), str)
-    ]
+    fields = prompt_fields(graph)
     if len(fields) != 1:
         nodes = listing(describe(graph, node) for node, _ in fields)
         raise UserError(
@@ -134,6 +127,18 @@ def prompt_field(graph: Graph) -> tuple[str, str]:
             "NODE.INPUT=TEXT"
         )
     return fields[0]
+
+
+def prompt_fields(graph: Graph) -> list[tuple[str, str]]:
+    """The nodes and inputs that may hold the prompt."""
+    reached = prompting(graph)
+    return [
+        (node, name)
+        for node in graph
+        if node in reached
+        for name in ("text", "prompt")
+        if isinstance(graph[node]["inputs"].get(name), str)
+    ]
 
 
 def prompting(graph: Graph) -> set[str]:

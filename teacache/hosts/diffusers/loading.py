@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import torch
 
 from ...config import TeaCacheConfig
 from ...engine.run import RunListener
-from ...errors import UserError
+from ...environment import BACKENDS, NONE, TEACACHE
+from ...errors import ConfigError, UserError
 from .folder import DEMO, PipelineFolder, check_folder, find_pipeline
 
 INSTALL = "diffusers pipelines need an extra: pip install 'teacache-studio[diffusers]'"
@@ -91,8 +92,18 @@ def load_pipeline(
     precision: str = "auto",
     device: torch.device | None = None,
     online: bool = False,
+    cache_backend: str | None = None,
+    cache_config: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Loads a pipeline into main memory.
+    """Loads a pipeline into main memory, with the cache on it if one is asked for.
+
+        pipe = load_pipeline(
+            "models/Qwen-Image",
+            cache_backend="tea_cache",
+            cache_config={"rel_l1_thresh": 0.2},
+        )
+        image = pipe.to(device)("a cup of coffee on a table", num_inference_steps=50).images[0]
+        print(pipe.teacache.report_for().summary)
 
     Args:
         name: A folder, a repository in the local cache, or `demo`.
@@ -100,19 +111,47 @@ def load_pipeline(
         precision: A key of `PRECISIONS`.
         device: The device it will run on, which decides the precision `auto`.
         online: Allow downloads.
+        cache_backend: `tea_cache` turns the cache on; `none` or None loads the pipeline as it is.
+        cache_config: Settings of `TeaCacheConfig`. Without a threshold, the one recommended for the
+            model is used.
 
     Raises:
         UserError: There is nothing to load, or it cannot be loaded safely.
+        ConfigError: A setting of the cache is unusable, or the cache does not know the model.
     """
+    cache = cache_settings(cache_backend, cache_config)
     require_diffusers()
     dtype = chosen_dtype(precision, device or default_device())
     with network(online):
         if name == DEMO:
             from .demo_pipeline import load_demo
 
-            return load_demo(dtype)
-        folder = check_folder(find_pipeline(str(name), source, online), source)
-        return _load(folder, source, dtype)
+            pipe: Any = load_demo(dtype)
+        else:
+            folder = check_folder(find_pipeline(str(name), source, online), source)
+            pipe = _load(folder, source, dtype)
+    if cache is not None:
+        from .enable import enable_teacache
+
+        enable_teacache(pipe, **asdict(cache))
+    return pipe
+
+
+def cache_settings(backend: str | None, config: Mapping[str, Any] | None) -> TeaCacheConfig | None:
+    """The settings that `cache_backend` and `cache_config` stand for; None for no cache.
+
+    Raises:
+        ConfigError: There is no such backend or setting, or there are settings without a backend.
+    """
+    if backend not in (None, *BACKENDS):
+        raise ConfigError(f"cache_backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    if backend in (None, NONE):
+        if config is not None:
+            raise ConfigError(f"cache_config: no cache is on; cache_backend must be {TEACACHE!r}")
+        return None
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(f"cache_config must be a mapping, not {type(config).__name__}")
+    return TeaCacheConfig.from_mapping({"rel_l1_thresh": None, **(config or {})})
 
 
 def _load(folder: PipelineFolder, source: str, dtype: torch.dtype) -> Any:

@@ -181,6 +181,15 @@ class Session:
         result.files = self._files()
         return result
 
+    @property
+    def previews(self) -> Path:
+        """The folder for files that are not kept; nodes find them as `NAME [temp]`."""
+        return Path(self.comfy.folder_paths.get_temp_directory())
+
+    def interrupt(self) -> None:
+        """Makes the running graph end at its next step; `execute` raises KeyboardInterrupt then."""
+        self.comfy.nodes.interrupt_processing()
+
     def keep_only(self, graph: Graph, node_ids: list[str]) -> None:
         """Drops all cached results but those of `node_ids`, which must depend on no other nodes."""
         kept = {node: copy.deepcopy(graph[node]) for node in node_ids}

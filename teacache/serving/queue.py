@@ -1,0 +1,182 @@
+"""The queue between requests and executors: bounded, in order, with jobs that can be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from .errors import ApiError
+from .executors import Executor
+from .metrics import Metrics
+from .models import OnProgress, Pictures
+from .requests import ImageRequest
+
+FIRST_GUESS = 5.0
+"""Seconds that a job is taken to last before one was measured."""
+WEIGHT_OF_NEWEST = 0.3
+
+
+@dataclass(eq=False)
+class Job:
+    """A request in the queue or with an executor.
+
+    Attributes:
+        result: of the job; cancelled with it.
+        queue_seconds: how long it waited; known once it runs.
+    """
+
+    request: ImageRequest
+    on_progress: OnProgress
+    result: asyncio.Future[Pictures] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    submitted: float = field(default_factory=time.perf_counter)
+    queue_seconds: float = 0.0
+    task: asyncio.Task[Pictures] | None = None
+
+
+class JobQueue:
+    """Hands jobs to an executor in the order in which they came; to be used with `async with`.
+
+    Args:
+        executor: runs them.
+        capacity: how many may wait, beside those that run.
+        metrics: counts them.
+    """
+
+    def __init__(self, executor: Executor, capacity: int, metrics: Metrics) -> None:
+        self._executor = executor
+        self._capacity = capacity
+        self._metrics = metrics
+        self._waiting: deque[Job] = deque()
+        self._running: set[Job] = set()
+        self._available = asyncio.Semaphore(0)
+        self._workers: list[asyncio.Task[None]] = []
+        self._typical_seconds = FIRST_GUESS
+        self._stopping = False
+        metrics.capacity.set(capacity)
+        metrics.waiting.set_function(lambda: len(self._waiting))
+        metrics.running.set_function(lambda: len(self._running))
+
+    async def __aenter__(self) -> JobQueue:
+        self._workers = [
+            asyncio.create_task(self._work(), name=f"slot {slot}")
+            for slot in range(self._executor.slots)
+        ]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        await self._executor.close()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether jobs are accepted and every slot has its worker."""
+        alive = self._workers and not any(worker.done() for worker in self._workers)
+        return bool(alive) and not self._stopping
+
+    def admit(self) -> None:
+        """Refuses a job that would find no place.
+
+        Raises:
+            ApiError: 429 where as many wait as may; 503 where the server stops.
+        """
+        if self._stopping:
+            raise ApiError(503, "the server is stopping", kind="server_error", code="stopping")
+        if len(self._waiting) + len(self._running) >= self._capacity + self._executor.slots:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self._metrics.jobs.labels("refused").inc()
+        ahead = len(self._waiting) + len(self._running)
+        seconds = math.ceil(ahead * self._typical_seconds / self._executor.slots)
+        raise ApiError(
+            429,
+            f"{self._capacity} requests wait already, which is the bound: try again in {seconds} s",
+            kind="rate_limit_error",
+            code="queue_full",
+            retry_after=max(1, seconds),
+        )
+
+    def submit(self, request: ImageRequest, on_progress: OnProgress) -> Job:
+        """Puts a job at the end of the queue; raises as `admit`."""
+        self.admit()
+        job = Job(request, on_progress)
+        self._waiting.append(job)
+        self._available.release()
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Ends a job, whether it waits or runs; nothing happens where it has ended."""
+        if job.result.done():
+            return
+        job.result.cancel()
+        if job in self._waiting:
+            self._waiting.remove(job)
+            self._metrics.jobs.labels("cancelled").inc()
+        elif job.task is not None:
+            job.task.cancel()
+
+    def stop(self) -> None:
+        """Cancels every job, and accepts no more."""
+        self._stopping = True
+        for job in [*self._waiting, *self._running]:
+            self.cancel(job)
+
+    async def _work(self) -> None:
+        while True:
+            await self._available.acquire()
+            if self._waiting:  # a job that was cancelled leaves its count behind
+                await self._run(self._waiting.popleft())
+
+    async def _run(self, job: Job) -> None:
+        job.queue_seconds = time.perf_counter() - job.submitted
+        self._metrics.queue_seconds.observe(job.queue_seconds)
+        started = time.perf_counter()
+        self._running.add(job)
+        job.task = asyncio.create_task(self._executor.run(job.request, job.on_progress))
+        try:
+            await asyncio.wait({job.task})
+        except asyncio.CancelledError:
+            self.cancel(job)
+            await asyncio.wait({job.task})
+            raise
+        finally:
+            self._running.discard(job)
+        self._end(job, job.task, time.perf_counter() - started)
+
+    def _end(self, job: Job, task: asyncio.Task[Pictures], seconds: float) -> None:
+        failure = None if task.cancelled() else task.exception()
+        if task.cancelled() or job.result.done():
+            job.result.cancel()
+            outcome = "cancelled"
+        elif failure is not None:
+            job.result.set_exception(failure)
+            outcome = "failed"
+        else:
+            newest = WEIGHT_OF_NEWEST * seconds
+            self._typical_seconds = newest + (1 - WEIGHT_OF_NEWEST) * self._typical_seconds
+            self._metrics.sampled(task.result())
+            job.result.set_result(task.result())
+            outcome = "done"
+        self._metrics.jobs.labels(outcome).inc()
