@@ -85,7 +85,15 @@ def add_seed_option(parser: Any) -> None:
 def open_pipeline(args: argparse.Namespace) -> tuple[Any, Any, Image.Image | None]:
     """The pipeline of --model, ready for --image if there is one; its device; that picture."""
     image = read_image(args.image) if args.image else None
+    pipe, device = load_model(args)
 
+    from ..hosts.diffusers.generation import for_image
+
+    return for_image(pipe, image is not None), device, image
+
+
+def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The pipeline of --model, not yet on its device; that device."""
     from ..hosts.diffusers import loading as pipelines
 
     pipelines.require_diffusers()
@@ -99,10 +107,7 @@ def open_pipeline(args: argparse.Namespace) -> tuple[Any, Any, Image.Image | Non
         device=device,
         online=bool(args.download),
     )
-
-    from ..hosts.diffusers.generation import for_image
-
-    return for_image(pipe, image is not None), device, image
+    return pipe, device
 
 
 def request_of(args: argparse.Namespace, image: Image.Image | None) -> Request:

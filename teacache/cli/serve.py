@@ -23,6 +23,7 @@ from .pipeline_options import (
     add_cache_backend_options,
     add_loading_options,
     add_model_option,
+    load_model,
 )
 
 if TYPE_CHECKING:
@@ -202,20 +203,11 @@ def opened(args: argparse.Namespace, cache: TeaCacheConfig | None) -> Iterator[S
             yield open_workflow(args, cache, Path(folder))
         return
 
+    pipe, device = load_model(args)
+
     from ..hosts.diffusers import loading as pipelines
     from ..serving.pipelines import PipelineModel, name_of
 
-    pipelines.require_diffusers()
-    pipelines.quiet(args.verbose)
-    say(f"loading {args.model} …")
-    device = pipelines.default_device()
-    pipe = pipelines.load_pipeline(
-        args.model,
-        source="--model",
-        precision=args.precision or "auto",
-        device=device,
-        online=bool(args.download),
-    )
     model = PipelineModel(pipe, args.served_model_name or name_of(args.model), cache, args.steps)
     if cache is not None:
         say(model.recognised or f"{model.problem} It runs without.")
