@@ -12,7 +12,7 @@ from ..workflows.edits import uncached
 from ..workflows.graph import as_graph, describe, is_editor_format, read_workflow
 from ..workflows.insertion import insert_cache
 from ..workflows.insertion_editor import insert_into_file, remove_from_file
-from ..workflows.selection import APPLY
+from ..workflows.selection import caches_in
 from .caching import add_cache_option, tell
 from .convert import catalog
 from .options import add_file_command_options, refuse_folder, say, write_workflow
@@ -60,7 +60,7 @@ def removed(data: dict[str, Any], source: str) -> dict[str, Any]:
         nodes: list[str] = [*remove_from_file(data, source)]
     else:
         data = as_graph(data, source)
-        nodes = [describe(data, node) for node in data if data[node]["class_type"] in APPLY]
+        nodes = [describe(data, node) for node in caches_in(data)]
         data = uncached(data)
     if not nodes:
         raise UserError(f"{source}: no Apply TeaCache in the workflow")

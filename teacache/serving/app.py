@@ -171,7 +171,7 @@ class Service:
             if not job.result.done():
                 return None
             if job.result.cancelled():
-                raise ApiError(503, "the server is stopping", kind="server_error", code="stopping")
+                raise ApiError.stopping()
             return job.result.result()
         finally:
             gone.cancel()

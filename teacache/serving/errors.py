@@ -41,6 +41,11 @@ class ApiError(Exception):
         """Status 400 for the field `name`."""
         return cls(400, f"{name}: {problem}", param=name, code="invalid_value")
 
+    @classmethod
+    def stopping(cls) -> ApiError:
+        """Status 503 for what a server that ends does not finish."""
+        return cls(503, "the server is stopping", kind="server_error", code="stopping")
+
     @property
     def body(self) -> dict[str, Any]:
         error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}

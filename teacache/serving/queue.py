@@ -102,7 +102,7 @@ class JobQueue:
             ApiError: 429 where as many wait as may; 503 where the server stops.
         """
         if self._stopping:
-            raise ApiError(503, "the server is stopping", kind="server_error", code="stopping")
+            raise ApiError.stopping()
         if len(self._waiting) + len(self._running) >= self._capacity + self._executor.slots:
             self._refuse()
 

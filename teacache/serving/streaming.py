@@ -88,8 +88,7 @@ async def stream_events(
             yield server_sent(partial_event(kind, progress.picture, noisy, format))
             noisy += 1
     if job.result.cancelled():
-        stopping = ApiError(503, "the server is stopping", kind="server_error", code="stopping")
-        yield server_sent(stopping.body)
+        yield server_sent(ApiError.stopping().body)
         return
     failure = job.result.exception()
     if failure is not None:

@@ -21,7 +21,7 @@ from ..workflows.fields import Input, graph_fields, unaffected
 from ..workflows.graph import Graph, Link
 from ..workflows.insertion import insert_cache
 from ..workflows.model_lines import line_type, samples
-from ..workflows.selection import APPLY
+from ..workflows.selection import caches_in
 from .errors import ApiError
 from .models import Cancelled, IsCancelled, OnProgress, Pictures, SamplingProgress, seed_of
 from .requests import ImageRequest
@@ -80,7 +80,7 @@ class WorkflowModel:
             session.validate(graph)
         self.about: dict[str, Any] = {
             "fields": sorted(self._fields.inputs),
-            "cache": bool(apply_nodes(self._graph)),
+            "cache": bool(caches_in(self._graph)),
         }
         self.lines = self._fields.describe(graph)
 
@@ -152,7 +152,7 @@ class WorkflowModel:
 
     def _independent(self, graph: Graph) -> list[str]:
         """The nodes whose results stay for the next request: models above all."""
-        changed = {*self._fields.nodes(), *apply_nodes(graph)}
+        changed = {*self._fields.nodes(), *caches_in(graph)}
         return unaffected(graph, changed & graph.keys())
 
     def _cached(self, request: ImageRequest) -> Graph:
@@ -162,7 +162,7 @@ class WorkflowModel:
         graph = copy.deepcopy(self._graph)
         if request.cache is None:
             return graph
-        nodes = apply_nodes(graph)
+        nodes = caches_in(graph)
         if nodes:
             point = Point(tuple(request.cache.items()))
             try:
@@ -173,11 +173,6 @@ class WorkflowModel:
         if config is not None and not insert_cache(graph, config, self._definitions):
             raise ApiError.field("cache_config", "no node of the workflow samples a model")
         return graph
-
-
-def apply_nodes(graph: Graph) -> list[str]:
-    """The nodes that add this pack's cache."""
-    return [node for node in graph if graph[node]["class_type"] in APPLY]
 
 
 def sampling_nodes(graph: Graph, kind: Callable[[str], NodeKind]) -> list[str]:

@@ -12,7 +12,7 @@ from ..config import DEFAULT_THRESHOLD
 from ..errors import UserError, listing, nearest
 from .definitions import NodeKind
 from .graph import Graph, Link, describe, downstream, find_node, is_link, upstream
-from .selection import APPLY, find_sampler, prompt_field
+from .selection import APPLY, caches_in, find_sampler, prompt_field
 
 PICTURE = "sweep_picture"
 CALIBRATE = "TeaCacheCalibrate"
@@ -31,7 +31,7 @@ def only_picture(graph: Graph, link: Link) -> Graph:
 def uncached(graph: Graph) -> Graph:
     """The graph without Apply TeaCache: the links to it lead to its input's origin instead."""
     graph = copy.deepcopy(graph)
-    for node in [node for node in graph if graph[node]["class_type"] in APPLY]:
+    for node in caches_in(graph):
         source = graph[node]["inputs"][APPLY[graph[node]["class_type"]]]
         for other in graph.values():
             for name, value in other["inputs"].items():

@@ -18,6 +18,11 @@ NO_PROMPT = ("negative", "model", "vae", "clip")
 """Inputs that carry no positive conditioning."""
 
 
+def caches_in(graph: Graph) -> list[str]:
+    """The nodes that add this pack's cache."""
+    return [node for node in graph if graph[node]["class_type"] in APPLY]
+
+
 def apply_nodes(graph: Graph, named: Sequence[str], source: str) -> list[str]:
     """The Apply TeaCache nodes to vary.
 
@@ -30,7 +35,7 @@ def apply_nodes(graph: Graph, named: Sequence[str], source: str) -> list[str]:
         UserError: there is no such node, a named one is of another class, none is named of
             several, or one has nothing to add the cache to.
     """
-    every = [node for node in graph if graph[node]["class_type"] in APPLY]
+    every = caches_in(graph)
     if not every:
         raise UserError(
             f"{source}: no Apply TeaCache in the workflow: put one between the model loader and "
