@@ -63,8 +63,6 @@ NOISY_SEVERAL_EVALS_PER_STEP = (
     "sa_solver_pece",
 )
 """Samplers that add noise within or after a step of several evaluations."""
-UNSTEADY = ("dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp")
-"""Those whose pictures change more than measured errors tell: they are not forecast."""
 ADAPTIVE = ("dpm_fast", "dpm_adaptive")
 """Samplers that take only the ends of the schedule and choose their own noise levels."""
 KNOWN = (
@@ -112,8 +110,6 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
         one_eval_per_step=one_eval,
         raises_levels=raises,
         adds_noise=noisy,
-        forecast=name not in UNSTEADY,
-        noise_within_steps=name in NOISY_SEVERAL_EVALS_PER_STEP,
         continues_a_branch=name.endswith("_cfg_pp"),
     )
 
