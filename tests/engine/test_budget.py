@@ -156,7 +156,8 @@ def test_rates_follow_the_levels_of_another_schedule() -> None:
 def test_usual_errors_are_largest_at_both_ends() -> None:
     sigmas = shifted_sigmas(20, 3.0)
     errors = [
-        rate * one_step_growth(sigmas, max(step, 2)) for step, rate in enumerate(usual_rates(sigmas))
+        rate * one_step_growth(sigmas, max(step, 2))
+        for step, rate in enumerate(usual_rates(sigmas))
     ]
     assert errors[3] > 2 * errors[10] and errors[18] > 2 * errors[10]
 
