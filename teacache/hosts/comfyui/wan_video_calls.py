@@ -24,6 +24,7 @@ from ...engine.run import Run
 from ...families.comfyui.wan_video import leaves_out_an_end
 from ...families.streams import FamilyMismatch, reading_model
 from ..common import embed_timesteps, prepare_stack
+from .parametrisation import DERIVATIVE
 from .wan_video_schedulers import TIMESTEPS
 
 PREDICTION = "prediction"
@@ -226,11 +227,13 @@ class WanVideoCalls:
                 predicted = followed.predict(like)
                 if predicted is not None:
                     comfy.model_management.throw_exception_if_processing_interrupted()
+                    if run.sampler.adds_noise:
+                        predicted = DERIVATIVE.encode(*_where(run, given), predicted)
                     return [predicted[0].clone()], *[None] * self._beside
             out = forward(**given)
         else:
             out = self._through_stack(run, decision, branch, layout, forward, given)
-        return self._observed(run, decision, followed, out)
+        return self._observed(run, given, followed, out)
 
     def _identify(
         self, window: int | None, run: Run, given: Mapping[str, Any]
@@ -294,20 +297,39 @@ class WanVideoCalls:
         with self._stack.installed(StackForward(run, decision, [branch], layout)):
             return forward(**given)
 
-    def _observed(self, run: Run, decision: Decision, followed: PredictionForward, out: Any) -> Any:
-        """`out` after what is to be cached of it was cached, corrected for the skips before it."""
+    def _observed(
+        self, run: Run, given: Mapping[str, Any], followed: PredictionForward, out: Any
+    ) -> Any:
+        """`out` after what is to be cached of it was cached, corrected for the skips before it.
+
+        Where the scheduler adds noise, that is the denoised latent: the prediction, which is a
+        derivative, holds the noise that was added last.
+        """
+        latent, sigma = _where(run, given)
         try:
             with reading_model():
                 value = _prediction_in(out)[None].clone()
                 self._beside = len(out) - 1
+                if value.shape != latent.shape:
+                    raise TypeError("the prediction has not the shape of the latent")
         except FamilyMismatch as mismatch:
             run.give_up(mismatch)
             return out
+        if run.sampler.adds_noise:
+            value = DERIVATIVE.decode(latent, sigma, value)
         if followed.skipping:
             followed.skipped(value)
             return out
+        if run.sampler.adds_noise:
+            followed.observe(value, latent)
+            return out
         corrected = followed.observe(value)
         return out if corrected is value else ([corrected[0]], *out[1:])
+
+
+def _where(run: Run, given: Mapping[str, Any]) -> tuple[torch.Tensor, float]:
+    """The latent of a call, [1, channels, frames, height, width], and its noise level."""
+    return given["x"][0][None].float(), run.position.sigma
 
 
 def _prediction_in(out: Any) -> torch.Tensor:
