@@ -22,6 +22,7 @@ INTERVAL = (0.2, 0.7)
 LAYER = 2
 """The joint block that is perturbed or left out."""
 PERTURBED_SCALE = 1.0
+PERPENDICULAR_SCALE = 1.0
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,22 @@ def _falling(scale: float, share: float) -> float:
     return 1 + 2 * (scale - 1) * (1 - share)
 
 
+def _perpendicular(model: Any) -> Any:
+    """Perp-Neg: led away from what is perpendicular to the caption in a third branch, whose text
+    is the caption with its tokens reversed."""
+    from comfy_extras.nodes_perpneg import Guider_PerpNeg
+
+    class Perpendicular(Guider_PerpNeg):  # type: ignore[misc]
+        def set_conds(self, positive: Any, empty: Any) -> None:
+            reversed_tokens = [[text.flip(1), dict(options)] for text, options in positive]
+            super().set_conds(positive, reversed_tokens, empty)
+
+        def set_cfg(self, cfg: float) -> None:
+            super().set_cfg(cfg, PERPENDICULAR_SCALE)
+
+    return Perpendicular(model)
+
+
 def guidances() -> dict[str, Guidance]:
     """Kinds of guidance, by name."""
     from comfy_extras import nodes_apg, nodes_cfg, nodes_fresca, nodes_mahiro, nodes_slg, nodes_tcfg
@@ -201,6 +218,7 @@ def guidances() -> dict[str, Guidance]:
     guiders = {
         "guidance interval, by a guider": partial(_guider_of_scale, _in_interval),
         "scale that falls from 7 to 1, by a guider": partial(_guider_of_scale, _falling),
+        "Perp-Neg": _perpendicular,
     }
     return {
         **{name: Guidance(patched=patch) for name, patch in patches.items()},

@@ -20,6 +20,7 @@ NAMES = (
     "guidance interval, by a function",
     "guidance interval, by a guider",
     "scale that falls from 7 to 1, by a guider",
+    "Perp-Neg",
 )
 
 
