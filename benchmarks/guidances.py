@@ -56,7 +56,7 @@ def _sliding_mode(model: Any) -> Any:
     return patched
 
 
-def _by_node(node: Any, **inputs: Any) -> Patch:
+def by_node(node: Any, **inputs: Any) -> Patch:
     """The model as a node of ComfyUI gives it."""
     return lambda model: node.execute(model=model, **inputs).result[0]
 
@@ -196,19 +196,19 @@ def guidances() -> dict[str, Guidance]:
     layers = {"double_layers": str(LAYER), "single_layers": "", "scale": PERTURBED_SCALE}
     patches: dict[str, Patch] = {
         "plain": lambda model: model.clone(),
-        "APG, momentum 0.5": _by_node(nodes_apg.APG, momentum=0.5, **apg),
-        "APG, momentum -0.5": _by_node(nodes_apg.APG, momentum=-0.5, **apg),
+        "APG, momentum 0.5": by_node(nodes_apg.APG, momentum=0.5, **apg),
+        "APG, momentum -0.5": by_node(nodes_apg.APG, momentum=-0.5, **apg),
         "sliding mode (SMC)": _sliding_mode,
-        "FreSca": _by_node(nodes_fresca.FreSca, scale_low=1.0, scale_high=1.25, freq_cutoff=20),
-        "CFG-Zero*": _by_node(nodes_cfg.CFGZeroStar),
-        "CFG norm": _by_node(nodes_cfg.CFGNorm, strength=1.0),
+        "FreSca": by_node(nodes_fresca.FreSca, scale_low=1.0, scale_high=1.25, freq_cutoff=20),
+        "CFG-Zero*": by_node(nodes_cfg.CFGZeroStar),
+        "CFG norm": by_node(nodes_cfg.CFGNorm, strength=1.0),
         "rescaled (RescaleCFG)": lambda model: RescaleCFG().patch(model, 0.7)[0],
-        "tangential damping": _by_node(nodes_tcfg.TCFG),
-        "Mahiro": _by_node(nodes_mahiro.Mahiro),
-        "skip-layer guidance in the first half": _by_node(
+        "tangential damping": by_node(nodes_tcfg.TCFG),
+        "Mahiro": by_node(nodes_mahiro.Mahiro),
+        "skip-layer guidance in the first half": by_node(
             nodes_slg.SkipLayerGuidanceDiT, start_percent=0.0, end_percent=0.5, **layers
         ),
-        "skip-layer guidance (STG-R)": _by_node(
+        "skip-layer guidance (STG-R)": by_node(
             nodes_slg.SkipLayerGuidanceDiT, start_percent=0.0, end_percent=1.0, **layers
         ),
         "perturbed attention (PAG, STG-A)": _perturbed_attention,

@@ -11,11 +11,10 @@ from .growth import Growth, interpolation_growth, random_walk_growth
 RATE_THRESHOLD = 0.2
 """Recommended threshold of the indicator `rate`, which no profile rescales."""
 
-AMPLIFIED, NOISE_AMPLIFIED = 2.0, 1.4
-"""How much more an error counts with samplers of CFG++ and foreign ones, and with those that add
-noise: at equal errors their pictures change more. The first was chosen on two tuning pairs of the
-demo model at 30 steps; the second among 0.5, 0.7, 1, 1.4 and 2 on three or four tuning pairs of the
-demo, digits and photos models at 20 and 30 steps."""
+AMPLIFIED = 2.0
+"""How much more an error counts with samplers that enlarge it: those that combine derivatives of
+three steps and more, those of CFG++, and foreign ones. Chosen on two to four tuning pairs of the
+demo and photos models at 20 and 30 steps."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class SamplerTraits:
         raises_levels: it adds noise before it evaluates, at a level above that of its step.
         adaptive: it chooses its own noise levels and may judge the next one by the model's answer,
             so that every step must be computed.
+        unsteady: small differences grow in it until the picture is another one.
+        high_order: it combines the derivatives of three steps and more, with weights of both signs.
     """
 
     name: str
@@ -49,13 +50,14 @@ class SamplerTraits:
     raises_levels: bool = False
     adds_noise: bool = False
     continues_a_branch: bool = False
+    unsteady: bool = False
+    high_order: bool = False
 
     @property
     def error_weight(self) -> float:
         """How much more an expected error counts than with Euler's method."""
-        if self.foreign or self.continues_a_branch:
-            return AMPLIFIED
-        return NOISE_AMPLIFIED if self.adds_noise else 1.0
+        enlarges = self.foreign or self.continues_a_branch or self.high_order
+        return AMPLIFIED if enlarges else 1.0
 
     @property
     def error_growth(self) -> Growth:
@@ -72,6 +74,8 @@ class SamplerTraits:
         """Why no plan, and no residual, is continued with a sampler that is not `plannable`."""
         if self.foreign:
             return "what it does between the steps is not known"
+        if self.unsteady:
+            return "small differences grow in it"
         return "it adds noise" if self.adds_noise else "it chooses its own noise levels"
 
 
@@ -202,6 +206,8 @@ def resolve_strategy(
     why, name = sampler.why_not_planned, sampler.name
     if sampler.adaptive:
         notes.append(f"The sampler {name} chooses its own noise levels: every step is computed.")
+    elif sampler.unsteady:
+        notes.append(f"In the sampler {name} small differences grow: every step is computed.")
     elif forecast_only:
         notes.append(f"The sampler {name} cannot be forecast ({why}): every step is computed.")
     elif strategy == FORECAST:
@@ -234,7 +240,7 @@ def settings_from_config(
         config = replace(
             config, start_percent=profile.start_percent, end_percent=profile.end_percent
         )
-    every_step = sampler.adaptive or (forecast_only and not sampler.forecast)
+    every_step = sampler.adaptive or sampler.unsteady or (forecast_only and not sampler.forecast)
     return RunSettings(
         config, profile, strategy, threshold, notes=tuple(notes), every_step=every_step
     )
