@@ -73,6 +73,31 @@ def test_the_denoised_latent_is_continued_across_noise(
     assert torch.equal(wan_video.sample(slow, scheduler=scheduler, cfg=1.0), native)
 
 
+@pytest.mark.parametrize("scheduler", ["euler", "lcm"])
+def test_channels_beside_the_latent_change_nothing(model: Any, scheduler: str) -> None:
+    """The model is given more channels than it predicts, and the latent's come first."""
+    fast, handle = cached(model, 3.0)
+    plain = wan_video.sample(fast, scheduler=scheduler)
+    skipped = newest(handle).skipped
+    shape = (4, wan_video.FRAMES, 6, 6)
+    embeds = {"target_shape": shape, "extra_channels": torch.ones(2, *shape[1:])}
+    out = wan_video.sample(fast, scheduler=scheduler, image_embeds=embeds)
+    assert not newest(handle).warnings and newest(handle).skipped == skipped >= 3
+    assert torch.equal(out, plain)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "lcm"])
+def test_a_model_that_predicts_the_negative(model: Any, scheduler: str) -> None:
+    fast, handle = cached(model, 3.0)
+    plain = wan_video.sample(fast, scheduler=scheduler)
+    skipped = newest(handle).skipped
+    transformer(model).is_longcat = True
+    transformer(model).head.weight.neg_()
+    transformer(model).head.bias.neg_()
+    assert torch.equal(wan_video.sample(fast, scheduler=scheduler), plain)
+    assert not newest(handle).warnings and newest(handle).skipped == skipped >= 3
+
+
 def test_levels_that_are_not_those_of_the_timesteps_are_left_alone(model: Any) -> None:
     native = wan_video.sample(model, scheduler="rcm")
     fast, handle = cached(model, SKIP_ALL)
