@@ -22,7 +22,7 @@ INTERVAL = (0.2, 0.7)
 LAYER = 2
 """The joint block that is perturbed or left out."""
 PERTURBED_SCALE = 1.0
-PERPENDICULAR_SCALE = 1.0
+PERPENDICULAR_SCALE, NEGATIVE = 1.0, "snowman"
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,12 @@ class Guidance:
     Args:
         patched: changes the model.
         guider: makes the guider; None for ComfyUI's own.
+        negative: caption of a third branch between the others; None without one.
     """
 
     patched: Patch = lambda model: model.clone()
     guider: Callable[[Any], Any] | None = None
+    negative: str | None = None
 
 
 def _sliding_mode(model: Any) -> Any:
@@ -172,15 +174,10 @@ def _falling(scale: float, share: float) -> float:
 
 
 def _perpendicular(model: Any) -> Any:
-    """Perp-Neg: led away from what is perpendicular to the caption in a third branch, whose text
-    is the caption with its tokens reversed."""
+    """Perp-Neg: led away from what in a third branch is perpendicular to the caption's."""
     from comfy_extras.nodes_perpneg import Guider_PerpNeg
 
     class Perpendicular(Guider_PerpNeg):  # type: ignore[misc]
-        def set_conds(self, positive: Any, empty: Any) -> None:
-            reversed_tokens = [[text.flip(1), dict(options)] for text, options in positive]
-            super().set_conds(positive, reversed_tokens, empty)
-
         def set_cfg(self, cfg: float) -> None:
             super().set_cfg(cfg, PERPENDICULAR_SCALE)
 
@@ -218,9 +215,9 @@ def guidances() -> dict[str, Guidance]:
     guiders = {
         "guidance interval, by a guider": partial(_guider_of_scale, _in_interval),
         "scale that falls from 7 to 1, by a guider": partial(_guider_of_scale, _falling),
-        "Perp-Neg": _perpendicular,
     }
     return {
         **{name: Guidance(patched=patch) for name, patch in patches.items()},
         **{name: Guidance(guider=guider) for name, guider in guiders.items()},
+        "Perp-Neg": Guidance(guider=_perpendicular, negative=NEGATIVE),
     }

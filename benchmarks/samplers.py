@@ -120,7 +120,9 @@ def sampled(testbed: Testbed, model: Any, case: Case, pair: Pair, steps: int) ->
 
     noise = testbed.noise(pair)
     guider = (case.guidance.guider or comfy.samplers.CFGGuider)(model)
-    guider.set_conds(testbed.conditioning([pair.prompt]), testbed.conditioning([""]))
+    negative = [] if case.guidance.negative is None else [case.guidance.negative]
+    captions = [pair.prompt, *negative, ""]
+    guider.set_conds(*(testbed.conditioning([caption]) for caption in captions))
     guider.set_cfg(testbed.cfg if case.scale is None else case.scale)
     with torch.inference_mode():
         latents = guider.sample(
