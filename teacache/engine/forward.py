@@ -56,7 +56,7 @@ def decide_by_error_rate(run: Run, decision: Decision, state: BranchState) -> No
 
 
 def cache_value(
-    run: Run, state: BranchState, value: torch.Tensor, rounding: torch.Tensor | None
+    run: Run, state: BranchState, value: torch.Tensor, rounding: torch.Tensor | None = None
 ) -> None:
     """Cache the computed `value`; where no plan decides, the predictor learns from it first.
 

@@ -57,7 +57,7 @@ class Evaluated:
             branches: what the model returned, two of them in one batch or each by itself.
         """
         rows = self._output.shape[0]
-        parts = [part for each in branches for part in each.split(rows)]
+        parts = [part for each in branches for part in torch.split(each, rows)]
         if self._sample is not None or not parts:
             return None
         return rounding_error(parts[0].dtype, self._output, parts)
