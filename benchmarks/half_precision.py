@@ -12,12 +12,10 @@ differs by `JITTER`.
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -26,26 +24,29 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import peers
+from benchmarks import peers, rounding_errors
 from benchmarks.command import comfyui, euler_grounds, options, parsed
 from benchmarks.drawing import Drawing, draw
-from benchmarks.grounds import Ground
+from benchmarks.grounds import BY_SLUG, Ground
+from benchmarks.pareto import OUT
 from benchmarks.peers import Enable
+from benchmarks.rounding_errors import in_precision
 from benchmarks.roughness import MODELS, publish
-from benchmarks.testbeds import COMFYUI, Pair, Testbed, load
+from benchmarks.testbeds import Pair, Testbed, load
 from teacache.config import TeaCacheConfig
 from teacache.engine.predictors import Damped
+from teacache.errors import UserError
+from teacache.journal import Record, append_records, header_of, read_records, write_records
 from teacache.tables import markdown
 
 RESULTS = Path(__file__).parent / "results" / "half_precision.md"
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+DEFAULT = ("demo-20-g4", "demo-20-g7", "digits-20-g5", "photos-20-g4", "unet-20-g5-normal")
 SETTINGS: dict[str, dict[str, Any]] = {
     "0.2": {},
-    "0.1": {"rel_l1_thresh": 0.1},
     "1.5x": {"rel_l1_thresh": None, "preset": "1.5x"},
     "2x": {"rel_l1_thresh": None, "preset": "2x"},
 }
-"""By name: thresholds, the default first, and presets, which keep the number of computed steps."""
+"""By name: the default threshold, and presets, which keep the number of computed steps."""
 JITTER = 1e-4
 """Relative: below what bfloat16 resolves, above what float32 does."""
 
@@ -60,26 +61,6 @@ class Decisions(NamedTuple):
 
     computed: tuple[int, ...]
     fractions: dict[float, float]
-
-
-def in_precision(testbed: Testbed, dtype: torch.dtype) -> Testbed:
-    """The same model, all of which computes in `dtype`, in ComfyUI alone."""
-    import comfy.model_patcher
-
-    shared = testbed.patcher.model
-    model = copy.deepcopy(shared)
-    transformer = model.diffusion_model.to(dtype)
-    transformer.dtype = dtype
-    if testbed.name == "digits":
-        transformer.patch_embedding.float()  # in every precision, as ComfyUI's Wan model has it
-    names = {module: name for name, module in shared.named_modules()}
-    middle = model.get_submodule(names[testbed.middle_layers[COMFYUI]])
-    cpu = torch.device("cpu")
-    return replace(
-        testbed,
-        patcher=comfy.model_patcher.ModelPatcher(model, cpu, cpu),
-        middle_layers={**testbed.middle_layers, COMFYUI: middle},
-    )
 
 
 def jittered(testbed: Testbed) -> Testbed:
@@ -140,51 +121,47 @@ def without_allowance() -> AbstractContextManager[Any]:
     return mock.patch("teacache.engine.rounding.HALF", ())
 
 
-@dataclass(frozen=True)
-class Figures:
-    """One setting on one ground.
+Point = tuple[float, float]
+"""Computed steps, and PSNR in dB to the uncached picture of the same precision."""
+
+
+class Figures(NamedTuple):
+    """One setting, for each pair.
 
     Args:
-        single: of the float32 runs, (computed steps, PSNR in dB) for each pair.
-        replayed: of the decisions of those in half precision.
+        single: of the float32 runs.
+        replayed: of the decisions of those in bfloat16.
         plain, allowed: of its own decisions, without and with the rounding error taken off.
     """
 
-    single: list[tuple[float, float]]
-    replayed: list[tuple[float, float]]
-    plain: list[tuple[float, float]]
-    allowed: list[tuple[float, float]]
+    single: list[Point]
+    replayed: list[Point]
+    plain: list[Point]
+    allowed: list[Point]
 
 
-def measure(
-    testbed: Testbed, pairs: Sequence[Pair], dtype: torch.dtype
-) -> tuple[dict[str, Figures], float]:
-    """The figures of each setting, and the mean PSNR between uncached pictures that only rounding
-    sets apart."""
-    half = in_precision(testbed, dtype)
-    found = {name: Figures([], [], [], []) for name in SETTINGS}
-    limits = []
+def measure(testbed: Testbed, half: Testbed, pair: Pair) -> Record:
+    """What is measured of a pair: by setting, a point for each field of `Figures`; and the PSNR
+    between uncached pictures that only rounding sets apart.
 
-    def note(into: list[tuple[float, float]], drawing: Drawing, reference: Drawing) -> None:
-        into.append((drawing.computed, drawing.psnr_to(reference.frames)))
-
-    for pair in tqdm(pairs, desc=testbed.ground.name, unit="pair"):
-        reference = draw(testbed, peers.uncached_comfyui, pair)
-        rounded = draw(half, peers.uncached_comfyui, pair)
-        again = draw(jittered(half), peers.uncached_comfyui, pair)
-        limits.append(again.psnr_to(rounded.frames))
-        for name, config in SETTINGS.items():
-            figures = found[name]
-            drawing, decisions = decided(testbed, pair, config)
-            note(figures.single, drawing, reference)
-            note(figures.replayed, draw(half, following(decisions), pair), rounded)
-            for into, context in (
-                (figures.plain, without_allowance()),
-                (figures.allowed, nullcontext()),
-            ):
-                with context:
-                    note(into, draw(half, peers.teacache_comfyui(**config), pair), rounded)
-    return found, statistics.fmean(limits)
+    Args:
+        half: the testbed in bfloat16.
+    """
+    reference = draw(testbed, peers.uncached_comfyui, pair).frames
+    rounded = draw(half, peers.uncached_comfyui, pair).frames
+    again = draw(jittered(half), peers.uncached_comfyui, pair)
+    settings = {}
+    for name, config in SETTINGS.items():
+        drawing, decisions = decided(testbed, pair, config)
+        own = peers.teacache_comfyui(**config)
+        replayed = draw(half, following(decisions), pair)
+        with without_allowance():
+            plain = draw(half, own, pair)
+        points = [(drawing.computed, drawing.psnr_to(reference))]
+        for each in (replayed, plain, draw(half, own, pair)):
+            points.append((each.computed, each.psnr_to(rounded)))
+        settings[name] = points
+    return {"limit": again.psnr_to(rounded), "settings": settings}
 
 
 def cell(points: Sequence[tuple[float, float]]) -> str:
@@ -203,131 +180,65 @@ def gain(points: Sequence[tuple[float, float]], over: Sequence[tuple[float, floa
     return f"{mean:+.1f} ± {error:.1f}"
 
 
-def rows_of(ground: Ground, found: dict[str, Figures], limit: float) -> list[list[str]]:
-    """The rows of the table."""
-    return [
-        [
-            ground.name,
-            f"{limit:.1f}",
-            name,
-            *map(cell, (figures.single, figures.replayed, figures.plain, figures.allowed)),
-            gain(figures.plain, figures.replayed),
-            gain(figures.allowed, figures.replayed),
-        ]
-        for name, figures in found.items()
-    ]
-
-
-class Call(NamedTuple):
-    """One call of a model by ComfyUI.
+def rows_of(ground: Ground, measured: Sequence[Record]) -> list[list[str]]:
+    """The rows of the table.
 
     Args:
-        latent, sigma: of each branch of guidance.
-        conds: the other arguments.
-        branches: 0 for the positive branch, 1 for the negative one.
+        measured: of each pair (`measure`).
     """
-
-    latent: Tensor
-    sigma: Tensor
-    conds: dict[str, Any]
-    branches: list[int]
-
-
-def calls_of(testbed: Testbed, pair: Pair) -> list[Call]:
-    """The calls of an uncached run."""
-    calls: list[Call] = []
-
-    def keep(apply: Any, given: dict[str, Any]) -> Any:
-        calls.append(Call(given["input"], given["timestep"], given["c"], given["cond_or_uncond"]))
-        return apply(given["input"], given["timestep"], **given["c"])
-
-    @contextmanager
-    def enable(testbed: Testbed) -> Iterator[Any]:
-        patcher = testbed.patcher.clone()
-        patcher.set_model_unet_function_wrapper(keep)
-        yield patcher
-
-    draw(testbed, enable, pair)
-    return calls
-
-
-def derivatives(testbed: Testbed, call: Call) -> Tensor:
-    """The derivative of each branch in a call, and, of two, that after guidance behind them."""
-    sigma = call.sigma.reshape(-1, *[1] * (call.latent.ndim - 1))
-    denoised = testbed.patcher.model.apply_model(call.latent, call.sigma, **call.conds)
-    found: Tensor = (call.latent - denoised) / sigma
-    if len(found) < 2:
-        return found
-    positive = found[call.branches.index(0)]
-    negative = found[call.branches.index(1)]
-    guided = negative + testbed.ground.guidance * (positive - negative)
-    return torch.cat([found, guided[None]])
-
-
-class Errors(NamedTuple):
-    """Rounding errors along a run: root mean squares, in parts of the value's and of epsilon.
-
-    Args:
-        branch, guided: of a branch, and after guidance, at each step.
-        correlation: of each step's error after guidance with that of the step before.
-    """
-
-    branch: list[float]
-    guided: list[float]
-    correlation: list[float]
-
-
-def rounding_errors(testbed: Testbed, calls: Sequence[Call], dtype: torch.dtype) -> Errors:
-    """Those of the model in `dtype`, beside one with the same weights that computes in float32."""
-    half, exact = in_precision(testbed, dtype), in_precision(testbed, dtype)
-    exact.patcher.model.diffusion_model.float().dtype = torch.float32
-    errors, before = Errors([], [], []), None
-    with torch.inference_mode():
-        for call in calls:
-            values = derivatives(exact, call)
-            missed = derivatives(half, call) - values
-            sizes = missed.flatten(1).norm(dim=1) / values.flatten(1).norm(dim=1)
-            relative = (sizes / torch.finfo(dtype).eps).tolist()
-            errors.branch.append(relative[0])
-            errors.guided.append(relative[-1])
-            if before is not None:
-                both = torch.stack([before.flatten(), missed[-1].flatten()])
-                errors.correlation.append(float(torch.corrcoef(both)[0, 1]))
-            before = missed[-1]
-    return errors
-
-
-def span(values: Sequence[float], digits: int = 1) -> str:
-    """Least and most, with the mean in between."""
-    shown = (min(values), statistics.fmean(values), max(values))
-    return " / ".join(f"{value:.{digits}f}" for value in shown)
-
-
-def error_rows(testbed: Testbed, pair: Pair) -> list[list[str]]:
-    """The rows of the table of rounding errors."""
-    calls = calls_of(testbed, pair)
+    limit = statistics.fmean(record["limit"] for record in measured)
     rows = []
-    for name, dtype in DTYPES.items():
-        errors = rounding_errors(testbed, calls, dtype)
-        gain = 1.0
-        if testbed.branches == 2:
-            gain = math.hypot(testbed.ground.guidance, testbed.ground.guidance - 1)
-        shown = [span(errors.branch), span(errors.guided), f"{gain:.1f}"]
-        rows.append([testbed.ground.name, name, *shown, span(errors.correlation, 2)])
+    for name in SETTINGS:
+        pairs = [record["settings"][name] for record in measured]
+        figures = Figures(*map(list, zip(*pairs, strict=True)))
+        gains = (gain(points, figures.replayed) for points in (figures.plain, figures.allowed))
+        rows.append(
+            [ground.name, str(len(pairs)), f"{limit:.1f}", name, *map(cell, figures), *gains]
+        )
     return rows
 
 
-ERRORS_HEAD = (
-    "ground", "type", "of a branch", "after guidance", "taken off", "correlation of two steps",
-)  # fmt: skip
+class Measured:
+    """What has been measured, in a file, so that an interrupted run can be resumed.
+
+    Raises:
+        UserError: the file was made with other settings.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        header = header_of(settings=SETTINGS, jitter=JITTER)
+        self._records = read_records(path) or [header]
+        if self._records[0] != header:
+            raise UserError(f"{path} was made with other settings: remove it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_records(path, self._records)
+
+    def add(self, **record: Any) -> None:
+        append_records(self._path, [record])
+        self._records.append(record)
+
+    def of(self, kind: str, ground: Ground) -> list[Record]:
+        """The records of a kind and a ground."""
+        wanted = kind, ground.slug
+        return [each for each in self._records[1:] if (each["kind"], each["ground"]) == wanted]
+
+
 HEAD = (
-    "ground", "limit", "setting", "float32", "its decisions", "own, nothing taken off", "own",
+    "ground", "pairs", "limit", "setting", "float32", "its decisions", "own, nothing taken off", "own",
     "nothing taken off, gain", "own, gain",
 )  # fmt: skip
 
 
-def page_of(errors: Sequence[list[str]], rows: Sequence[list[str]], pairs: int) -> str:
-    """The page."""
+def page_of(grounds: Sequence[Ground], measured: Measured, pairs: int) -> str:
+    """The page of all grounds of which a pair is complete.
+
+    Args:
+        pairs: that were asked for.
+    """
+    known = [ground for ground in grounds if measured.of("pair", ground)]
+    errors = [row for ground in known for row in measured.of("errors", ground)[0]["rows"]]
+    rows = [row for ground in known for row in rows_of(ground, measured.of("pair", ground)[:pairs])]
     return (
         "# Half precision\n\n"
         f"`python -m benchmarks.half_precision --pairs {pairs} --write`: each model computes in "
@@ -339,9 +250,9 @@ def page_of(errors: Sequence[list[str]], rows: Sequence[list[str]], pairs: int) 
         "mean square relative to the derivative's, in units of the type's\nepsilon: least / mean "
         "/ most of the steps. *Taken off*: what the engine expects. The last column: correlation "
         "of the error\nafter guidance with that of the step before.\n\n"
-        f"{markdown(ERRORS_HEAD, errors)}\n\n"
+        f"{markdown(rounding_errors.HEAD, errors)}\n\n"
         "## Decisions in bfloat16\n\n"
-        f"Computed steps: mean PSNR in dB of {pairs} pairs, each against the uncached picture of "
+        "Computed steps: mean PSNR in dB of the pairs, each against the uncached picture of "
         "the same precision.\n\n"
         "- *limit*: PSNR between two uncached pictures in bfloat16 whose initial noise differs by "
         f"{JITTER:g} of itself. What rounding\n  sets apart so, no decision brings together.\n"
@@ -355,23 +266,30 @@ def page_of(errors: Sequence[list[str]], rows: Sequence[list[str]], pairs: int) 
 
 
 def main() -> None:
-    parser = options(__doc__, RESULTS, 10, MODELS)
+    parser = options(__doc__, RESULTS, 8)
+    parser.add_argument(
+        "--grounds", nargs="+", choices=[g.slug for g in euler_grounds(MODELS)], default=DEFAULT
+    )
     parser.add_argument(
         "--tuning", action="store_true", help="take the pairs to choose settings on"
     )
     args = parsed(parser)
-    errors: list[list[str]] = []
-    rows: list[list[str]] = []
+    grounds = [BY_SLUG[slug] for slug in args.grounds]
+    measured = Measured(OUT / f"half_precision{'_tuning' if args.tuning else ''}.jsonl")
     with comfyui(args):
-        for ground in euler_grounds(args.models):
-            testbed = load(ground.model).on(ground)
+        testbeds = {name: load(name) for name in dict.fromkeys(g.model for g in grounds)}
+        halves = {name: in_precision(each, torch.bfloat16) for name, each in testbeds.items()}
+        work = [(number, ground) for number in range(args.pairs) for ground in grounds]
+        for number, ground in tqdm(work, unit="pair"):
+            testbed, half = (models[ground.model].on(ground) for models in (testbeds, halves))
             pairs = (testbed.tuning_pairs if args.tuning else testbed.test_pairs)(args.pairs)
-            told = error_rows(testbed, pairs[0])
-            made = rows_of(ground, *measure(testbed, pairs, torch.bfloat16))
-            errors += told
-            rows += made
-            print("\n".join("  ".join(row) for row in (*told, *made)), flush=True)
-    publish(page_of(errors, rows, args.pairs), RESULTS if args.write else None)
+            if not measured.of("errors", ground):
+                rows = rounding_errors.error_rows(testbed, pairs[0])
+                measured.add(kind="errors", ground=ground.slug, rows=rows)
+            if len(measured.of("pair", ground)) <= number:
+                record = measure(testbed, half, pairs[number])
+                measured.add(kind="pair", ground=ground.slug, **record)
+    publish(page_of(grounds, measured, args.pairs), RESULTS if args.write else None)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +37,8 @@ def test_the_decisions_of_a_run_give_its_picture_again(testbed: Any) -> None:
 
 
 def test_of_bfloat16_less_is_learned_where_nothing_is_taken_off(testbed: Any) -> None:
-    from benchmarks.half_precision import decided, in_precision, without_allowance
+    from benchmarks.half_precision import decided, without_allowance
+    from benchmarks.rounding_errors import in_precision
 
     half = in_precision(testbed, torch.bfloat16)
     (pair,) = testbed.tuning_pairs(1)
@@ -52,7 +54,7 @@ def test_of_bfloat16_less_is_learned_where_nothing_is_taken_off(testbed: Any) ->
 
 
 def test_rounding_is_what_sets_the_same_weights_apart(testbed: Any) -> None:
-    from benchmarks.half_precision import calls_of, rounding_errors
+    from benchmarks.rounding_errors import calls_of, rounding_errors
 
     (pair,) = testbed.tuning_pairs(1)
     calls = calls_of(testbed, pair)[:3]
@@ -67,25 +69,41 @@ def test_rounding_is_what_sets_the_same_weights_apart(testbed: Any) -> None:
 
 def test_rows() -> None:
     from benchmarks.grounds import Ground
-    from benchmarks.half_precision import Figures, gain, rows_of
+    from benchmarks.half_precision import SETTINGS, gain, rows_of
 
-    figures = Figures(
-        single=[(10, 60.0), (12, 64.0)],
-        replayed=[(10, 50.0), (12, 52.0)],
-        plain=[(11, 49.0), (13, 50.0)],
-        allowed=[(11, 50.5), (13, 52.5)],
-    )
-    assert rows_of(Ground("demo", 20, 7.0), {"0.2": figures}, 54.04) == [
-        [
-            "demo, 20 steps, guidance 7",
-            "54.0",
-            "0.2",
-            "11.0: 62.0",
-            "11.0: 51.0",
-            "12.0: 49.5",
-            "12.0: 51.5",
-            "-1.5 ± 0.5",
-            "+0.5 ± 0.0",
-        ]
+    one = [(10, 60.0), (10, 50.0), (11, 49.0), (11, 50.5)]
+    two = [(12, 64.0), (12, 52.0), (13, 50.0), (13, 52.5)]
+    records = [
+        {"limit": limit, "settings": dict.fromkeys(SETTINGS, points)}
+        for limit, points in ((54.0, one), (55.0, two))
     ]
-    assert gain(figures.plain[:1], figures.replayed[:1]) == "-1.0"
+    rows = rows_of(Ground("demo", 20, 7.0), records)
+    assert [row[3] for row in rows] == list(SETTINGS)
+    assert rows[0] == [
+        "demo, 20 steps, guidance 7",
+        "2",
+        "54.5",
+        "0.2",
+        "11.0: 62.0",
+        "11.0: 51.0",
+        "12.0: 49.5",
+        "12.0: 51.5",
+        "-1.5 ± 0.5",
+        "+0.5 ± 0.0",
+    ]
+    assert gain([(11, 49.0)], [(10, 50.0)]) == "-1.0"
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    from benchmarks import half_precision
+    from benchmarks.grounds import GROUNDS
+    from teacache.errors import UserError
+
+    path, (one, two, *_) = tmp_path / "out" / "kept.jsonl", GROUNDS
+    half_precision.Measured(path).add(kind="pair", ground=one.slug, limit=50.0)
+    kept = half_precision.Measured(path)
+    assert [record["limit"] for record in kept.of("pair", one)] == [50.0]
+    assert not kept.of("pair", two) and not kept.of("errors", one)
+    path.write_text('{"kind": "header"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="other settings"):
+        half_precision.Measured(path)
