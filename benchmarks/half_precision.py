@@ -30,8 +30,8 @@ from benchmarks.drawing import Drawing, draw
 from benchmarks.grounds import BY_SLUG, Ground
 from benchmarks.pareto import OUT
 from benchmarks.peers import Enable
-from benchmarks.rounding_errors import in_precision
 from benchmarks.roughness import MODELS, publish
+from benchmarks.rounding_errors import in_precision
 from benchmarks.testbeds import Pair, Testbed, load
 from teacache.config import TeaCacheConfig
 from teacache.engine.predictors import Damped
@@ -225,8 +225,8 @@ class Measured:
 
 
 HEAD = (
-    "ground", "pairs", "limit", "setting", "float32", "its decisions", "own, nothing taken off", "own",
-    "nothing taken off, gain", "own, gain",
+    "ground", "pairs", "limit", "setting", "float32", "its decisions", "own, nothing taken off",
+    "own", "nothing taken off, gain", "own, gain",
 )  # fmt: skip
 
 

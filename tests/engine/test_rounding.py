@@ -105,7 +105,8 @@ def test_the_same_is_learned_where_guidance_enlarges_the_errors_of_a_model(
     told = standard(seed)
     values, roundings = [], []
     for step, value in enumerate(exact):
-        noise = [epsilon * standard(seed * STEPS * 2 + 2 * step + place) for place in range(2)]
+        size = epsilon * value.square().mean().sqrt()
+        noise = [size * standard(seed * STEPS * 2 + 2 * step + place) for place in range(2)]
         positive = value + 0.1 * (scale - 1) / scale * told + noise[0]
         negative = value - 0.1 * told + noise[1]
         values.append(negative + scale * (positive - negative))
