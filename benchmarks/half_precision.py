@@ -47,6 +47,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "2x": {"rel_l1_thresh": None, "preset": "2x"},
 }
 """By name: the default threshold, and presets, which keep the number of computed steps."""
+MOST_LOST = 0.5
+"""In dB, by decisions that were learned from bfloat16 against those of float32."""
 JITTER = 1e-4
 """Relative: below what bfloat16 resolves, above what float32 does."""
 
@@ -164,20 +166,57 @@ def measure(testbed: Testbed, half: Testbed, pair: Pair) -> Record:
     return {"limit": again.psnr_to(rounded), "settings": settings}
 
 
-def cell(points: Sequence[tuple[float, float]]) -> str:
+def cell(points: Sequence[Point]) -> str:
     """Mean computed steps: mean PSNR."""
     steps, qualities = zip(*points, strict=True)
     return f"{statistics.fmean(steps):.1f}: {statistics.fmean(qualities):.1f}"
 
 
-def gain(points: Sequence[tuple[float, float]], over: Sequence[tuple[float, float]]) -> str:
-    """Mean PSNR over that of `over`, pair by pair, with the standard error of that mean."""
-    differences = [a - b for (_, a), (_, b) in zip(points, over, strict=True)]
-    mean = statistics.fmean(differences)
-    if len(differences) < 2:
+def differences(points: Sequence[Point], over: Sequence[Point]) -> list[float]:
+    """PSNR over that of `over`, pair by pair."""
+    return [a - b for (_, a), (_, b) in zip(points, over, strict=True)]
+
+
+def gain(points: Sequence[Point], over: Sequence[Point]) -> str:
+    """Mean PSNR over that of `over`, with the standard error of that mean."""
+    each = differences(points, over)
+    mean = statistics.fmean(each)
+    if len(each) < 2:
         return f"{mean:+.1f}"
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return f"{mean:+.1f} ± {error:.1f}"
+    return f"{mean:+.1f} ± {statistics.stdev(each) / math.sqrt(len(each)):.1f}"
+
+
+def figures_of(measured: Sequence[Record]) -> dict[str, Figures]:
+    """By setting, the figures of all pairs (`measure`)."""
+    return {
+        name: Figures(*map(list, zip(*(each["settings"][name] for each in measured), strict=True)))
+        for name in SETTINGS
+    }
+
+
+def summary(grounds: Sequence[Sequence[Record]]) -> str:
+    """The gains over the decisions of float32, over all grounds and settings.
+
+    Args:
+        grounds: what was measured of each.
+    """
+    found = [figures for measured in grounds for figures in figures_of(measured).values()]
+    ways = {
+        "With nothing taken off": [each.plain for each in found],
+        "With the expected rounding error taken off": [each.allowed for each in found],
+    }
+    sentences = []
+    for what, points in ways.items():
+        gains = [
+            statistics.fmean(differences(own, each.replayed))
+            for own, each in zip(points, found, strict=True)
+        ]
+        sentences.append(
+            f"{what}, decisions give {statistics.fmean(gains):+.1f} dB over those of float32 in\n"
+            f"the mean of the {len(gains)} rows, {min(gains):+.1f} in the worst one, and lose "
+            f"more than {MOST_LOST} dB in {sum(each < -MOST_LOST for each in gains)}."
+        )
+    return "\n".join(sentences)
 
 
 def rows_of(ground: Ground, measured: Sequence[Record]) -> list[list[str]]:
@@ -188,12 +227,10 @@ def rows_of(ground: Ground, measured: Sequence[Record]) -> list[list[str]]:
     """
     limit = statistics.fmean(record["limit"] for record in measured)
     rows = []
-    for name in SETTINGS:
-        pairs = [record["settings"][name] for record in measured]
-        figures = Figures(*map(list, zip(*pairs, strict=True)))
+    for name, figures in figures_of(measured).items():
         gains = (gain(points, figures.replayed) for points in (figures.plain, figures.allowed))
         rows.append(
-            [ground.name, str(len(pairs)), f"{limit:.1f}", name, *map(cell, figures), *gains]
+            [ground.name, str(len(measured)), f"{limit:.1f}", name, *map(cell, figures), *gains]
         )
     return rows
 
@@ -236,9 +273,10 @@ def page_of(grounds: Sequence[Ground], measured: Measured, pairs: int) -> str:
     Args:
         pairs: that were asked for.
     """
-    known = [ground for ground in grounds if measured.of("pair", ground)]
+    known = {ground: measured.of("pair", ground)[:pairs] for ground in grounds}
+    known = {ground: records for ground, records in known.items() if records}
     errors = [row for ground in known for row in measured.of("errors", ground)[0]["rows"]]
-    rows = [row for ground in known for row in rows_of(ground, measured.of("pair", ground)[:pairs])]
+    rows = [row for ground, records in known.items() for row in rows_of(ground, records)]
     return (
         "# Half precision\n\n"
         f"`python -m benchmarks.half_precision --pairs {pairs} --write`: each model computes in "
@@ -261,6 +299,7 @@ def page_of(grounds: Sequence[Ground], measured: Measured, pairs: int) -> str:
         "- *own*: decisions learned from bfloat16's predictions, with the expected rounding error "
         "taken off, and with nothing taken\n  off, as version 0.2.0 did. *Gain*: over *its "
         "decisions*, mean of the pairs and its standard error.\n\n"
+        f"{summary(list(known.values()))}\n\n"
         f"{markdown(HEAD, rows)}\n"
     )
 

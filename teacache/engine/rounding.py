@@ -8,9 +8,9 @@ import torch
 
 HALF = (torch.bfloat16, torch.float16)
 """Types whose rounding shows. The rounding error of a model's output has about the type's epsilon
-as its root mean square, relative to the output: 0.8 to 1.7 times of it in the transformers of the
-benchmarks, 0.4 to 0.7 in their UNet. Those of consecutive steps do not correlate
-(benchmarks/results/half_precision.md)."""
+as its root mean square, relative to the output: 1.0 to 1.1 times of it in the mean of the steps in
+the transformers of the benchmarks, half of it in their UNet. Those of consecutive steps hardly
+correlate (benchmarks/results/half_precision.md)."""
 MOST_GAIN = 20.0
 """Guidance that seems to enlarge errors more is no weighted sum of two branches."""
 

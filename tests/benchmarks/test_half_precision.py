@@ -69,7 +69,7 @@ def test_rounding_is_what_sets_the_same_weights_apart(testbed: Any) -> None:
 
 def test_rows() -> None:
     from benchmarks.grounds import Ground
-    from benchmarks.half_precision import SETTINGS, gain, rows_of
+    from benchmarks.half_precision import SETTINGS, gain, rows_of, summary
 
     one = [(10, 60.0), (10, 50.0), (11, 49.0), (11, 50.5)]
     two = [(12, 64.0), (12, 52.0), (13, 50.0), (13, 52.5)]
@@ -92,6 +92,10 @@ def test_rows() -> None:
         "+0.5 ± 0.0",
     ]
     assert gain([(11, 49.0)], [(10, 50.0)]) == "-1.0"
+    told = summary([records, records[:1]]).replace("\n", " ")
+    assert "-1.2 dB over those of float32 in the mean of the 6 rows, -1.5 in the worst one" in told
+    assert "lose more than 0.5 dB in 6." in told
+    assert "+0.5 dB over those of float32 in the mean of the 6 rows, +0.5 in the worst one" in told
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
