@@ -212,8 +212,8 @@ def summary(grounds: Sequence[Sequence[Record]]) -> str:
             for own, each in zip(points, found, strict=True)
         ]
         sentences.append(
-            f"{what}, decisions give {statistics.fmean(gains):+.1f} dB over those of float32 in\n"
-            f"the mean of the {len(gains)} rows, {min(gains):+.1f} in the worst one, and lose "
+            f"{what}, decisions give {statistics.median(gains):+.1f} dB over those of float32\n"
+            f"in the median of the {len(gains)} rows, {min(gains):+.1f} in the worst one, and lose "
             f"more than {MOST_LOST} dB in {sum(each < -MOST_LOST for each in gains)}."
         )
     return "\n".join(sentences)

@@ -93,9 +93,13 @@ def test_rows() -> None:
     ]
     assert gain([(11, 49.0)], [(10, 50.0)]) == "-1.0"
     told = summary([records, records[:1]]).replace("\n", " ")
-    assert "-1.2 dB over those of float32 in the mean of the 6 rows, -1.5 in the worst one" in told
+    assert (
+        "-1.2 dB over those of float32 in the median of the 6 rows, -1.5 in the worst one" in told
+    )
     assert "lose more than 0.5 dB in 6." in told
-    assert "+0.5 dB over those of float32 in the mean of the 6 rows, +0.5 in the worst one" in told
+    assert (
+        "+0.5 dB over those of float32 in the median of the 6 rows, +0.5 in the worst one" in told
+    )
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
