@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..teacache.calibration.calibrator import calibrate_and_save
 from ..teacache.calibration.results import calibration_table
+from ..teacache.calibration.shards import in_turn
 from ..teacache.errors import ConfigError
 from ..teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
 from ..teacache.hosts.comfyui.conditions import profile_store
@@ -148,6 +149,7 @@ class CalibrateTeaCache(io.ComfyNode):
             calibration = calibrate_and_save(
                 profile_store(),
                 backend,
+                in_turn(backend),
                 None if name == AUTO else name,
                 trials=trials,
                 quick=quick,

@@ -114,6 +114,7 @@ def calibrate_pipeline(args: argparse.Namespace) -> None:
     pipe, device, image = open_pipeline(args)
 
     from ..calibration.calibrator import calibrate_and_save
+    from ..calibration.shards import in_turn
     from ..hosts.diffusers import loading as pipelines
     from ..hosts.diffusers.backend import PipelineCalibrationBackend
 
@@ -129,6 +130,7 @@ def calibrate_pipeline(args: argparse.Namespace) -> None:
             calibration = calibrate_and_save(
                 store,
                 backend,
+                in_turn(backend),
                 args.name,
                 trials=trials_of(args),
                 quick=args.quick,

@@ -16,8 +16,10 @@ from teacache.calibration.calibrator import Calibrator
 from teacache.calibration.journal import Journal
 from teacache.calibration.override import RunOverride
 from teacache.calibration.recorder import Recorder
+from teacache.calibration.shards import in_turn
 from teacache.calibration.sketch import Sketcher
 from teacache.config import TeaCacheConfig
+from teacache.engine.strategy import Budget
 from teacache.errors import ConfigError, UserError
 from teacache.profiles.calibrated import Calibration
 from teacache.profiles.plans import steps_for
@@ -71,7 +73,9 @@ def calibrate(
 ) -> Calibration:
     journal = Journal(path, backend.key)
     with torch.inference_mode():
-        return Calibrator(backend, "mine", journal, trials=trials, quick=quick).run()
+        return Calibrator(
+            backend, in_turn(backend), "mine", journal, trials=trials, quick=quick
+        ).run()
 
 
 def plain(calibration: Calibration) -> dict[str, Any]:
@@ -194,13 +198,14 @@ def test_the_best_of_plans_and_forecast_is_kept_for_each_number_of_steps(
     backend = backend_of(sd3)
     journal = Journal(None, backend.key)
     with torch.inference_mode():
-        found = Calibrator(backend, "mine", journal, trials=1).run()
+        found = Calibrator(backend, in_turn(backend), "mine", journal, trials=1).run()
     assert len(found.error_rates) == STEPS and min(found.error_rates) > 0
     assert found.to_json()["rates"] == list(found.error_rates)
-    counts = [count for count in range(STEPS) if journal.outcome(0, count) is not None]
+    budgets = [Budget(count, ()) for count in range(STEPS)]
+    counts = [budget.count for budget in budgets if journal.outcome(0, budget) is not None]
     for count, result in zip(counts, found.plan_results, strict=True):
         assert result.computed_steps <= count
-        forecast = [journal.outcome(case, count) for case in range(2)]
+        forecast = [journal.outcome(case, Budget(count, ())) for case in range(2)]
         errors, computed = zip(*(outcome for outcome in forecast if outcome), strict=True)
         kept, tried = (result.mean_error, result.worst_error), (sum(errors) / 2, max(errors))
         if result.forecast:

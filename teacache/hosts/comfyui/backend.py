@@ -16,8 +16,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ...calibration.calibrator import SampledRun
 from ...calibration.override import RunOverride
+from ...calibration.shards import SampledRun
 from ...comparison import Point, Sample, StepListener
 from ...comparison.runner import WARM_UP_STEPS
 from ...config import TeaCacheConfig
@@ -176,7 +176,7 @@ class ModelSamplingBackend:
 
 
 class ModelCalibrationBackend:
-    """A `calibration.calibrator.CalibrationBackend`.
+    """A `calibration.shards.CalibrationBackend`.
 
     Args:
         latent: to start from; an empty one is sampled from noise.
