@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from .samplers import sampler_traits
 from .wrappers import KEY
 
 TIMED = "sampling alone: model loaded, without decoding"
+SEEDS = 2**64
 Latent = dict[str, Any]
 """As nodes pass it on: `samples`, and maybe `noise_mask` and `batch_index`."""
 Preview = tuple[str, Any, int]
@@ -173,6 +174,25 @@ class ModelSamplingBackend:
         """[B, H, W, 3] in 0 to 1; videos as their frames, one after the other."""
         pictures: torch.Tensor = self._vae.decode(latent)
         return pictures.flatten(0, -4).float().clamp(0, 1).cpu()
+
+
+def calibration_prompts(
+    positive: Any, negative: Any, further: Mapping[str, Any], seed: int, seeds: int
+) -> list[Prompt]:
+    """The runs of Calibrate TeaCache.
+
+    Args:
+        positive, negative: conditioning as nodes pass it on.
+        further: more prompts, by the name of the input; None where an input is not connected.
+        seed: of the first run; every further run takes the next one.
+        seeds: runs with each prompt.
+    """
+    every = [positive, *(further[key] for key in sorted(further) if further[key] is not None)]
+    numbered = [(number, prompt) for number, prompt in enumerate(every, 1) for _ in range(seeds)]
+    return [
+        Prompt(prompt, negative, (seed + run) % SEEDS, f"prompt {number}")
+        for run, (number, prompt) in enumerate(numbered)
+    ]
 
 
 class ModelCalibrationBackend:
