@@ -5,7 +5,7 @@ that ran it, nor on what ran beside it.
 """
 
 from .job import Failure, Job, Outcome, Worker, WorkerLost, WorkerSpec
-from .pool import LocalPool, Pool
+from .pool import LocalPool, Pool, kept_open
 from .scheduler import Watcher, outcomes, results
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Worker",
     "WorkerLost",
     "WorkerSpec",
+    "kept_open",
     "outcomes",
     "results",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -113,3 +114,57 @@ class LocalPool:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
+
+
+class _KeptPool:
+    """Another pool whose workers stay when the scheduler has no more jobs for them."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.slots = pool.slots
+        self._pool = pool
+        self._started: dict[int, Started] = {}
+        self._again: list[Event] = []
+        self._starting: set[int] = set()
+        self._busy: set[int] = set()
+
+    def start(self, slot: int) -> None:
+        if slot in self._started:
+            self._again.append(self._started[slot])
+        elif slot not in self._starting:
+            self._starting.add(slot)
+            self._pool.start(slot)
+
+    def submit(self, slot: int, job: Job) -> None:
+        self._busy.add(slot)
+        self._pool.submit(slot, job)
+
+    def wait(self, on_progress: OnSlotProgress) -> list[Event]:
+        if self._again:
+            events, self._again = self._again, []
+            return events
+        events = self._pool.wait(on_progress)
+        for event in events:
+            self._starting.discard(event.slot)
+            if isinstance(event, Started):
+                self._started[event.slot] = event
+            else:
+                self._busy.discard(event.slot)
+                if not isinstance(event, Ended):
+                    self._started.pop(event.slot, None)
+        return events
+
+    def close(self) -> None:
+        if self._busy:  # ended by an error: what still runs must not be taken for the next round's
+            self._pool.close()
+            for slots in (self._started, self._starting, self._busy):
+                slots.clear()
+
+
+@contextmanager
+def kept_open(pool: Pool) -> Iterator[Pool]:
+    """`pool` for several rounds of jobs, one after the other: workers keep what they have loaded
+    until the context ends."""
+    try:
+        yield _KeptPool(pool)
+    finally:
+        pool.close()

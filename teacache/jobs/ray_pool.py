@@ -89,6 +89,8 @@ class RayPool:
 
     def close(self) -> None:
         closing = []
+        for slot in [*self._starting.values()]:
+            self._kill(slot)  # it has nothing to free yet
         for actor in self._actors.values():
             actor.stop.options(concurrency_group=CONTROL).remote()
             closing.append(actor.close.remote())
@@ -96,6 +98,8 @@ class RayPool:
             ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS, fetch_local=False)
         for slot in [*self._actors]:
             self._kill(slot)
+        self._starting.clear()
+        self._running.clear()
 
     # ---------------------------------------------------------------------------------------------
 

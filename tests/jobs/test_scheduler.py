@@ -16,7 +16,17 @@ from job_workers import Spec
 from ray_session import ray_pool
 
 from teacache.errors import ExecutionError, UserError
-from teacache.jobs import Failure, Job, LocalPool, Outcome, Pool, Watcher, outcomes, results
+from teacache.jobs import (
+    Failure,
+    Job,
+    LocalPool,
+    Outcome,
+    Pool,
+    Watcher,
+    kept_open,
+    outcomes,
+    results,
+)
 from teacache.jobs.pool import Ended, Event, Lost, OnSlotProgress, Refused, Started
 from teacache.jobs.scheduler import AHEAD, MOST_LOSSES
 from teacache.progress import Progress
@@ -82,6 +92,16 @@ def test_a_worker_keeps_its_process_and_thread(pools: Pools) -> None:
     for each in by_process.values():
         assert len({result["thread"] for result in each}) == 1
         assert sorted(result["nth"] for result in each) == list(range(1, len(each) + 1))
+
+
+def test_workers_stay_for_several_rounds(pools: Pools) -> None:
+    with kept_open(pools(None)) as rounds:
+        first, second = (results(rounds, jobs({}, {}, {}, {})) for _ in range(2))
+        assert len({result["pid"] for result in [*first, *second]}) <= 2
+        assert max(result["nth"] for result in second) > max(result["nth"] for result in first)
+        with pytest.raises(ExecutionError, match="no luck"):
+            results(rounds, jobs({"fail": "no luck"}, {"sleep": 0.2}))
+        assert [result["number"] for result in results(rounds, jobs({}, {}))] == [1, 2]
 
 
 def test_a_job_that_fails_is_not_tried_again_and_the_others_go_on(pools: Pools) -> None:
