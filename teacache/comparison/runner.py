@@ -217,7 +217,7 @@ class Comparison:
         """Mark the points that cannot run, by `refusals`; raise the first one if none can."""
         for variant, failure in zip(self.variants, failures, strict=True):
             variant.failure = failure
-        self._raise_if_none_can_run()
+        self.raise_if_none_can_run()
 
     def run(
         self,
@@ -288,9 +288,10 @@ class Comparison:
                 return
             except REFUSALS as error:
                 variant.failure = error
-        self._raise_if_none_can_run()
+        self.raise_if_none_can_run()
 
-    def _raise_if_none_can_run(self) -> None:
+    def raise_if_none_can_run(self) -> None:
+        """Raise the first point's error if every point has one."""
         failures = [variant.failure for variant in self.variants]
         if failures and failures[0] is not None and None not in failures:
             raise failures[0]

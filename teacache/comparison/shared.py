@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..progress import Progress
 from .axes import Point
 from .runner import (
+    WARM_UP,
     Comparison,
     PicturesListener,
-    ProgressListener,
+    RunProgress,
     SamplingBackend,
     Variant,
 )
@@ -57,8 +59,9 @@ class Measured:
     reference_pictures: Tensor | None
 
 
-Parts = Callable[[Sequence[Part]], Iterator[tuple[Part, Measured]]]
-"""Samples parts, and gives each with its results, in the order in which they end."""
+Parts = Callable[[Sequence[Part]], Iterator[tuple[Part, Measured | Exception]]]
+"""Samples parts, and gives each with its results, or why it could not be sampled anywhere, in the
+order in which they end."""
 
 
 class Bench:
@@ -86,34 +89,36 @@ class Bench:
         self._comparison = Comparison(points, repeats, with_lpips=with_lpips)
         self._warm = False
 
-    def sample(self, part: Part, on_progress: ProgressListener) -> Measured:
-        """Sample a part.
+    def sample(self, part: Part, on_progress: Callable[[Progress], None]) -> Measured:
+        """Sample a part; progress is counted in its runs.
 
         Raises what the reference raises, or the first point if none of them can warm up.
         """
         comparison = self._comparison
+        reference, known = comparison.reference, len(comparison.reference.seconds)
+        wanted = min(max(part.references, 0 if known else 1), comparison.repeats - known)
+        total, done, label = comparison.repeats + wanted, 0, WARM_UP
+
+        def tell(progress: RunProgress) -> None:
+            step = progress.step / progress.steps if progress.steps else 0.0
+            on_progress(Progress(done + min(step, 1.0), total, label))
+
         if not self._warm:
             comparison.check(self._backend)
-            comparison.warm_up(self._backend, on_progress)
+            comparison.warm_up(self._backend, tell)
             self._warm = True
-        reference = comparison.reference
-        known = len(reference.seconds)
         variant = Variant(None, part.steps)
         if part.point is not None:
             warm = comparison.variants[part.point]
             variant = Variant(warm.point, part.steps, failure=warm.failure)
         pictures: dict[Variant, Tensor] = {}
-        wanted = min(max(part.references, 0 if known else 1), comparison.repeats - known)
         for repeat in range(comparison.repeats):
-            if variant.failure:
-                break
             turn = [reference, variant] if repeat < wanted else [variant]
-            comparison.sample_in_turn(
-                turn[:: -1 if repeat % 2 else 1],
-                self._backend,
-                on_progress,
-                pictures.__setitem__,
-            )
+            for each in reversed(turn) if repeat % 2 else turn:
+                if not variant.failure:
+                    label = each.label
+                    comparison.sample_in_turn([each], self._backend, tell, pictures.__setitem__)
+                    done += 1
         variant.process = self._process
         seconds, runs = reference.seconds[known:], reference.runs[known:]
         return Measured(
@@ -133,13 +138,16 @@ def sample_in_parts(
     Args:
         processes: about how many sample at once.
 
-    Raises what the reference raises, or the first point if none of them can warm up.
+    Raises what the reference raises, or the first point if nothing could be sampled.
     """
 
     def collect(wanted: Sequence[Part], variants: Sequence[Variant]) -> None:
         by_part = dict(zip(wanted, variants, strict=True))
         for part, measured in parts(wanted):
-            _take(comparison, by_part[part], measured, on_pictures)
+            if isinstance(measured, Exception):
+                by_part[part].failure = measured
+            else:
+                _take(comparison, by_part[part], measured, on_pictures)
 
     numbers = [n for n, variant in enumerate(comparison.variants) if not variant.failure]
     in_each = max(1, math.ceil(len(numbers) / processes))
@@ -148,6 +156,8 @@ def sample_in_parts(
         [Part(number, references=references) for number in numbers],
         [comparison.variants[number] for number in numbers],
     )
+    if not comparison.reference.seconds:
+        comparison.raise_if_none_can_run()
     comparison.add_fewer_steps()
     collect([Part(None, each.steps, references) for each in comparison.fewer], comparison.fewer)
 
