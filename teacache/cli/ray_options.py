@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import UserError
 from ..jobs import LocalPool, Pool, WorkerSpec
-from ..jobs.cluster import AUTO, LOCAL, joined, share_of
+from ..jobs.cluster import AUTO, LOCAL, Share, joined, share_of
 from ..jobs.scheduler import RETRIES
 from .options import number, say, whole_number
 
@@ -68,21 +68,29 @@ def retries_of(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def opened_pool(
-    args: argparse.Namespace, spec: Callable[[str], WorkerSpec], verbose: bool = False
+    args: argparse.Namespace,
+    spec: Callable[[str], WorkerSpec],
+    verbose: bool = False,
+    servers: Sequence[str] = (),
 ) -> Iterator[Pool]:
     """The pool that the options stand for: of this process, or of the cluster of --ray.
 
     Args:
         spec: makes a worker's description from its name.
         verbose: show what Ray and the workers log.
+        servers: the names of the workers, where they only speak to servers.
     """
     check_ray_options(args)
     if args.ray is None:
-        yield LocalPool(spec("this process"))
+        yield LocalPool(spec(servers[0] if servers else "this process"))
         return
     with joined(args.ray, verbose) as cluster:
         from ..jobs.ray_pool import RayPool
 
-        share = share_of(cluster, args.workers, args.gpus_per_worker)
-        specs = [spec(f"worker {number}") for number in range(1, share.workers + 1)]
-        yield RayPool(specs, cluster, share, say)
+        if servers:
+            share = Share(len(servers), 0.0, 0.0)
+            names = [*servers]
+        else:
+            share = share_of(cluster, args.workers, args.gpus_per_worker)
+            names = [f"worker {number}" for number in range(1, share.workers + 1)]
+        yield RayPool([spec(name) for name in names], cluster, share, say)

@@ -117,8 +117,10 @@ class WorkerSpec(Protocol):
         computes: whether the worker itself computes; one that only speaks to a server does not.
     """
 
-    name: str
-    computes: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def computes(self) -> bool: ...
 
     def start(self) -> Worker:
         """Loads what every job needs.

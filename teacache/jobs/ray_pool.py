@@ -57,6 +57,7 @@ class RayPool:
         self._actors: dict[int, Any] = {}
         self._starting: dict[Any, int] = {}
         self._running: dict[Any, int] = {}
+        self._placed: list[Any] = []
         self._since: float | None = time.perf_counter()
 
     def start(self, slot: int) -> None:
@@ -72,6 +73,7 @@ class RayPool:
         actor = actor_class.remote(self._surroundings, ray.cloudpickle.dumps(spec))
         self._actors[slot] = actor
         self._starting[actor.start.remote()] = slot
+        self._placed.append(actor.is_placed.options(concurrency_group=CONTROL).remote())
 
     def submit(self, slot: int, job: Job) -> None:
         running = self._actors[slot].run.options(num_returns="streaming").remote(job)
@@ -130,6 +132,7 @@ class RayPool:
 
     def _started(self, slot: int, answer: Hello | Failure) -> Event:
         self._since = None
+        self._placed.clear()
         if isinstance(answer, Failure):
             return Refused(slot, answer)
         check_versions(answer)
@@ -144,12 +147,16 @@ class RayPool:
             ray.kill(actor)
 
     def _tell_of_waiting(self) -> None:
-        if self._since is not None and time.perf_counter() - self._since > WAITING_SECONDS:
-            self._since = None
-            needs = f"{self._share.cpus:g} CPU" + (
-                f" and {self._share.gpus:g} GPU" if self._share.gpus else ""
+        """Once, where the cluster has found no place for any worker for a while."""
+        if self._since is None or time.perf_counter() - self._since < WAITING_SECONDS:
+            return
+        self._since = None
+        placed, _ = ray.wait(self._placed, num_returns=1, timeout=0, fetch_local=False)
+        if not placed:
+            gpus = f" and {self._share.gpus:g} GPU" if self._share.gpus else ""
+            self._notice(
+                f"the cluster has no room yet: a worker needs {self._share.cpus:g} CPU{gpus}"
             )
-            self._notice(f"no worker has started yet: each needs {needs} of the cluster")
 
 
 def check_versions(hello: Hello) -> None:

@@ -71,6 +71,7 @@ class _Scheduler:
     retries: int
     watcher: Watcher
     admit: Callable[[dict[str, Any]], None]
+    prepare: Callable[[Job], Job]
     slots: list[_Slot] = field(default_factory=list)
     waiting: deque[_Waiting] = field(default_factory=deque)
     exhausted: bool = False
@@ -129,7 +130,7 @@ class _Scheduler:
             self.waiting.remove(chosen)
             chosen.attempts += 1
             slot.running, slot.idle, slot.models = chosen, False, chosen.job.models
-            self.pool.submit(number, chosen.job)
+            self.pool.submit(number, self.prepare(chosen.job))
             self.watcher.assigned(number, chosen.job)
 
     def _choose(self, number: int) -> _Waiting | None:
@@ -233,6 +234,7 @@ def outcomes(
     retries: int = RETRIES,
     watcher: Watcher | None = None,
     admit: Callable[[dict[str, Any]], None] = lambda about: None,
+    prepare: Callable[[Job], Job] = lambda job: job,
 ) -> Generator[Outcome, None, None]:
     """Runs jobs on the workers of a pool.
 
@@ -244,6 +246,8 @@ def outcomes(
         watcher: is told what happens.
         admit: called with what each worker tells of itself, before it gets a job; what it raises
             ends everything.
+        prepare: gives the job as a worker gets it, so that what is large, or depends on what a
+            worker told, is there only while the job runs.
 
     Yields:
         One outcome for each job, as they end.
@@ -251,7 +255,7 @@ def outcomes(
     Raises:
         UserError, ExecutionError: no worker could be started.
     """
-    return _Scheduler(pool, iter(jobs), retries, watcher or Watcher(), admit).outcomes()
+    return _Scheduler(pool, iter(jobs), retries, watcher or Watcher(), admit, prepare).outcomes()
 
 
 def results(pool: Pool, jobs: Iterable[Job], **options: Any) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,35 @@ from .graph import Graph, as_graph, is_editor_format, read_workflow
 Prepared = TypeVar("Prepared")
 Completion = Callable[[Callable[[], Catalog]], Prepared]
 """From a function that returns the node classes, called only for files of the editor."""
+
+
+@dataclass(frozen=True)
+class WorkflowFile:
+    """What a workflow file holds, to be made a graph in another process.
+
+    Attributes:
+        source: the file's name, for messages.
+    """
+
+    data: dict[str, Any]
+    source: str
+
+    @classmethod
+    def read(cls, path: Path) -> WorkflowFile:
+        """`UserError` where `path` is no workflow."""
+        return cls(read_workflow(path), path.name)
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether it is one as it is; else the node definitions are needed."""
+        return not is_editor_format(self.data)
+
+    def graph(self, catalog: Callable[[], Catalog]) -> Graph:
+        """A checked graph of its own; `UserError` where the file cannot be converted."""
+        data = copy.deepcopy(self.data)
+        if self.is_graph:
+            return as_graph(data, self.source)
+        return converted(data, catalog(), self.source)
 
 
 def load_workflow(path: Path, prepare: Callable[[Graph, str], Prepared]) -> Completion[Prepared]:
