@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io, ui
 
 from ..teacache.calibration.calibrator import calibrate_and_save
@@ -142,17 +141,16 @@ class CalibrateTeaCache(io.ComfyNode):
         settings = SamplerSettings(steps, cfg, sampler_name, scheduler)
         backend = ModelCalibrationBackend(model, latent_image, settings, prompts)
         display = NodeProgress(str(cls.hidden.unique_id))
-        with torch.inference_mode():
-            calibration = calibrate_and_save(
-                profile_store(),
-                backend,
-                in_turn(backend),
-                None if name == AUTO else name,
-                trials=trials,
-                quick=quick,
-                overwrite=overwrite,
-                on_progress=display.update,
-            )
+        calibration = calibrate_and_save(
+            profile_store(),
+            backend,
+            in_turn(backend),
+            None if name == AUTO else name,
+            trials=trials,
+            quick=quick,
+            overwrite=overwrite,
+            on_progress=display.update,
+        )
         text = calibration_table(calibration)
         display.show_text(f"profile {calibration.name} is saved")
         picture = to_image(calibration_plot(calibration.to_json()))

@@ -1,44 +1,19 @@
-"""Runs of a calibration as jobs of a pool: each worker has the model, and gives shards."""
+"""Runs of a calibration as jobs of a pool. PyTorch is not loaded here: ComfyUI is to load it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, listing
 from ..jobs import Job, Pool, Watcher, outcomes
-from ..jobs.job import OnProgress
-from .shards import CalibrationBackend, CaseRun, ModelDescription, Shard, sample_shard
-from .sketch import Sketcher
+
+if TYPE_CHECKING:
+    from .shards import CaseRun, ModelDescription, Shard
 
 MODEL = "model"
 """What a worker tells of itself: a `ModelDescription`."""
-
-
-class ShardWorker:
-    """A `jobs.Worker` that samples a `CaseRun` for each job; nothing where the job has none.
-
-    Args:
-        close: frees the model.
-    """
-
-    def __init__(self, backend: CalibrationBackend, close: Callable[[], None]) -> None:
-        self.about: dict[str, Any] = {MODEL: ModelDescription.of(backend)}
-        self._backend = backend
-        self._sketch = Sketcher()
-        self._close = close
-
-    def run(self, job: Job, on_progress: OnProgress) -> Shard | None:
-        if job.payload is None:
-            return None
-        return sample_shard(self._backend, job.payload, self._sketch)
-
-    def stop(self) -> None:
-        """A run is short: it ends with its process."""
-
-    def close(self) -> None:
-        self._close()
 
 
 class SharedSampling:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..hosts.diffusers.generation import Request
+    from ..hosts.diffusers.worker import PipelineSource
 
 STEPS = 50
 LARGEST = 16_384
@@ -84,30 +85,35 @@ def add_seed_option(parser: Any) -> None:
 
 def open_pipeline(args: argparse.Namespace) -> tuple[Any, Any, Image.Image | None]:
     """The pipeline of --model, ready for --image if there is one; its device; that picture."""
-    image = read_image(args.image) if args.image else None
-    pipe, device = load_model(args)
-
-    from ..hosts.diffusers.generation import for_image
-
-    return for_image(pipe, image is not None), device, image
+    image = image_of(args)
+    pipe, device = load_model(args, image is not None)
+    return pipe, device, image
 
 
-def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
+def load_model(args: argparse.Namespace, with_image: bool = False) -> tuple[Any, Any]:
     """The pipeline of --model, not yet on its device; that device."""
-    from ..hosts.diffusers import loading as pipelines
-
-    pipelines.require_diffusers()
-    pipelines.quiet(args.verbose)
+    source = pipeline_source(args, with_image)
     say(f"loading {args.model} …")
-    device = pipelines.default_device()
-    pipe = pipelines.load_pipeline(
+    return source.load()
+
+
+def pipeline_source(args: argparse.Namespace, with_image: bool) -> PipelineSource:
+    """The pipeline of --model, as another process can load it."""
+    from ..hosts.diffusers.worker import PipelineSource
+
+    return PipelineSource(
         args.model,
-        source="--model",
         precision=args.precision or "auto",
-        device=device,
+        placement=args.placement or "auto",
         online=bool(args.download),
+        with_image=with_image,
+        verbose=args.verbose,
     )
-    return pipe, device
+
+
+def image_of(args: argparse.Namespace) -> Image.Image | None:
+    """The picture of --image, if there is one."""
+    return read_image(args.image) if args.image else None
 
 
 def request_of(args: argparse.Namespace, image: Image.Image | None) -> Request:

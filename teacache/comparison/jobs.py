@@ -106,11 +106,16 @@ class SharedComparison:
         Raises:
             UserError, ExecutionError: no worker can load it.
         """
-        for outcome in self._outcomes([None], self._watcher):
-            if outcome.failure is not None:
-                raise outcome.failure.error()
+        if self._described is None:
+            for outcome in self._outcomes([None], self._watcher):
+                if outcome.failure is not None:
+                    raise outcome.failure.error()
         assert self._described is not None
         return self._described
+
+    def check(self, comparison: Comparison) -> None:
+        """Mark the points that cannot run; raise the first one's error if none can."""
+        comparison.refuse(self.describe().refusals)
 
     def run(
         self,

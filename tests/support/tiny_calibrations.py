@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import tiny_models
-import torch
 
 from teacache.calibration.calibrator import Calibrator
 from teacache.calibration.journal import Journal
@@ -62,8 +61,7 @@ def calibrate(
     """The calibration `mine`, its runs sampled in turn unless `sampling` does it otherwise."""
     journal = Journal(path, backend.key)
     sampling = sampling or in_turn(backend)
-    with torch.inference_mode():
-        return Calibrator(backend, sampling, "mine", journal, trials=trials, quick=quick).run()
+    return Calibrator(backend, sampling, "mine", journal, trials=trials, quick=quick).run()
 
 
 def plain(calibration: Calibration) -> dict[str, Any]:

@@ -255,7 +255,8 @@ class ModelCalibrationBackend:
         config = TeaCacheConfig(rel_l1_thresh=None, profile=self.profile.name)
         model, cache = apply_teacache(self._model, config, override=override)
         assert cache is not None
-        latent = sample_model(model, self._latent, self._settings, self._prompts[case])
+        with torch.inference_mode():
+            latent = sample_model(model, self._latent, self._settings, self._prompts[case])
         report = cache.report_for()
         assert report is not None
         return SampledRun(latent, report.computed_steps)

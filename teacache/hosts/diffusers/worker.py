@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...calibration.jobs import ShardWorker
 from ...comparison import Point
 from ...comparison.jobs import BenchWorker
 
 if TYPE_CHECKING:
     import torch
 
+    from ...calibration.worker import ShardWorker
     from .backend import PipelineSamplingBackend
     from .generation import Request
 
@@ -83,6 +83,7 @@ class PipelineCalibrationSpec:
     computes: bool = True
 
     def start(self) -> ShardWorker:
+        from ...calibration.worker import ShardWorker
         from .backend import PipelineCalibrationBackend
 
         with ExitStack() as stack:

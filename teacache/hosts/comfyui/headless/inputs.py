@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from ....workflows.edits import CALIBRATION
 from ....workflows.graph import Graph
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def inputs_of(session: Session, graph: Graph, node: str) -> dict[str, Any]:
     return inputs
 
 
-def calibration_backend(session: Session, graph: Graph, node: str) -> ModelCalibrationBackend:
-    """What the node Calibrate TeaCache would calibrate; nothing is sampled yet.
+def calibration_backend(session: Session, graph: Graph) -> ModelCalibrationBackend:
+    """What a graph of `calibration_graph` would calibrate; nothing is sampled yet.
 
     Raises:
         UserError, ExecutionError: as `Session.run`.
@@ -53,7 +54,7 @@ def calibration_backend(session: Session, graph: Graph, node: str) -> ModelCalib
     """
     from ..backend import ModelCalibrationBackend, SamplerSettings, calibration_prompts
 
-    inputs = inputs_of(session, graph, node)
+    inputs = inputs_of(session, graph, CALIBRATION)
     positive = inputs.pop("positive")
     further = {key: value for key, value in inputs.items() if key.startswith("positive_")}
     prompts = calibration_prompts(
