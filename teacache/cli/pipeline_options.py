@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def add_seed_option(parser: Any) -> None:
 
 def open_pipeline(args: argparse.Namespace) -> tuple[Any, Any, Image.Image | None]:
     """The pipeline of --model, ready for --image if there is one; its device; that picture."""
-    image = read_image(args.image) if args.image else None
+    image = decode_image(read_image(args.image), args.image) if args.image else None
     pipe, device = load_model(args)
 
     from ..hosts.diffusers.generation import for_image
@@ -127,14 +128,27 @@ def request_of(args: argparse.Namespace, image: Image.Image | None) -> Request:
     )
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path) -> bytes:
+    """The content of a file that looks like a picture; `UserError` for another one."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        content = path.read_bytes()
+        Image.open(io.BytesIO(content)).close()
+    except FileNotFoundError:
+        raise UserError(f"--image {path}: no such file") from None
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise UserError(f"--image {path}: no picture that can be read: {error}") from None
+    return content
+
+
+def decode_image(content: bytes, path: Path) -> Image.Image:
+    """The picture, upright; `UserError` where it is damaged."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(content)) as picture:
             upright = ImageOps.exif_transpose(picture)
             return upright.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"--image {path}: no such file") from None
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise UserError(f"--image {path}: no picture that can be read: {error}") from None
