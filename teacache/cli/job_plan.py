@@ -28,7 +28,7 @@ class Entry:
         number: from 1.
         values: what is set in this job alone: texts, or JSON values.
         folder: for its files, relative to --out; empty for --out itself.
-        source: where the job comes from, for messages.
+        source: where the job comes from, for messages; empty where it is the command itself.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Entry:
         return [f"{name}={as_text(value)}" for name, value in self.values.items()]
 
     def error(self, message: str) -> UserError:
-        return UserError(f"{self.source}: {message}")
+        return UserError(f"{self.source}: {message}" if self.source else message)
 
 
 def as_text(value: Any) -> str:
@@ -153,7 +153,7 @@ def _varied(options: list[str]) -> Plan:
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         for combination in combinations:
-            yield "--vary", dict(zip(names, combination, strict=True))
+            yield "--vary" if options else "", dict(zip(names, combination, strict=True))
 
     return Plan(len(combinations), options, len(combinations) == 1, False, rows)
 

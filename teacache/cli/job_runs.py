@@ -228,5 +228,5 @@ class _Running:
 
 
 def digest_of(value: Any) -> str:
-    """Of a JSON value, for the key of a journal."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    """Of a JSON value, for the key of a journal; paths are texts."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

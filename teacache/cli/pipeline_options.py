@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,21 +84,14 @@ def add_seed_option(parser: Any) -> None:
     parser.add_argument("--seed", type=whole_number(0, MAX_SEED), help="of the noise (default: 0)")
 
 
-def open_pipeline(args: argparse.Namespace) -> tuple[Any, Any, Image.Image | None]:
-    """The pipeline of --model, ready for --image if there is one; its device; that picture."""
-    image = image_of(args)
-    pipe, device = load_model(args, image is not None)
-    return pipe, device, image
-
-
-def load_model(args: argparse.Namespace, with_image: bool = False) -> tuple[Any, Any]:
+def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     """The pipeline of --model, not yet on its device; that device."""
-    source = pipeline_source(args, with_image)
+    source = pipeline_source(args)
     say(f"loading {args.model} …")
     return source.load()
 
 
-def pipeline_source(args: argparse.Namespace, with_image: bool) -> PipelineSource:
+def pipeline_source(args: argparse.Namespace, with_image: bool = False) -> PipelineSource:
     """The pipeline of --model, as another process can load it."""
     from ..hosts.diffusers.worker import PipelineSource
 
@@ -113,7 +107,7 @@ def pipeline_source(args: argparse.Namespace, with_image: bool) -> PipelineSourc
 
 def image_of(args: argparse.Namespace) -> Image.Image | None:
     """The picture of --image, if there is one."""
-    return read_image(args.image) if args.image else None
+    return decode_image(read_image(args.image), args.image) if args.image else None
 
 
 def request_of(args: argparse.Namespace, image: Image.Image | None) -> Request:
@@ -133,14 +127,27 @@ def request_of(args: argparse.Namespace, image: Image.Image | None) -> Request:
     )
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path) -> bytes:
+    """The content of a file that looks like a picture; `UserError` for another one."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        content = path.read_bytes()
+        Image.open(io.BytesIO(content)).close()
+    except FileNotFoundError:
+        raise UserError(f"--image {path}: no such file") from None
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise UserError(f"--image {path}: no picture that can be read: {error}") from None
+    return content
+
+
+def decode_image(content: bytes, path: Path) -> Image.Image:
+    """The picture, upright; `UserError` where it is damaged."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(content)) as picture:
             upright = ImageOps.exif_transpose(picture)
             return upright.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"--image {path}: no such file") from None
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise UserError(f"--image {path}: no picture that can be read: {error}") from None

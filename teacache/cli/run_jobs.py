@@ -92,12 +92,11 @@ def check_options(args: argparse.Namespace) -> None:
 def spec_of(args: argparse.Namespace, source: GraphSource) -> Any:
     """What makes the description of a worker from its name."""
     uploads = tuple((file.name, file.read_bytes()) for file in args.upload)
-    comfyui = args.comfyui.expanduser().absolute() if args.comfyui else None
 
     def spec(name: str) -> WorkerSpec:
         if args.servers:
             return ServerSpec(name, source, uploads)
-        return SessionSpec(name, source, comfyui, args.custom_nodes, args.verbose)
+        return SessionSpec(name, source, args.comfyui, args.custom_nodes, args.verbose)
 
     return spec
 

@@ -31,17 +31,21 @@ class Surroundings:
     """What a worker has in common with the command that it works for.
 
     Attributes:
+        folder: the command's working directory, for relative paths.
         threads: the command's OMP_NUM_THREADS, None where it has none. Ray sets its own for every
             process, with which sums are rounded otherwise.
         profiles: the user's profiles by the names of their files, None where the worker finds them
             where the command does.
     """
 
+    folder: str
     threads: str | None = None
     profiles: dict[str, str] | None = None
 
     def take_on(self) -> None:
         """Changes the environment of this process, before PyTorch is loaded."""
+        with contextlib.suppress(OSError):  # a machine without that folder
+            os.chdir(self.folder)
         if self.threads is None:
             os.environ.pop(THREADS, None)
         else:

@@ -73,7 +73,8 @@ class RayPool:
         actor = actor_class.remote(self._surroundings, ray.cloudpickle.dumps(spec))
         self._actors[slot] = actor
         self._starting[actor.start.remote()] = slot
-        self._placed.append(actor.is_placed.options(concurrency_group=CONTROL).remote())
+        if self._since is not None:
+            self._placed.append(actor.is_placed.options(concurrency_group=CONTROL).remote())
 
     def submit(self, slot: int, job: Job) -> None:
         running = self._actors[slot].run.options(num_returns="streaming").remote(job)

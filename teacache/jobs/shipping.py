@@ -54,7 +54,7 @@ def surroundings(local: bool) -> Surroundings:
         profiles = {
             f"{name}.json": store.path(name).read_text(encoding="utf-8") for name in store.names()
         }
-    return Surroundings(os.environ.get(THREADS), profiles)
+    return Surroundings(str(Path.cwd()), os.environ.get(THREADS), profiles)
 
 
 @functools.cache
