@@ -69,6 +69,9 @@ class JobFile:
                     continue
                 try:
                     values = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_once)
+                except json.JSONDecodeError as error:
+                    where = f"{error.msg} at character {error.colno}"
+                    raise self.error(number, f"not JSON: {where}") from None
                 except (ValueError, RecursionError) as error:
                     raise self.error(number, f"not JSON: {error}") from None
                 if not isinstance(values, dict):

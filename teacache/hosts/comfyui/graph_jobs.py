@@ -284,17 +284,14 @@ class ServerWorker:
 
 
 def made(graph: Graph, result: GraphResult, folder: Path) -> GraphMade:
-    """The result with the contents of the files, which lie in `folder`."""
-    files = [
-        MadeFile(
-            node,
-            describe(graph, node) if node in graph else "",
-            path.relative_to(folder).as_posix(),
-            path.read_bytes(),
-        )
-        for node, paths in result.files.items()
-        for path in paths
-    ]
+    """The result with the contents of its files in `folder`; others stay where they are."""
+    files = []
+    for node, paths in result.files.items():
+        label = describe(graph, node) if node in graph else ""
+        for path in map(Path.resolve, paths):
+            if path.is_relative_to(folder):
+                name = path.relative_to(folder).as_posix()
+                files.append(MadeFile(node, label, name, path.read_bytes()))
     return GraphMade(result.seconds, nodes_json(graph, result), files, result.reports)
 
 
