@@ -81,7 +81,7 @@ def test_a_workflow(
     )
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("COMFYUI_DIR", str(comfy_dir))
-    assert main([*command, "--out", str(shared), "--ray", "--workers", "2"]) == 0
+    assert main([*command, "--out", str(shared), "--ray", "--workers", "1"]) == 0
     report = assert_the_same(alone, shared)
     assert report["points"][1]["skipped"] > 0 and report["fewer_steps"]
 
