@@ -8,9 +8,9 @@ from teacache.jobs import WorkerSpec
 from teacache.jobs.cluster import Cluster, Share
 
 
-def ray_pool(specs: Sequence[WorkerSpec], local: bool = True):
-    """A pool of actors, one for each of `specs`; if not `local`, as on other machines."""
+def ray_pool(specs: Sequence[WorkerSpec]):
+    """A pool of actors, one for each of `specs`."""
     from teacache.jobs.ray_pool import RayPool
 
-    cluster = Cluster(local, cpus=4, gpus=0, nodes=1)
+    cluster = Cluster(local=True, cpus=4, gpus=0, nodes=1)
     return RayPool(specs, cluster, Share(len(specs), 0.5, 0.0))
