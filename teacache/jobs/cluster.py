@@ -16,12 +16,24 @@ from types import FrameType
 from typing import Any
 
 from ..errors import UserError
+from .shipping import shipped_package
 
 AUTO, LOCAL = "auto", "local"
 INSTALL = "--ray needs an extra: pip install 'teacache-studio[ray]'"
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 CONNECT_SECONDS = 3.0
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 40.0
+TRIES = {"RAY_gcs_server_port_wait_time_s": "4"}
+"""How often Ray tries to connect, about a second apart."""
+TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless it is in ~/.ray/auth_token"
+JOIN = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+except Exception as error:
+    print(*str(error).split())
+    sys.exit(1)
+"""
 
 
 @dataclass(frozen=True)
@@ -104,33 +116,54 @@ def joined(address: str, verbose: bool = False) -> Iterator[Cluster]:
     if not known:
         _join(address, verbose)
     try:
+        cluster = described()
+        if not (known or cluster.local):
+            _join_again(verbose)
         with _terminated_as_interrupted():
-            yield _described()
+            yield cluster
     finally:
         if not known:
             ray.shutdown()
 
 
 def _join(address: str, verbose: bool) -> None:
-    import ray
-
     named = os.environ.get(ADDRESS_VARIABLE, "") if address == AUTO else address
     if named not in ("", LOCAL, AUTO):
         check_address(named, "--ray" if named == address else ADDRESS_VARIABLE)
     try:
-        ray.init(
-            address=named or None,
-            include_dashboard=None if named not in ("", LOCAL) else False,
-            log_to_driver=verbose,
-            logging_level="WARNING" if verbose else "ERROR",
-        )
+        _init(named or None, verbose)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"--ray {address}: {reason}") from None
 
 
+def _join_again(verbose: bool) -> None:
+    """Joins the same cluster with what its other machines need, which Ray takes only then."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    ray.shutdown()
+    _init(address, verbose, runtime_env={"py_modules": [str(shipped_package())]})
+
+
+def _init(address: str | None, verbose: bool, **options: Any) -> None:
+    import ray
+
+    ray.init(
+        address=address,
+        include_dashboard=False if address in (None, LOCAL) else None,
+        log_to_driver=verbose,
+        logging_level="WARNING" if verbose else "ERROR",
+        **options,
+    )
+
+
 def check_address(address: str, source: str) -> None:
-    """`UserError` unless Ray answers at `address`, in its version: `ray.init` waits for minutes."""
+    """`UserError` unless this process can join the Ray at `address`.
+
+    Another process tries it: where something else listens, `ray.init` waits without an end, and
+    heeds no signal.
+    """
     if "://" in address:
         raise UserError(
             f"{source} {address}: name HOST:PORT of the cluster, on a machine that is a node of it"
@@ -143,19 +176,25 @@ def check_address(address: str, source: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError:
         raise nothing from None
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         check = subprocess.run(
-            command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+            [sys.executable, "-c", JOIN, address],
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=False,
+            env=os.environ | TRIES,
         )
     except subprocess.TimeoutExpired:
         raise nothing from None
+    if "InvalidAuthToken" in check.stderr:
+        raise UserError(f"{source} {address}: asks for a token: {TOKEN}")
     if check.returncode:
-        said = [line for line in (check.stdout + check.stderr).splitlines() if "ersion" in line]
-        raise UserError(f"{source} {address}: {said[-1].strip()}") if said else nothing
+        raise UserError(f"{source} {address}: {check.stdout.strip()[:300] or 'cannot be joined'}")
 
 
-def _described() -> Cluster:
+def described() -> Cluster:
+    """The cluster that this process has joined."""
     import ray
 
     nodes: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]

@@ -26,7 +26,7 @@ PACK_FILES = ("nodes/**/*.py", "models/*/teacache_demo*.safetensors", "workflows
 
 
 def runtime_env(local: bool) -> dict[str, Any]:
-    """Ray's runtime environment for workers.
+    """Ray's runtime environment for a worker.
 
     Args:
         local: they run on this machine, with the package where it is.
@@ -36,8 +36,8 @@ def runtime_env(local: bool) -> dict[str, Any]:
         for name, value in os.environ.items()
         if name.startswith(PASSED) and not any(word in name for word in SECRET)
     }
-    if not local:
-        return {"env_vars": variables, "py_modules": [str(shipped_package())]}
+    if not local:  # the package came when the cluster was joined
+        return {"env_vars": variables}
     path = [str(LIBRARY.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"env_vars": variables | {"PYTHONPATH": os.pathsep.join(path)}}
 

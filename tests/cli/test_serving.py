@@ -250,18 +250,18 @@ def test_ctrl_c_stops_the_server_too(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_lost_servers_job_goes_to_another_one(
-    server: Server, comfy_dir: Path, ray_here: None, tmp_path: Path, capsys: Any
+    servers: list[Server], ray_here: None, tmp_path: Path, capsys: Any
 ) -> None:
-    """One of two servers is killed while it samples."""
+    """One of two servers is killed while it samples; the last test that needs both."""
+    alive, dying = servers
     slow = ["--set", "Sampler.steps=150", "--set", "2.rel_l1_thresh=0"]
-    with serving(comfy_dir, tmp_path / "dying") as dying:
-        killed = threading.Thread(target=kill_when_busy, args=(dying,))
-        killed.start()
-        options = ["--server", server.url, "--server", dying.url, "--ray"]
-        options += ["--vary", "7.seed=1|2|3", "--out", tmp_path / "out"]
-        report = tmp_path / "report.json"
-        assert run(QUICKSTART, *slow, *options, "--report", report) == 0
-        killed.join()
+    killed = threading.Thread(target=kill_when_busy, args=(dying,))
+    killed.start()
+    options = ["--server", alive.url, "--server", dying.url, "--ray"]
+    options += ["--vary", "7.seed=1|2|3", "--out", tmp_path / "out"]
+    report = tmp_path / "report.json"
+    assert run(QUICKSTART, *slow, *options, "--report", report) == 0
+    killed.join()
     told = capsys.readouterr().err
     assert f"{dying.url} was lost with job" in told and "the job is tried again" in told
     assert "a worker is given up, 1 left" in told

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import platform
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from paths import ROOT
+from paths import ROOT, TESTS
 
 import teacache
 from teacache.cli.main import main
@@ -110,7 +115,7 @@ def test_what_other_machines_get(monkeypatch: pytest.MonkeyPatch, profile_folder
     environment = shipping.runtime_env(local=False)
     assert environment["env_vars"]["COMFYUI_DIR"] == "/shared/ComfyUI"
     assert "secret" not in environment["env_vars"].values()
-    (package,) = map(Path, environment["py_modules"])
+    package = shipping.shipped_package()
     assert package.name == "teacache" and (package / "pack" / "nodes" / "__init__.py").is_file()
     assert list(package.glob("pack/models/*/teacache_demo.safetensors"))
     code = "import teacache.installation as i; print(i.pack_folder(), i.is_checkout())"
@@ -125,14 +130,13 @@ def test_what_other_machines_get(monkeypatch: pytest.MonkeyPatch, profile_folder
     (profile_folder / "mine.json").write_text("{}")
     assert shipping.surroundings(local=False).profiles == {"mine.json": "{}"}
     assert shipping.surroundings(local=True).profiles is None
-    assert "py_modules" not in shipping.runtime_env(local=True)
+    assert "PYTHONPATH" not in environment["env_vars"]
+    assert str(ROOT) in shipping.runtime_env(local=True)["env_vars"]["PYTHONPATH"]
 
 
 def test_an_actor_takes_on_the_surroundings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import os
-
     monkeypatch.chdir(tmp_path)
     for variable in ("OMP_NUM_THREADS", "TEACACHE_PROFILES"):
         monkeypatch.setenv(variable, "of Ray")
@@ -141,3 +145,76 @@ def test_an_actor_takes_on_the_surroundings(
     assert (Path(os.environ["TEACACHE_PROFILES"]) / "mine.json").read_text() == "{}"
     Surroundings("/", "7").take_on()
     assert os.environ["OMP_NUM_THREADS"] == "7" and Path.cwd() == Path("/")
+
+
+FAR = """
+import dataclasses, sys
+from job_workers import Spec
+from teacache.jobs import Job, cluster, results
+from teacache.jobs.ray_pool import RayPool
+
+described = cluster.described
+cluster.described = lambda: dataclasses.replace(described(), local=False)  # as of many machines
+with cluster.joined(sys.argv[1]) as found:
+    pool = RayPool([Spec()], found, cluster.share_of(found, 1, None))
+    (result,) = results(pool, [Job(1, {})])
+print(found.nodes, int(found.cpus), result["pack"])
+"""
+
+
+AUTHORISED = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+
+
+@contextlib.contextmanager
+def started_cluster(folder: Path) -> Iterator[str]:
+    """A Ray of another process; its address. Its folder is its own: nothing else finds it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    options = [
+        f"--port={port}",
+        "--num-cpus=3",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    ]
+    shell = {**os.environ, **AUTHORISED, "PYTHONPATH": str(TESTS / "support")}
+    with (folder / "log").open("w") as log:
+        head = subprocess.Popen(
+            [*command, *options, f"--temp-dir={folder}"],
+            cwd=folder,
+            env=shell,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        for _ in range(600):
+            assert head.poll() is None, (folder / "log").read_text()
+            if "--block" in (folder / "log").read_text():
+                break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.terminate()
+        head.wait(timeout=30)
+
+
+def test_the_package_goes_to_other_machines() -> None:
+    """To a cluster that was started without it, by its address."""
+    pytest.importorskip("ray")
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
+        started_cluster(Path(folder)) as address,
+    ):
+        path = os.pathsep.join([str(ROOT), str(TESTS / "support")])
+        command = [sys.executable, "-c", FAR, address]
+        shell = {**os.environ, "PYTHONPATH": path, "RAY_AUTH_MODE": "disabled"}
+        refused, done = (
+            subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+            for env in (shell, {**shell, **AUTHORISED})
+        )
+    assert f"--ray {address}: asks for a token: set RAY_AUTH_MODE=token" in refused.stderr
+    assert done.returncode == 0, done.stderr
+    nodes, cpus, pack = done.stdout.split()
+    assert (nodes, cpus) == ("1", "3")
+    assert Path(pack).parts[-2:] == ("teacache", "pack") and not Path(pack).is_relative_to(ROOT)

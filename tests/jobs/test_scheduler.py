@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from job_workers import Spec
+from paths import ROOT
 from ray_session import ray_pool
 
 from teacache.errors import ExecutionError, UserError
@@ -180,6 +181,14 @@ def test_an_actor_has_the_threads_of_the_command(
             monkeypatch.setenv("OMP_NUM_THREADS", told)
         (result,) = results(ray_pool([Spec()]), jobs({}))
         assert result["threads"] == told
+
+
+def test_an_actor_works_where_the_command_does(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (here,) = results(ray_pool([Spec()]), jobs({}))
+    assert here["pack"] == str(ROOT) and here["folder"] == str(tmp_path)
 
 
 def test_closing_stops_what_runs(ray_here: None, tmp_path: Path) -> None:

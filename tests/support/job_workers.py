@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from teacache.errors import UserError
+from teacache.installation import pack_folder
 from teacache.jobs import Job, WorkerLost
 from teacache.jobs.job import OnProgress
 from teacache.progress import Progress
@@ -48,6 +49,8 @@ class Worker:
             "pid": os.getpid(),
             "thread": threading.get_ident(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
+            "pack": str(pack_folder()),
+            "folder": str(Path.cwd()),
         }
 
     def _attempt(self, job: Job) -> int:

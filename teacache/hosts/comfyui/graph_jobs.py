@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
@@ -263,8 +262,7 @@ class ServerWorker:
             return self._loop.run_until_complete(task)
         except (KeyboardInterrupt, asyncio.CancelledError):
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                self._loop.run_until_complete(task)
+            self._loop.run_until_complete(asyncio.wait({task}))
             self._loop.run_until_complete(self._host.stop())
             raise KeyboardInterrupt from None
         finally:
