@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,10 +36,14 @@ class BenchDescription:
 
 BENCH = "bench"
 """The entry of `about` with a `BenchDescription`."""
+IDLE_SECONDS = 0.2
+"""How long a job without a part takes."""
+START_SECONDS = 120.0
+"""So long the first workers wait for the last ones."""
 
 
 class BenchWorker:
-    """A `jobs.Worker` that samples a `Part` for each job; nothing where the job has none.
+    """A `jobs.Worker` that samples a `Part` for each job; it waits where the job has none.
 
     Args:
         backend: on which everything is sampled.
@@ -66,6 +71,7 @@ class BenchWorker:
         """The results; what the reference raises, which ends the comparison, is a result as well,
         unlike a failure of the worker."""
         if job.payload is None:
+            self._stopped.wait(IDLE_SECONDS)
             return None
 
         def tell(progress: Progress) -> None:
@@ -99,6 +105,7 @@ class SharedComparison:
         self._retries = retries
         self._watcher = watcher
         self._described: BenchDescription | None = None
+        self._started: set[int] = set()
 
     def describe(self) -> BenchDescription:
         """The model, as the first worker has it.
@@ -107,7 +114,8 @@ class SharedComparison:
             UserError, ExecutionError: no worker can load it.
         """
         if self._described is None:
-            for outcome in self._outcomes([None], self._watcher):
+            watcher = _StartWatcher(self._started, self._watcher)
+            for outcome in self._outcomes([None], watcher):
                 if outcome.failure is not None:
                     raise outcome.failure.error()
         assert self._described is not None
@@ -123,8 +131,10 @@ class SharedComparison:
         on_progress: Callable[[Progress], None],
         on_pictures: PicturesListener,
     ) -> None:
-        """Sample everything, as `sample_in_parts` does."""
+        """Sample everything, as `sample_in_parts` does, once every worker has started."""
         watcher = _PartsWatcher(on_progress, self._watcher)
+        on_progress(Progress(0.0, 1.0, "starting the workers"))
+        self._start_workers(sum(not variant.failure for variant in comparison.variants))
 
         def parts(wanted: Sequence[Part]) -> Iterator[tuple[Part, Measured | Exception]]:
             watcher.expect(len(wanted))
@@ -137,6 +147,18 @@ class SharedComparison:
                     yield outcome.job.payload, outcome.result
 
         sample_in_parts(comparison, parts, self._rounds.slots, on_pictures)
+
+    def _start_workers(self, most: int) -> None:
+        """Waits until they have loaded the model, which slows down what is timed beside it.
+
+        Args:
+            most: how many there is work for.
+        """
+        wanted = min(most, self._rounds.slots)
+        ends = time.monotonic() + START_SECONDS
+        while len(self._started) < wanted and time.monotonic() < ends:
+            for _ in self._outcomes([None] * wanted, _StartWatcher(self._started, self._watcher)):
+                pass
 
     def _outcomes(self, payloads: Sequence[Part | None], watcher: Watcher) -> Iterator[Outcome]:
         jobs = [Job(number, payload) for number, payload in enumerate(payloads, 1)]
@@ -151,8 +173,23 @@ class SharedComparison:
             self._described = about[BENCH]
 
 
+class _StartWatcher(Watcher):
+    """Notes which workers have started."""
+
+    def __init__(self, started: set[int], other: Watcher) -> None:
+        self._started = started
+        self._other = other
+
+    def started(self, slot: int, worker: str) -> None:
+        self._started.add(slot)
+        self._other.started(slot, worker)
+
+    def notice(self, sentence: str) -> None:
+        self._other.notice(sentence)
+
+
 class _PartsWatcher(Watcher):
-    """Progress over all parts, those that run now by their share; all else goes to `other`."""
+    """Progress over all parts, those that run now by their share, beside `other`."""
 
     def __init__(self, on_progress: Callable[[Progress], None], other: Watcher) -> None:
         self._on_progress = on_progress
@@ -174,15 +211,18 @@ class _PartsWatcher(Watcher):
 
     def assigned(self, slot: int, job: Job) -> None:
         self._shares[slot] = 0.0
+        self._other.assigned(slot, job)
 
     def progressed(self, slot: int, job: Job, progress: Progress) -> None:
         self._shares[slot] = progress.done / progress.total if progress.total else 0.0
+        self._other.progressed(slot, job, progress)
         self._tell(progress.stage)
 
     def ended(self, slot: int | None, outcome: Outcome) -> None:
         self._ended += 1
         if slot is not None:
             self._shares.pop(slot, None)
+        self._other.ended(slot, outcome)
         self._tell("sampled")
 
     def _tell(self, what: str) -> None:
