@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExecutionError, UserError
 from ..files import write_json, write_json_lines
 from ..jobs import Failure, Job, Outcome, Pool, outcomes
 from ..jobs.journal import JobJournal
@@ -87,12 +86,12 @@ class _Running:
         before = 0 if journal is None else len(journal)
         if before:
             say(f"{before} of {plan.count} jobs are finished: going on with the others")
-        status = "interrupted"
+        status = "failed"
         try:
             self._run(journal, before)
             status = "failed" if self.failures else "success"
-        except (UserError, ExecutionError):
-            status = "failed"
+        except KeyboardInterrupt:
+            status = "interrupted"
             raise
         finally:
             self._report(started, status, journal)
