@@ -126,6 +126,7 @@ def load_or_calibrate(testbed: Testbed, quick: bool = False) -> Calibration:
     `PROFILE_FOLDER`."""
     from teacache.calibration.calibrator import Calibrator
     from teacache.calibration.journal import Journal
+    from teacache.calibration.shards import in_turn
     from teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
 
     store = ProfileStore(PROFILE_FOLDER)
@@ -143,8 +144,7 @@ def load_or_calibrate(testbed: Testbed, quick: bool = False) -> Calibration:
     latent = {"samples": torch.zeros(1, *testbed.latent_shape)}
     backend = ModelCalibrationBackend(testbed.patcher, latent, settings, prompts)
     journal = Journal(PROFILE_FOLDER / f"{name}{PARTIAL_SUFFIX}", {**backend.key, "quick": quick})
-    with torch.inference_mode():
-        calibration = Calibrator(backend, name, journal, quick=quick).run()
+    calibration = Calibrator(backend, in_turn(backend), name, journal, quick=quick).run()
     store.save(calibration)
     journal.remove()
     return calibration

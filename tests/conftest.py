@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -130,3 +131,27 @@ def without_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError
 
     monkeypatch.setattr("teacache.comparison.metrics.lpips", missing)
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """A Ray of this machine, started once; commands with `--ray` in this process join it."""
+    pytest.importorskip("ray")
+    path = [str(TESTS / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+        "PYTHONPATH": os.pathsep.join(path),
+    }
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=200_000_000,
+    )
+    yield
+    ray.shutdown()
