@@ -94,20 +94,12 @@ def open_pipeline(args: argparse.Namespace) -> tuple[Any, Any, Image.Image | Non
 
 def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     """The pipeline of --model, not yet on its device; that device."""
-    from ..hosts.diffusers import loading as pipelines
+    from ..hosts.diffusers.loading import load_for_command
 
-    pipelines.require_diffusers()
-    pipelines.quiet(args.verbose)
     say(f"loading {args.model} …")
-    device = pipelines.default_device()
-    pipe = pipelines.load_pipeline(
-        args.model,
-        source="--model",
-        precision=args.precision or "auto",
-        device=device,
-        online=bool(args.download),
+    return load_for_command(
+        args.model, args.precision or "auto", online=bool(args.download), verbose=args.verbose
     )
-    return pipe, device
 
 
 def request_of(args: argparse.Namespace, image: Image.Image | None) -> Request:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -68,11 +71,19 @@ class Server(uvicorn.Server):
 
 
 def serve(service: Service, taken: socket.socket, verbose: bool) -> None:
-    """Answers requests until Ctrl-C or SIGTERM; then returns within seconds."""
+    """Answers requests until Ctrl-C or SIGTERM; then returns within seconds.
+
+    A step that takes longer is left behind, at a second Ctrl-C at once: the executor is busy then.
+    """
+    with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn, once it has stopped
+        Server(service, verbose).run(sockets=[taken])
+
+
+@contextmanager
+def stops_by_signal() -> Iterator[None]:
+    """SIGTERM ends the process as Ctrl-C does, also while a model is loaded."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        Server(service, verbose).run(sockets=[taken])
-    except KeyboardInterrupt:  # raised again by uvicorn, once it has stopped
-        pass
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -114,7 +114,7 @@ def serving(model: Any, capacity: int = 4, **options: Any) -> Iterator[Running]:
     """A server of `model` in a thread; `options` are those of `Service`."""
     metrics = Metrics()
     queue = JobQueue(LocalExecutor(model), capacity, metrics)
-    service = Service(model, queue, metrics, **options)
+    service = Service(model.description, queue, metrics, **options)
     server, taken = Server(service, verbose=False), bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
     thread.start()
@@ -175,9 +175,11 @@ class GatedModel:
 
     name = "gated"
     takes_images = False
+    lines = ()
 
     def __init__(self, steps: int = 0) -> None:
         self.about: dict[str, Any] = {}
+        self.description = self
         self.gate = threading.Semaphore(steps)
         self.prompts: list[str] = []
         self.cancelled: list[str] = []
