@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, UserError
@@ -31,10 +32,16 @@ CARRIED = (FOLDER_VARIABLE, "XDG_DATA_HOME", "HF_HOME", "HF_HUB_CACHE", "OMP_NUM
 PACK_PARTS = ("__init__.py", "teacache", "nodes", "locales", "web", "pyproject.toml")
 """What is sent of a checkout to nodes that do not have it."""
 CONNECT_SECONDS = 5.0
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What a client of gRPC, which Ray speaks, begins with: its preface and empty settings."""
+HTTP2_SETTINGS = b"\x04"
+"""The type of the frame that a server of gRPC begins with."""
 SLOW_SECONDS = 15.0
 """After which the user is told what is waited for."""
 LOOK_BACK_SECONDS = 5.0
 """Over which autoscaling averages the number of requests."""
+TOKEN_FILE = Path("~/.ray/auth_token")
+"""With which clusters know their users; Ray's own place for it."""
 FAR_FUTURE = 24 * 3600.0
 """Seconds that a replica to be removed may take to end its picture."""
 
@@ -95,8 +102,9 @@ def deployed(
 @contextmanager
 def connected(address: str, verbose: bool) -> Iterator[Any]:
     """Ray, connected to a cluster, or with one of its own that ends with the context."""
-    ray = import_ray()
     address = usable_address(address)
+    prepare_environment(address, verbose)
+    ray = import_ray()
     quiet(verbose)
     try:
         connect(ray, address, verbose)
@@ -129,14 +137,27 @@ def connect(ray: Any, address: str, verbose: bool) -> None:
         init(LOCAL, runtime_env())
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
+        if "AuthenticationError" in str(error.__cause__):
+            reason = "the cluster asks for a token: set RAY_AUTH_TOKEN, or put it in " + str(
+                TOKEN_FILE
+            )
         raise UserError(f"--ray {address}: {reason}") from None
+
+
+def prepare_environment(address: str, verbose: bool) -> None:
+    """Sets what Ray reads from the environment when it is imported, where the user did not."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a Ray that is started here
+    if address != LOCAL and not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # failures are raised as well
+    token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if token or TOKEN_FILE.expanduser().is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def import_ray() -> Any:
     """Ray with Ray Serve; `UserError` with the command that installs them."""
     if importlib.util.find_spec("ray") is None:
         raise UserError(INSTALL)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of the Ray that is started here
     try:
         importlib.import_module("ray.serve")
     except ImportError as error:
@@ -155,9 +176,15 @@ def usable_address(address: str) -> str:
             "10.0.0.5:6379"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connection:
+            connection.sendall(HTTP2_HELLO)
+            answer = connection.recv(9)
+    except TimeoutError:
+        raise UserError(f"--ray {address}: no answer within {CONNECT_SECONDS:g} s") from None
     except OSError as error:
         raise UserError(f"--ray {address}: no Ray is there: {error.strerror or error}") from None
+    if answer[3:4] != HTTP2_SETTINGS:
+        raise UserError(f"--ray {address}: something else than Ray answers there")
     return address
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 
 import openai
 import pytest
-from image_server import form, picture_file
-from PIL import Image
+from image_server import form, opened, picture_file
 
 from teacache.config import TeaCacheConfig
 from teacache.hosts.diffusers.generation import Request, generate
@@ -17,11 +15,6 @@ from teacache.plots.pixels import to_pil
 
 PROMPT = dict(model="demo", prompt="butterfly")
 OWN = {"num_inference_steps": 20, "guidance_scale": 3.0, "seed": 7}
-
-
-def opened(entry):
-    """The picture in an entry of `data`."""
-    return Image.open(io.BytesIO(base64.b64decode(entry.b64_json)))
 
 
 def told(answer):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
+import io
 import json
 import os
 import subprocess
@@ -206,10 +208,13 @@ class GatedModel:
         return Pictures([Image.new("RGB", (16, 16))], 0.1, 0)
 
 
+def opened(entry: Any) -> Image.Image:
+    """The picture in an entry of `data`."""
+    return Image.open(io.BytesIO(base64.b64decode(entry.b64_json)))
+
+
 def picture_file(size: tuple[int, int] = (128, 128), format: str = "PNG") -> bytes:
     """The file of a picture with a gradient."""
-    import io
-
     file = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert("RGB").save(file, format)
     return file.getvalue()
