@@ -8,6 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 from .errors import ApiError
 from .executors import Executor
@@ -60,6 +61,7 @@ class JobQueue:
         self._handed: set[Job] = set()
         self._available = asyncio.Semaphore(0)
         self._workers: list[asyncio.Task[None]] = []
+        self._abandoned: asyncio.Future[None]
         self._typical_seconds = FIRST_GUESS
         self._stopping = False
         metrics.capacity.set(capacity)
@@ -68,6 +70,7 @@ class JobQueue:
         metrics.running.set_function(lambda: self.running)
 
     async def __aenter__(self) -> JobQueue:
+        self._abandoned = asyncio.get_running_loop().create_future()
         await self._executor.open()
         self._workers = [
             asyncio.create_task(self._work(), name=f"worker {number}")
@@ -84,7 +87,9 @@ class JobQueue:
         self.stop()
         for worker in self._workers:
             worker.cancel()
-        await asyncio.wait(self._workers, timeout=GRACE)
+        ended = asyncio.gather(*self._workers, return_exceptions=True)
+        either: set[asyncio.Future[Any]] = {ended, self._abandoned}
+        await asyncio.wait(either, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
         await self._executor.close()
 
     @property
@@ -156,6 +161,15 @@ class JobQueue:
         self._stopping = True
         for job in [*self._waiting, *self._handed]:
             self.cancel(job)
+
+    def abandon(self) -> None:
+        """Ends the wait for steps that go on; to be called from any thread or signal handler."""
+
+        def end() -> None:
+            if not self._abandoned.done():
+                self._abandoned.set_result(None)
+
+        self._abandoned.get_loop().call_soon_threadsafe(end)
 
     async def _work(self) -> None:
         while True:

@@ -68,6 +68,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._service.queue.stop()
+        if self.force_exit:
+            self._service.queue.abandon()
 
 
 def serve(service: Service, taken: socket.socket, verbose: bool) -> None:

@@ -123,21 +123,29 @@ class WorkflowModel:
         if is_cancelled():
             raise Cancelled
         seed = seed_of(request) if "seed" in self._fields else None
+        previews = 0
 
         def listen(progress: Progress) -> None:
             if is_cancelled():
                 self._session.interrupt()
             elif progress.total > 1:
-                on_progress(
-                    SamplingProgress(progress.title, int(progress.value), int(progress.total))
-                )
+                step, steps = int(progress.value), int(progress.total)
+                picture = shown(progress.preview) if step in request.preview_steps(steps) else None
+                on_progress(SamplingProgress(progress.title, step, steps, picture))
+
+        def shown(preview: Image.Image | None) -> Image.Image | None:
+            nonlocal previews
+            if preview is None or previews == request.previews:  # a graph may sample twice
+                return None
+            previews += 1
+            return preview.convert("RGB")
 
         try:
             with self._uploaded(request.images) as image:
                 graph = self._graph_of(request, seed, image)
                 valid = self._session.validate(graph)
                 self._session.keep_only(valid.graph, self._independent(valid.graph))
-                result = self._session.execute(valid, listen)
+                result = self._session.execute(valid, listen, previews=request.previews > 0)
         except KeyboardInterrupt:
             if is_cancelled():
                 raise Cancelled from None

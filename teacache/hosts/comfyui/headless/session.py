@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ....errors import ConfigError, ExecutionError, UserError
 from ....workflows.definitions import Catalog, Definitions, NodeKind, input_types
@@ -21,15 +21,23 @@ from ....workflows.graph import Graph, describe, title
 from .boot import Comfy, boot
 from .validation import REQUEST_DATA, ValidGraph, validated
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 @dataclass(frozen=True)
 class Progress:
-    """A node's progress: `value` of `total`, such as sampling steps."""
+    """A node's progress: `value` of `total`, such as sampling steps.
+
+    Attributes:
+        preview: the picture so far, still noisy, where previews are on and the model has them.
+    """
 
     node: str
     title: str
     value: float
     total: float
+    preview: Image.Image | None = None
 
 
 @dataclass
@@ -146,9 +154,16 @@ class Session:
         return self.execute(self.validate(graph), on_progress)
 
     def execute(
-        self, valid: ValidGraph, on_progress: Callable[[Progress], None] | None = None
+        self,
+        valid: ValidGraph,
+        on_progress: Callable[[Progress], None] | None = None,
+        *,
+        previews: bool = False,
     ) -> GraphResult:
         """Executes a validated graph; the session can be used again after each error.
+
+        Args:
+            previews: whether samplers show what they have so far, for `on_progress`.
 
         Raises:
             UserError: a node refuses its settings.
@@ -165,7 +180,8 @@ class Session:
                 clock.switch(data["node"])
             elif event == "progress" and on_progress is not None and data["node"] in graph:
                 node = data["node"]
-                on_progress(Progress(node, title(graph, node), data["value"], data["max"]))
+                preview = None if data["preview"] is None else data["preview"][1]
+                on_progress(Progress(node, title(graph, node), data["value"], data["max"], preview))
             elif event == "teacache.end":
                 report = {"node": data["node"], "sampled_by": clock.current, **data["report"]}
                 result.reports.append(report)
@@ -173,7 +189,8 @@ class Session:
                 result.notes += data["notes"]
 
         started = time.perf_counter()
-        self._execute(graph, valid.outputs, valid.extra_data, listen)
+        with previewing(self.comfy, previews) as asked:
+            self._execute(graph, valid.outputs, {**valid.extra_data, **asked}, listen)
         clock.switch(None)
         result.seconds = time.perf_counter() - started
         result.node_seconds = clock.seconds
@@ -244,6 +261,24 @@ class Session:
                     path = folders[item["type"]] / item["subfolder"] / item["filename"]
                     files.setdefault(node, []).append(path)
         return files
+
+
+@contextlib.contextmanager
+def previewing(comfy: Comfy, wanted: bool) -> Iterator[dict[str, str]]:
+    """Turns ComfyUI's previews on for the context, if they are wanted.
+
+    Returns:
+        What newer versions, which ask each request for it, are to be told beside the graph.
+    """
+    if not wanted:
+        yield {}
+        return
+    before = comfy.arguments.preview_method
+    comfy.arguments.preview_method = type(before).Auto
+    try:
+        yield {"preview_method": type(before).Auto.value}
+    finally:
+        comfy.arguments.preview_method = before
 
 
 @contextlib.contextmanager
