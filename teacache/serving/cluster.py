@@ -42,8 +42,8 @@ LOOK_BACK_SECONDS = 5.0
 """Over which autoscaling averages the number of requests."""
 TOKEN_FILE = Path("~/.ray/auth_token")
 """With which clusters know their users; Ray's own place for it."""
-FAR_FUTURE = 24 * 3600.0
-"""Seconds that a replica to be removed may take to end its picture."""
+DRAIN_SECONDS = 1800.0
+"""Which a replica that is no longer needed may take to end its picture."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +246,8 @@ def application(
         UserError: the model cannot be loaded.
     """
     from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
 
     serve.start(
         proxy_location="Disabled",  # this process is the only one with a port
@@ -257,7 +259,8 @@ def application(
         wait_until_running(server.name, say)
         yield handle, lambda: running(server.name)
     finally:
-        serve.delete(server.name, _blocking=False)
+        with contextlib.suppress(RayError, RayServeException):  # the cluster is gone, all of it
+            serve.delete(server.name, _blocking=False)
 
 
 def deployment(replicas: Replicas, gpus: float) -> Any:
@@ -283,7 +286,7 @@ def deployment(replicas: Replicas, gpus: float) -> Any:
         ray_actor_options={"num_gpus": gpus, "num_cpus": replicas.cpus},
         max_ongoing_requests=1,
         max_constructor_retry_count=1,
-        graceful_shutdown_timeout_s=FAR_FUTURE,
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=5.0,
         request_router_config={

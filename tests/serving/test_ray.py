@@ -196,7 +196,6 @@ def test_a_server_that_is_killed_leaves_no_replica(head, served):
     ("options", "message"),
     [
         (("--ray", "127.0.0.1"), "--ray 127.0.0.1: must be auto, local, or HOST:PORT"),
-        (("--ray", "ray://127.0.0.1:10001"), "must be auto, local, or HOST:PORT"),
         (("--ray", f"127.0.0.1:{free_port()}"), "no Ray is there: Connection refused"),
         (("--replicas", 2), "--replicas: needs --ray"),
         (("--gpus-per-replica", 1), "--gpus-per-replica: needs --ray"),

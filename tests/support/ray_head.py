@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -10,7 +11,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+import psutil
 
 WAIT = 60.0
 REPLICA = "ray::ServeReplica"
@@ -54,26 +56,11 @@ def ray_head(cpus: int) -> Iterator[tuple[str, int]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """The living processes below `pid`, with their command lines."""
-    parents, commands = {}, {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            status = (entry / "stat").read_text().rpartition(")")[2].split()
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:  # it has ended
-            continue
-        if status[0] != "Z":
-            parents[int(entry.name)] = int(status[1])
-            commands[int(entry.name)] = command.strip()
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {child: commands[child] for child in found - {pid} if child in commands}
-
-
 def replicas(pid: int) -> list[int]:
     """The processes of replicas below `pid`."""
-    return [child for child, command in descendants(pid).items() if command.startswith(REPLICA)]
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if any(part.startswith(REPLICA) for part in process.cmdline()):
+                found.append(process.pid)
+    return found
