@@ -4,8 +4,8 @@
 
 `teacache serve --model demo` is started as a process, once by itself and once with `--ray local`
 and two replicas. Clients ask at the same time, each for the next picture once it has its last one,
-until there are as many pictures as wanted; a client that is answered 429 asks again after a short
-while. Waiting and service time are those that the server tells with each picture: in its queue, and
+until there are as many pictures as wanted; a client that is answered 429 asks again when the answer
+says. Waiting and service time are those that the server tells with each picture: in its queue, and
 of sampling. Pictures are of 16 x 16 pixels in one step, so that what is measured is the server.
 With replicas, one is killed by its process id after a quarter and another one after half of the
 requests.
@@ -41,8 +41,6 @@ from teacache.files import write_atomically
 PAGE = Path(__file__).parent / "results" / "scale_server.md"
 ASKED = {"prompt": "dog", "num_inference_steps": 1, "size": "16x16"}
 REPLICA = "ray::ServeReplica"
-AGAIN_SECONDS = 0.1
-"""After which a client that was refused asks again."""
 EVERY = 20
 """Pictures between two readings of the memory."""
 
@@ -137,8 +135,8 @@ async def loaded(
 
         async def client() -> None:
             for seed in seeds:
-                while not await asked(session, seed, outcome):
-                    await asyncio.sleep(AGAIN_SECONDS)
+                while (after := await asked(session, seed, outcome)) is not None:
+                    await asyncio.sleep(after)
                 if outcome.done % EVERY == 0:
                     outcome.memory.append((outcome.done, server.memory_info().rss / 2**20))
                 if remaining and outcome.done >= remaining[0]:
@@ -152,20 +150,20 @@ async def loaded(
     return outcome
 
 
-async def asked(session: aiohttp.ClientSession, seed: int, outcome: Outcome) -> bool:
-    """Asks for one picture; False where it was refused."""
+async def asked(session: aiohttp.ClientSession, seed: int, outcome: Outcome) -> float | None:
+    """Asks for one picture; where it was refused, the seconds after which to ask again."""
     timeout = aiohttp.ClientTimeout(600)
     body = {**ASKED, "seed": seed}
     async with session.post("/v1/images/generations", json=body, timeout=timeout) as response:
         outcome.statuses[response.status] += 1
         if response.status == 429:
-            return False
+            return float(response.headers["Retry-After"])
         if response.status == 200:
             answer = await response.json()
             outcome.wrong += answer["teacache"]["seed"] != seed or len(answer["data"]) != 1
             outcome.waits.append(answer["teacache"]["queue_seconds"])
             outcome.services.append(answer["teacache"]["seconds"])
-        return True
+        return None
 
 
 def replicas(server: psutil.Process) -> list[psutil.Process]:
