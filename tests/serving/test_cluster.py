@@ -1,15 +1,17 @@
-"""What a cluster is asked for and told, and what is made of its messages; without Ray."""
+"""What a cluster is asked for and told, and how lost replicas show; no cluster runs."""
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import socket
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import ActorDiedError
 
 from teacache import __version__
-from teacache.errors import UserError
+from teacache.errors import ExecutionError, UserError
 from teacache.installation import LIBRARY, is_checkout
 from teacache.serving.cluster import (
     PACK_PARTS,
@@ -20,7 +22,10 @@ from teacache.serving.cluster import (
     usable_address,
 )
 from teacache.serving.errors import ApiError
-from teacache.serving.replica import Server, check_version
+from teacache.serving.models import Pictures, SamplingProgress
+from teacache.serving.ray_executor import RayServeExecutor
+from teacache.serving.replica import Server, Started, check_version
+from teacache.serving.requests import ImageRequest
 
 
 def cluster(**resources):
@@ -114,3 +119,64 @@ def test_a_refusal_can_be_sent():
     sent = pickle.loads(pickle.dumps(refusal))
     assert type(sent) is ApiError and (sent.body, sent.headers) == (refusal.body, refusal.headers)
     assert sent.status == 429
+
+
+class Lost:
+    """A deployment whose replicas are lost after two steps, but for the last of so many."""
+
+    def __init__(self, lost):
+        self.requests, self.lost, self.cancelled = [], lost, 0
+        self.sample = self
+
+    def options(self, stream):
+        assert stream
+        return self
+
+    def remote(self, request):
+        self.requests.append(request)
+        return self
+
+    def cancel(self):
+        self.cancelled += 1
+
+    async def __aiter__(self):
+        yield Started()
+        for step in range(1, 5):
+            yield SamplingProgress("sampling", step, 4)
+            if step == 2 and len(self.requests) <= self.lost:
+                raise ActorDiedError
+        yield Pictures([], 0.1, self.requests[-1].seed)
+
+
+def sampled(lost):
+    """The result, and what was told of the request."""
+    deployment, starts, steps = Lost(lost), [], []
+
+    async def run():
+        executor = RayServeExecutor(deployment, lambda: 2, accepts=2)
+        await executor.open()
+        try:
+            return executor.slots, await executor.run(
+                ImageRequest("dog"), lambda: starts.append(1), steps.append
+            )
+        finally:
+            await executor.close()
+
+    try:
+        result = asyncio.run(run())
+    except ExecutionError as error:
+        result = error
+    return deployment, result, starts, [step.step for step in steps]
+
+
+def test_a_lost_replica_shows_in_nothing_that_is_told():
+    deployment, (slots, pictures), starts, steps = sampled(lost=2)
+    assert slots == 2 and starts == [1] and steps == [1, 2, 3, 4]
+    assert [each.seed for each in deployment.requests] == [pictures.seed] * 3
+    assert deployment.cancelled == 3
+
+
+def test_a_request_that_every_replica_is_lost_with_fails():
+    deployment, failure, _, steps = sampled(lost=100)
+    assert "4 replicas were lost with this request" in str(failure) and steps == [1, 2]
+    assert len(deployment.requests) == 4
