@@ -18,6 +18,9 @@ from .app import Service, create_app
 GRACE = 5
 """Seconds that answers may take once the server was asked to stop."""
 
+KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept: longer than clients and proxies use one again."""
+
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket for the server: taken, but not open to clients yet.
@@ -60,6 +63,7 @@ class Server(uvicorn.Server):
                 create_app(service),
                 log_level="info" if verbose else "warning",
                 timeout_graceful_shutdown=GRACE,
+                timeout_keep_alive=KEEP_ALIVE,
                 server_header=False,
             )
         )
