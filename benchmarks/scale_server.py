@@ -29,7 +29,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
@@ -47,14 +47,20 @@ EVERY = 20
 
 @dataclass(frozen=True)
 class Load:
-    """How much is asked, and how many requests may wait in the server."""
+    """How much is asked.
+
+    Args:
+        capacity: how many requests may wait in the server.
+        kills: numbers of pictures after which a replica is killed, where there are replicas.
+    """
 
     clients: int
     requests: int
     capacity: int
+    kills: tuple[int, ...]
 
 
-TINY = Load(clients=6, requests=60, capacity=3)
+TINY = Load(clients=6, requests=60, capacity=3, kills=(15,))
 
 
 @dataclass
@@ -92,7 +98,9 @@ class Outcome:
 def served(*arguments: str) -> Iterator[tuple[str, psutil.Process]]:
     """`teacache serve` on a free port: its address, and its process."""
     command = [sys.executable, "-m", "teacache", "serve", "--model", "demo", "--port", "0"]
-    process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *arguments], stderr=subprocess.PIPE, text=True, cwd=PAGE.parents[2]
+    )
     assert process.stderr is not None
     try:
         said = ""
@@ -121,15 +129,9 @@ def wait_for(url: str) -> None:
             time.sleep(0.1)
 
 
-async def loaded(
-    url: str, load: Load, server: psutil.Process, kills: Sequence[int] = ()
-) -> Outcome:
-    """Asks for as many pictures as `load` says.
-
-    Args:
-        kills: numbers of pictures after which a replica is killed.
-    """
-    outcome, seeds, remaining = Outcome(), iter(range(load.requests)), list(kills)
+async def loaded(url: str, load: Load, server: psutil.Process) -> Outcome:
+    """Asks for as many pictures as `load` says."""
+    outcome, seeds, remaining = Outcome(), iter(range(load.requests)), list(load.kills)
     connector = aiohttp.TCPConnector(limit=load.clients)
     async with aiohttp.ClientSession(url, connector=connector) as session:
 
@@ -137,7 +139,7 @@ async def loaded(
             for seed in seeds:
                 while (after := await asked(session, seed, outcome)) is not None:
                     await asyncio.sleep(after)
-                if outcome.done % EVERY == 0:
+                if outcome.done >= EVERY * len(outcome.memory):
                     outcome.memory.append((outcome.done, server.memory_info().rss / 2**20))
                 if remaining and outcome.done >= remaining[0]:
                     remaining.pop(0)
@@ -181,16 +183,15 @@ def replicas(server: psutil.Process) -> list[psutil.Process]:
 def one_process(load: Load) -> str:
     """A section: the server by itself."""
     with served("--max-queue", str(load.capacity)) as (url, server):
-        outcome = asyncio.run(loaded(url, load, server))
+        outcome = asyncio.run(loaded(url, replace(load, kills=()), server))
     return section("The server by itself", "python -m teacache serve --model demo", load, outcome)
 
 
 def two_replicas(load: Load) -> str:
     """A section: two replicas, of which some are killed."""
     arguments = ("--ray", "local", "--replicas", "2", "--cpus-per-replica", "0.5")
-    kills = (load.requests // 4, load.requests // 2)
     with served("--max-queue", str(load.capacity), *arguments) as (url, server):
-        outcome = asyncio.run(loaded(url, load, server, kills))
+        outcome = asyncio.run(loaded(url, load, server))
     command = f"python -m teacache serve --model demo {' '.join(arguments)}"
     return section("Two replicas on Ray, some of them killed", command, load, outcome)
 
@@ -255,7 +256,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="a few requests, to try it")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     args = parser.parse_args(argv)
-    load = TINY if args.tiny else Load(args.clients, args.requests, args.max_queue)
+    kills = (args.requests // 4, args.requests // 2)
+    load = TINY if args.tiny else Load(args.clients, args.requests, args.max_queue, kills)
     command = " ".join(["python -m benchmarks.scale_server", *(argv or sys.argv[1:])])
     text = page(load, command)
     print(text)

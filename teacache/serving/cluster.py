@@ -36,12 +36,14 @@ HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 
 """What a client of gRPC, which Ray speaks, begins with: its preface and empty settings."""
 HTTP2_SETTINGS = b"\x04"
 """The type of the frame that a server of gRPC begins with."""
-SLOW_SECONDS = 15.0
+SLOW_SECONDS = 30.0
 """After which the user is told what is waited for."""
 LOOK_BACK_SECONDS = 5.0
 """Over which autoscaling averages the number of requests."""
 TOKEN_FILE = Path("~/.ray/auth_token")
 """With which clusters know their users; Ray's own place for it."""
+END_SECONDS = 5.0
+"""Which replicas may take to end with their server."""
 DRAIN_SECONDS = 1800.0
 """Which a replica that is no longer needed may take to end its picture."""
 
@@ -166,7 +168,9 @@ def import_ray() -> Any:
 
 
 def usable_address(address: str) -> str:
-    """The address for `ray.init`; `UserError` where nothing listens."""
+    """The address for `ray.init`; `UserError` where no Ray answers."""
+    if address == AUTO:
+        address = os.environ.get("RAY_ADDRESS", AUTO)
     if address in (AUTO, LOCAL):
         return address
     host, colon, port = address.rpartition(":")
@@ -261,6 +265,9 @@ def application(
     finally:
         with contextlib.suppress(RayError, RayServeException):  # the cluster is gone, all of it
             serve.delete(server.name, _blocking=False)
+            until = time.monotonic() + END_SECONDS  # in which replicas remove their files
+            while server.name in serve.status().applications and time.monotonic() < until:
+                time.sleep(0.1)
 
 
 def deployment(replicas: Replicas, gpus: float) -> Any:
