@@ -10,8 +10,8 @@ of sampling. Pictures are of 16 x 16 pixels in one step, so that what is measure
 With replicas, one is killed by its process id after a quarter and another one after half of the
 requests.
 
-Memory is the resident size of the server's process, read after every 20 pictures; its slope is a
-line fitted to what was read after the first tenth.
+Memory is the resident size of the server's process, read after every 20 pictures; its slope is that
+of a line fitted to what was read.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ class Outcome:
     def done(self) -> int:
         return len(self.waits)
 
-    def slope(self) -> tuple[float, float]:
-        """KiB for each picture, and MiB from the first tenth to the end."""
-        kept = self.memory[len(self.memory) // 10 :]
-        pictures, sizes = np.array(kept).T
-        return float(np.polyfit(pictures, sizes, 1)[0]) * 1024, float(sizes[-1] - sizes[0])
+    def growth(self, start: float) -> str:
+        """How the memory grew from a share of the pictures on: fitted line, and difference."""
+        pictures, sizes = np.array(self.memory[int(start * len(self.memory)) :]).T
+        slope = float(np.polyfit(pictures, sizes, 1)[0]) * 1024
+        return f"{slope:+.2f} KiB for each picture, {sizes[-1] - sizes[0]:+.1f} MiB in all"
 
 
 @contextmanager
@@ -199,7 +199,6 @@ def two_replicas(load: Load) -> str:
 def section(title: str, command: str, load: Load, outcome: Outcome) -> str:
     """A section of the page."""
     accepted = sum(outcome.statuses.values()) - outcome.statuses[429]
-    slope, growth = outcome.slope()
     rows = [
         ("clients, requests that may wait", f"{load.clients}, {load.capacity}"),
         ("answers by status", listed(outcome.statuses)),
@@ -209,8 +208,8 @@ def section(title: str, command: str, load: Load, outcome: Outcome) -> str:
         ("service time p50, p99", seconds_at(outcome.services)),
         ("waiting p50, p99", seconds_at(outcome.waits)),
         ("waiting over the median service time p50, p99", ratios(outcome)),
-        ("memory of the server, slope", f"{slope:+.2f} KiB for each picture"),
-        ("memory of the server, first tenth to end", f"{growth:+.1f} MiB"),
+        ("memory of the server after the first tenth", outcome.growth(0.1)),
+        ("memory of the server in the second half", outcome.growth(0.5)),
     ]
     if outcome.killed:
         rows.insert(3, ("replicas killed after pictures", ", ".join(map(str, outcome.killed))))
@@ -243,9 +242,10 @@ def page(load: Load, command: str) -> str:
         f"`{command}`, {machine}. Clients, server and replicas share the cores.",
         "Times are those that the server tells with each picture; pictures have 16 x 16 pixels and",
         "one step.",
-        "",
     ]
-    return "\n".join([*head, *(measure(load) for measure in SECTIONS)])
+    sections = [measure(load) for measure in SECTIONS]
+    busy = f"The machine's load average was {os.getloadavg()[2]:.0f} (15 minutes)."
+    return "\n".join([*head, busy, "", *sections])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,7 +8,9 @@ import importlib.util
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -105,11 +107,14 @@ def deployed(
 def connected(address: str, verbose: bool) -> Iterator[Any]:
     """Ray, connected to a cluster, or with one of its own that ends with the context."""
     address = usable_address(address)
-    prepare_environment(address, verbose)
+    prepare_environment()
     ray = import_ray()
     quiet(verbose)
+    by_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         connect(ray, address, verbose)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, by_sigterm)  # not Ray's, which ends the process
         yield ray
     finally:
         ray.shutdown()
@@ -146,11 +151,10 @@ def connect(ray: Any, address: str, verbose: bool) -> None:
         raise UserError(f"--ray {address}: {reason}") from None
 
 
-def prepare_environment(address: str, verbose: bool) -> None:
+def prepare_environment() -> None:
     """Sets what Ray reads from the environment when it is imported, where the user did not."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a Ray that is started here
-    if address != LOCAL and not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # failures are raised as well
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a thread of Ray Serve would at the end
     token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     if token or TOKEN_FILE.expanduser().is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

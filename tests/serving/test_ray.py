@@ -154,10 +154,13 @@ def test_load_scales_up_and_a_killed_replica_loses_no_request(head, server, loca
     server.wait_for("teacache_slots", 1)
 
 
-def test_a_workflow_on_a_replica(head, comfy_dir):
+def test_a_workflow_on_a_replica_that_ends_by_sigterm(head, comfy_dir):
     file = ROOT / "workflows" / "api" / "quickstart.json"
     arguments = ("--workflow", file, "--ray", head[0], "--cpus-per-replica", 0.5)
-    with served_command(*arguments, environment={"COMFYUI_DIR": str(comfy_dir)}) as (running, _):
+    before = len(replicas(head[1]))
+    with served_command(*arguments, environment={"COMFYUI_DIR": str(comfy_dir)}) as (
+        running, process,
+    ):  # fmt: skip
         assert "prompt: 4 (CLIPTextEncode, 'Prompt').text\n" in running.said
         client = running.openai()
         wanted = {"num_inference_steps": 4, "seed": 1}
@@ -166,8 +169,11 @@ def test_a_workflow_on_a_replica(head, comfy_dir):
         stream = client.images.generate(
             prompt="dog", stream=True, partial_images=1, extra_body=wanted
         )
-        *before, last = list(stream)
-        assert last.b64_json == plain.data[0].b64_json and len(before) == 5
+        *steps, last = list(stream)
+        assert last.b64_json == plain.data[0].b64_json and len(steps) == 5
+        process.terminate()
+        assert process.wait(30) == 0 and process.stderr.read() == ""
+    assert len(replicas(head[1])) == before
 
 
 @pytest.mark.parametrize(
