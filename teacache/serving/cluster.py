@@ -93,7 +93,7 @@ def deployed(
     with connected(address, verbose) as ray:
         gpus = checked_resources(ray, replicas)
         server = Server(f"teacache-{secrets.token_hex(4)}")
-        sign = ray.remote(num_cpus=0)(SignOfLife)
+        sign = ray.remote(num_cpus=0, max_restarts=-1)(SignOfLife)  # its node may be lost
         alive = sign.options(name=server.name, namespace=NAMESPACE).remote()
         ray.get(alive.__ray_ready__.remote())
         with application(source, server, replicas, gpus, say) as (handle, count):
