@@ -20,6 +20,8 @@ GRACE = 3.0
 """Seconds that steps may take to end once the server was asked to stop."""
 FIRST_GUESS = 5.0
 """Seconds that a job is taken to last before one was measured."""
+LONGEST_RETRY = 60
+"""Seconds of `Retry-After` at most: the estimate is rough, and clients ignore longer ones."""
 WEIGHT_OF_NEWEST = 0.3
 
 
@@ -129,12 +131,13 @@ class JobQueue:
     def _refuse(self) -> None:
         self._metrics.jobs.labels("refused").inc()
         seconds = math.ceil(self._ahead * self._typical_seconds / self._slots)
+        seconds = min(max(1, seconds), LONGEST_RETRY)
         raise ApiError(
             429,
             f"{self._capacity} requests wait already, which is the bound: try again in {seconds} s",
             kind="rate_limit_error",
             code="queue_full",
-            retry_after=max(1, seconds),
+            retry_after=seconds,
         )
 
     def submit(self, request: ImageRequest, on_progress: OnProgress) -> Job:
