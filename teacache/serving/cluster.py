@@ -227,15 +227,16 @@ def checked_resources(ray: Any, replicas: Replicas) -> float:
     each = replicas.gpus
     if each is None:
         each = 1.0 if gpus else 0.0
+    count = max(1, replicas.least)
+    need = "1 replica needs" if count == 1 else f"{count} replicas need"
     for option, kind, wanted in (
         ("--gpus-per-replica", "GPU", each),
         ("--cpus-per-replica", "CPU", replicas.cpus),
     ):
-        needed, has = max(1, replicas.least) * wanted, there.get(kind, 0.0)
+        needed, has = count * wanted, there.get(kind, 0.0)
         if needed > has:
             raise UserError(
-                f"{option} {wanted:g}: {max(1, replicas.least)} replicas need {needed:g} {kind}s, "
-                f"and the cluster has {has:g}"
+                f"{option} {wanted:g}: {need} {needed:g} {kind}, and the cluster has {has:g}"
             )
     return each
 

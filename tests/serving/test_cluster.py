@@ -43,9 +43,9 @@ def test_each_replica_takes_a_gpu_where_there_are_any(gpus, there, each):
 @pytest.mark.parametrize(
     ("replicas", "message"),
     [
-        (Replicas(gpus=1), "--gpus-per-replica 1: 1 replicas need 1 GPUs, and the cluster has 0"),
-        (Replicas(0, 4, gpus=0.5), "1 replicas need 0.5 GPUs"),
-        (Replicas(9, 9), "--cpus-per-replica 1: 9 replicas need 9 CPUs, and the cluster has 8"),
+        (Replicas(gpus=1), "--gpus-per-replica 1: 1 replica needs 1 GPU, and the cluster has 0"),
+        (Replicas(0, 4, gpus=0.5), "1 replica needs 0.5 GPU"),
+        (Replicas(9, 9), "--cpus-per-replica 1: 9 replicas need 9 CPU, and the cluster has 8"),
     ],
 )
 def test_too_few_gpus_or_cpus(replicas, message):

@@ -179,8 +179,8 @@ def test_a_workflow_on_a_replica_that_ends_by_sigterm(head, comfy_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--gpus-per-replica", 0.5), "1 replicas need 0.5 GPUs, and the cluster has 0"),
-        (("--replicas", 9), "--cpus-per-replica 1: 9 replicas need 9 CPUs, and the cluster has 2"),
+        (("--gpus-per-replica", 0.5), "1 replica needs 0.5 GPU, and the cluster has 0"),
+        (("--replicas", 9), "--cpus-per-replica 1: 9 replicas need 9 CPU, and the cluster has 2"),
         (("--model", "no-such-folder"), "--model: no such folder: no-such-folder"),
     ],
 )
