@@ -13,16 +13,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from ....errors import ConfigError, ExecutionError, UserError
 from ....workflows.definitions import Catalog, Definitions, NodeKind, input_types
 from ....workflows.graph import Graph, describe, title
 from .boot import Comfy, boot
 from .validation import REQUEST_DATA, ValidGraph, validated
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -180,8 +179,8 @@ class Session:
                 clock.switch(data["node"])
             elif event == "progress" and on_progress is not None and data["node"] in graph:
                 node = data["node"]
-                preview = None if data["preview"] is None else data["preview"][1]
-                on_progress(Progress(node, title(graph, node), data["value"], data["max"], preview))
+                done, preview = (data["value"], data["max"]), shown(data.get("preview"))
+                on_progress(Progress(node, title(graph, node), *done, preview))
             elif event == "teacache.end":
                 report = {"node": data["node"], "sampled_by": clock.current, **data["report"]}
                 result.reports.append(report)
@@ -261,6 +260,13 @@ class Session:
                     path = folders[item["type"]] / item["subfolder"] / item["filename"]
                     files.setdefault(node, []).append(path)
         return files
+
+
+def shown(preview: Any) -> Image.Image | None:
+    """The picture of a preview as ComfyUI's samplers send it; packs may send anything."""
+    if isinstance(preview, tuple) and len(preview) > 1 and isinstance(preview[1], Image.Image):
+        return preview[1]
+    return None
 
 
 @contextlib.contextmanager
