@@ -38,9 +38,14 @@ def free_port() -> int:
 def ray_head(cpus: int) -> Iterator[tuple[str, int]]:
     """A cluster of one node: its address, and the process that all others of it descend from."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Unix sockets need a short path
+    own = {
+        "RAY_TMPDIR": folder,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # else whatever runs beside a test comes before its replicas
+    }
     process = subprocess.Popen(
         [sys.executable, "-c", HEAD, str(cpus)],
-        env={**os.environ, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"},
+        env=os.environ | own,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
