@@ -70,7 +70,13 @@ def load_workflow(path: Path, prepare: Callable[[Graph, str], Prepared]) -> Comp
     Raises:
         UserError: the file is no workflow, or `prepare` refuses its graph.
     """
-    data, source = read_workflow(path), path.name
+    return prepare_workflow(read_workflow(path), path.name, prepare)
+
+
+def prepare_workflow(
+    data: dict[str, Any], source: str, prepare: Callable[[Graph, str], Prepared]
+) -> Completion[Prepared]:
+    """`load_workflow` of what was read from the file `source`."""
     if is_editor_format(data):
         return lambda catalog: prepare(converted(data, catalog(), source), source)
     prepared = prepare(as_graph(data, source), source)
