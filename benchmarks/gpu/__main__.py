@@ -12,6 +12,7 @@ journal.
 from __future__ import annotations
 
 import argparse
+import importlib
 import platform
 import subprocess
 import sys
@@ -31,6 +32,17 @@ from teacache.hosts.comfyui.headless.boot import PACK, boot, find_comfyui
 from teacache.journal import Record, read_records
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu.md"
+def boot_with_usual_attention(comfyui: Path, output: Path) -> None:
+    """ComfyUI in this process, with the attention that it takes on a CUDA device: PyTorch's.
+
+    Args:
+        comfyui: its folder. output: for what it writes.
+    """
+    sys.path.insert(0, str(comfyui))
+    importlib.import_module("comfy.cli_args").args.use_pytorch_cross_attention = True
+    boot(comfyui, output)
+
+
 def chosen_cases(only: str | None) -> list[Case]:
     """The rows whose names contain a text.
 
@@ -129,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         journal = folder / ("gpu_tiny.jsonl" if args.tiny else "gpu.jsonl")
         with tempfile.TemporaryDirectory() as output:
-            boot(find_comfyui(args.comfyui), Path(output))
+            boot_with_usual_attention(find_comfyui(args.comfyui), Path(output))
             header = header_for(device, args.tiny)
             known = resumed(journal, header, "--out")
             good = measure_rows(session, open_rows(known, cases), journal)

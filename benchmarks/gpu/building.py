@@ -114,7 +114,7 @@ def comfyui_model(
     model.eval().requires_grad_(False)
     if device.type != "meta":
         fill(model.diffusion_model, device)
-        model.to(device)
+    model.to(device)
     return comfy.model_patcher.ModelPatcher(model, device, device)
 
 
@@ -138,7 +138,7 @@ def diffusers_model(
         model = kind(**architecture.arguments)
     if device.type != "meta":
         fill(model, device, dtype, in_float32=tuple(kind._keep_in_fp32_modules or ()))
-    return model.eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def pipeline_of(size: ModelSize, denoiser: Any) -> Any:

@@ -84,9 +84,9 @@ CASES: tuple[Case, ...] = (
     *_cases("sdxl", "steps", "reads", hosts=(DIFFUSERS,)),
     *_cases("wan21-1.3b", "steps", "reads", hosts=(DIFFUSERS,)),
     *_cases("wan21-14b", "steps", hosts=(COMFYUI,)),
-    *_cases("sdxl", "reads", "peers", "fp8", "compile", hosts=(COMFYUI,)),
+    *_cases("sdxl", "reads", "peers", "fp8", hosts=(COMFYUI,)),
     *_cases("qwen_image", "peers"),
-    *_cases("qwen_image", "offload", "fp8", "compile", hosts=(COMFYUI,)),
+    *_cases("qwen_image", "offload", "fp8", hosts=(COMFYUI,)),
     *_cases("wan21-14b", "steps", hosts=(DIFFUSERS,)),
     *_cases("wan21-14b", "offload", "fp8", "compile", hosts=(COMFYUI,)),
 )

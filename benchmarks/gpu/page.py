@@ -148,4 +148,6 @@ def _factor(value: Any) -> str:
 def _bytes(value: Any) -> str:
     if value is None:
         return UNKNOWN
-    return f"{value / 1e9:.2f} GB" if value >= 1e8 else f"{value / 1e6:.2f} MB"
+    if value >= 1e8:
+        return f"{value / 1e9:.2f} GB"
+    return f"{value / 1e6:.1f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"

@@ -94,12 +94,13 @@ class SyncWarnings:
 
 
 class Forbidden:
-    """Raises RuntimeError where the host would wait for `device`."""
+    """Raises RuntimeError where the host would wait for `device`; where there is no accelerator,
+    where our package would."""
 
     def __init__(self, device: torch.device) -> None:
         self.seen: Counter[str] = Counter()
         self._is_cuda = device.type == "cuda"
-        self._spy = ReadSpy("")
+        self._spy = ReadSpy()
         self._mode = 0
 
     def __enter__(self) -> Forbidden:
@@ -159,10 +160,11 @@ class EvaluationReads:
 
         def ending(run: Run, *args: Any, **kwargs: Any) -> None:
             end(run, *args, **kwargs)
-            spy = begun.pop()
-            spy.__exit__(None, None, None)
-            self.evaluations.append(spy.seen)
             self.counted = run.reader.count
+            if begun:  # else it failed, and its run ends now
+                spy = begun.pop()
+                spy.__exit__(None, None, None)
+                self.evaluations.append(spy.seen)
 
         patches = patch.multiple(Run, begin_evaluation=beginning, end_evaluation=ending)
         try:

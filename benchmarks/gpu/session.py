@@ -16,6 +16,8 @@ from benchmarks.gpu.rows import KINDS, Plan
 from benchmarks.testbeds import Testbed
 from teacache.journal import Record, append_records
 
+FASTEST = 0.5
+"""No row is expected to be faster than this share of the guess."""
 LONG_STEP = 0.5
 """Seconds from which on a step is long: fewer of them are sampled."""
 SHORT, LONG, REHEARSAL = (11, 2), (9, 2), (9, 1)
@@ -45,15 +47,19 @@ class Session:
         self._device, self._sizes, self._tiny = device, sizes, tiny
         self._end = time.monotonic() + 60 * minutes
         self._built: tuple[tuple[str, str, bool], Testbed] | None = None
-        self.pace = 1.0
-        """How much longer rows have taken than expected; the slowest counts."""
+        self._available = float("inf")
+        if device.type == "cuda":
+            self._available = float(torch.cuda.mem_get_info(device)[0])
+        self._spent, self._guessed = 0.0, 0.0
+
+    @property
+    def pace(self) -> float:
+        """How much longer rows have taken here than guessed."""
+        return max(FASTEST, self._spent / self._guessed) if self._guessed else 1.0
 
     def expected(self, case: Case) -> float:
         """Seconds that a row may take here."""
-        size = self._sizes[case.model]
-        plan = plan_of(size, self._tiny)
-        building = 0.0 if self._has(case) else BUILDING
-        return self.pace * (building + case.expected_seconds(size, plan.steps, plan.repeats))
+        return self.pace * self._guess(case)
 
     @property
     def left(self) -> float:
@@ -64,10 +70,10 @@ class Session:
         """Measure a row: what the journal holds of it, also where it fails."""
         about: Record = {"kind": "row", "case": case.name}
         size, started = self._sizes[case.model], time.monotonic()
-        why = why_not(size, case.fp8, self._memory())
+        why = why_not(size, case.fp8, self._available)
         if why:
             return {**about, "left_out": why}
-        expected = self.expected(case) / self.pace
+        guess = self._guess(case)
         try:
             testbed = self._testbed(case, size)
             row = KINDS[case.kind](testbed, size, plan_of(size, self._tiny))
@@ -78,8 +84,14 @@ class Session:
         if case.kind == "compile":  # in diffusers the blocks stay compiled
             self._drop()
         seconds = time.monotonic() - started
-        self.pace = max(self.pace, seconds / expected)
+        self._spent, self._guessed = self._spent + seconds, self._guessed + guess
         return {**about, "seconds": seconds, **row}
+
+    def _guess(self, case: Case) -> float:
+        size = self._sizes[case.model]
+        plan = plan_of(size, self._tiny)
+        building = 0.0 if self._has(case) else BUILDING
+        return building + case.expected_seconds(size, plan.steps, plan.repeats)
 
     def _has(self, case: Case) -> bool:
         return self._built is not None and self._built[0] == case.built_as
@@ -98,12 +110,6 @@ class Session:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _memory(self) -> float:
-        """Bytes that a model may occupy."""
-        if self._device.type != "cuda":
-            return float("inf")
-        return float(torch.cuda.get_device_properties(self._device).total_memory)
 
 
 def open_rows(records: Iterable[Record], cases: Iterable[Case]) -> list[Case]:

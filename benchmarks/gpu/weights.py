@@ -46,7 +46,7 @@ def fill(
     in_float32: Sequence[str] = (),
     seed: int = 0,
 ) -> None:
-    """Give the parameters of `module` memory and random values on `device`.
+    """Give the parameters of `module` memory and random values on `device`; its tables stay.
 
     Args:
         module: as `without_memory` made it.
@@ -65,7 +65,6 @@ def fill(
                 wanted = torch.float32
             value = _random(parameter.shape, wanted, device, generator)
             part._parameters[name] = nn.Parameter(value, requires_grad=False)
-    module.to(device)
 
 
 def _random(
