@@ -40,8 +40,8 @@ ADJUSTMENTS = (
     "is called around the model's forward, as other models do.",
     "The SD3 pipeline of diffusers sets no cache context: one is set for each step. Those of FLUX "
     "and Qwen-Image tell neither step nor noise level, without which SeaCache computes every step: "
-    "they are added. SD3's last block returns no text, which FirstBlockCache, SeaCache, TaylorSeer (lite) "
-    "and DBCache do not support: it returns its input text.",
+    "they are added. SD3's last block returns no text, which FirstBlockCache, SeaCache, TaylorSeer "
+    "(lite) and DBCache do not support: it returns its input text.",
     "SeaCache on SD3 and FLUX takes the latent as its raw vision and exponent 2, that of pictures. "
     "MagCache is calibrated by its own calibration on one tuning caption. TaylorSeer's default "
     "patterns match no attention layer of Wan: its layers are named explicitly. cache-dit takes "

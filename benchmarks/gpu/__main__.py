@@ -32,6 +32,8 @@ from teacache.hosts.comfyui.headless.boot import PACK, boot, find_comfyui
 from teacache.journal import Record, read_records
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu.md"
+
+
 def boot_with_usual_attention(comfyui: Path, output: Path) -> None:
     """ComfyUI in this process, with the attention that it takes on a CUDA device: PyTorch's.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.gpu.models import Architecture, ModelSize
 from benchmarks.gpu.weights import FP8, fill, without_memory
 from benchmarks.grounds import Ground
-from benchmarks.testbeds import COMFYUI, DIFFUSERS, STEPS, FixedSigmasScheduler, Testbed
+from benchmarks.testbeds import COMFYUI, STEPS, FixedSigmasScheduler, Testbed
 from benchmarks.unet_testbed import FixedSigmasEuler
 from training.unet import BETAS
 
@@ -39,6 +39,7 @@ def build(
         fp8: keep the weights in 8 bits, and compute in `dtype`, by the host's own means.
     """
     architecture = size.hosts[host]
+    device = torch.empty(0, device=device).device  # with its number
     patcher = pipe = None
     if host == COMFYUI:
         patcher = comfyui_model(architecture, size, device, dtype, fp8)
@@ -122,7 +123,9 @@ def _newer_arguments(architecture: Architecture) -> dict[str, Any]:
     """What newer versions of ComfyUI ask for beside: on which axes text tokens have a position."""
     from comfy.ldm.flux.model import FluxParams
 
-    asked = architecture.name == "Flux" and "txt_ids_dims" in inspect.signature(FluxParams).parameters
+    asked = (
+        architecture.name == "Flux" and "txt_ids_dims" in inspect.signature(FluxParams).parameters
+    )
     return {"txt_ids_dims": []} if asked else {}
 
 

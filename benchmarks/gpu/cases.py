@@ -63,7 +63,7 @@ COSTS: dict[str, tuple[float, float]] = {
     "offload": (3.0, 1.0),
     "compile": (5.0, 60.0),
 }
-"""For each kind, how many uncached runs its own amount to in each repeat, and seconds beside them."""
+"""For each kind, how many uncached runs its own amount to in each repeat, and further seconds."""
 BUILDING = 6.0
 """Seconds to build a model on its device."""
 

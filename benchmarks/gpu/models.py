@@ -1,8 +1,8 @@
 """The models: architectures of the published sizes, and tiny ones of the same classes.
 
-Each is described once and built in ComfyUI and in diffusers (`benchmarks.gpu.building`). The numbers
-of the published sizes are those of their checkpoints' configuration files; a test compares the
-counted parameters with the published counts.
+Each is described once and built in ComfyUI and in diffusers (`benchmarks.gpu.building`). The
+published sizes are those of the checkpoints' configuration files; a test compares the counted
+parameters with the published counts.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def flux(
 def qwen_image(
     name: str, title: str, layers: int, heads: int, text: Text, side: int, **more: Any
 ) -> ModelSize:
-    """Qwen-Image (its `transformer/config.json`): two branches of guidance. Arguments: as `flux`."""
+    """Qwen-Image (its `transformer/config.json`): two branches. Arguments: as those of `flux`."""
     positions = side // PIXELS_PER_POSITION
     shape = {
         "num_layers": layers, "attention_head_dim": 128, "num_attention_heads": heads,
@@ -223,7 +223,13 @@ def wan(
 
 
 def sdxl(
-    name: str, title: str, channels: int, depths: tuple[int, int], text: Text, side: int, **more: Any
+    name: str,
+    title: str,
+    channels: int,
+    depths: tuple[int, int],
+    text: Text,
+    side: int,
+    **more: Any,
 ) -> ModelSize:
     """SDXL's UNet (Stability AI, `sd_xl_base.yaml`): two branches of guidance, no list of blocks.
 
@@ -282,8 +288,8 @@ REAL: dict[str, ModelSize] = {
             parameters=11_901_408_320, step_seconds=0.3,
         ),
         sdxl(
-            "sdxl", "SDXL's UNet 2.6B, 1024 x 1024", 320, (2, 10), Text(77, 2048, pooled=1280), 1024,
-            parameters=2_567_463_684, step_seconds=0.1,
+            "sdxl", "SDXL's UNet 2.6B, 1024 x 1024", 320, (2, 10), Text(77, 2048, pooled=1280),
+            1024, parameters=2_567_463_684, step_seconds=0.1,
         ),
         wan(
             "wan21-1.3b", "Wan 2.1 1.3B, 832 x 480, 81 frames", 30, 12, 8960, WAN_TEXT,
@@ -304,8 +310,8 @@ REAL: dict[str, ModelSize] = {
 TINY: dict[str, ModelSize] = {
     size.name: size
     for size in (
-        flux("flux1", "FLUX.1, tiny", 1, 2, 1, TINY_TEXT, 64, parameters=2_095_104),
-        sdxl("sdxl", "SDXL's UNet, tiny", 64, (1, 1), TINY_TEXT, 64, parameters=0),
+        flux("flux1", "FLUX.1, tiny", 1, 2, 1, TINY_TEXT, 64, parameters=0),
+        sdxl("sdxl", "SDXL's UNet, tiny", 64, (1, 1), TINY_TEXT, 32, parameters=0),
         wan("wan21-1.3b", "Wan 2.1, tiny", 2, 1, 128, PLAIN, (64, 64, 9), parameters=0),
         qwen_image("qwen_image", "Qwen-Image, tiny", 2, 1, MASKED, 64, parameters=0),
         wan("wan21-14b", "Wan 2.1, tiny, wider", 2, 2, 256, PLAIN, (64, 64, 5), parameters=0),

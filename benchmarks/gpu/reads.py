@@ -19,6 +19,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from teacache.engine.run import Run
+from teacache.installation import LIBRARY
 
 WAITING = (
     "tolist", "item", "equal", "allclose", "cpu", "numpy", "nonzero", "is_nonzero", "unique",
@@ -33,9 +34,10 @@ SYNCHRONISES = "called a synchronizing"
 class Waits(Protocol):
     """Notes the calls that make the host wait."""
 
-    seen: Counter[str]
+    @property
+    def seen(self) -> Counter[str]: ...
 
-    def __enter__(self) -> Waits: ...
+    def __enter__(self) -> Any: ...
 
     def __exit__(self, *error: object) -> None: ...
 
@@ -53,6 +55,13 @@ class ReadSpy(TorchFunctionMode):
         super().__init__()
         self.seen: Counter[str] = Counter()
         self._package = package
+
+    def __enter__(self) -> ReadSpy:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -79,7 +88,9 @@ class SyncWarnings:
 
     def __enter__(self) -> SyncWarnings:
         self._caught = warnings.catch_warnings(record=True)
-        self._told = self._caught.__enter__() or []
+        told = self._caught.__enter__()
+        assert told is not None
+        self._told = told
         warnings.simplefilter("always")
         self._mode = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("warn")
@@ -90,7 +101,14 @@ class SyncWarnings:
         self._caught.__exit__(*error)  # type: ignore[arg-type]
         for told in self._told:
             if SYNCHRONISES in str(told.message):
-                self.seen[f"{told.filename} line {told.lineno}"] += 1
+                self.seen[f"{_module_of(Path(told.filename))} line {told.lineno}"] += 1
+
+
+def _module_of(file: Path) -> str:
+    """The module of a file in our package; any other file's path."""
+    if not file.is_relative_to(LIBRARY):
+        return file.as_posix()
+    return ".".join([OURS, *file.relative_to(LIBRARY).with_suffix("").parts])
 
 
 class Forbidden:
@@ -142,6 +160,11 @@ class EvaluationReads:
     def seen(self) -> Counter[str]:
         """Of all evaluations."""
         return sum(self.evaluations, Counter[str]())
+
+    @property
+    def ours(self) -> Counter[str]:
+        """Those of our package."""
+        return Counter({k: n for k, n in self.seen.items() if k.startswith(f"{OURS}.")})
 
     @property
     def modules(self) -> set[str]:

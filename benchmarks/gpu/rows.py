@@ -1,8 +1,9 @@
-"""What is measured of a model on a device; each function returns what a row of the journal holds."""
+"""What is measured of a model on a device; each function returns what the journal holds of it."""
 
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -67,9 +68,9 @@ def ours(**config: Any) -> Way:
         if testbed.patcher is not None:
             from teacache.hosts.comfyui.patch import apply_teacache
 
-            target, handle = apply_teacache(testbed.patcher, TeaCacheConfig(**config))
-            assert handle is not None
-            yield target, handle.report_for
+            target, cached = apply_teacache(testbed.patcher, TeaCacheConfig(**config))
+            assert cached is not None
+            yield target, cached.report_for
             return
         from teacache.hosts.diffusers.enable import teacache
 
@@ -167,11 +168,9 @@ def _compiled(testbed: Testbed, size: ModelSize, backend: str) -> Testbed:
     compiled would make it be compiled anew at each call.
     """
     host, denoiser = host_of(testbed), denoiser_of(testbed)
-    testbed = replace(
-        testbed, middle_layers={host: denoiser.get_submodule(size.hosts[host].last)}
-    )
+    testbed = replace(testbed, middle_layers={host: denoiser.get_submodule(size.hosts[host].last)})
     if testbed.patcher is None:
-        testbed.denoiser.compile_repeated_blocks(backend=backend)
+        testbed.pipe.transformer.compile_repeated_blocks(backend=backend)
         return testbed
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
@@ -221,7 +220,7 @@ def _reads_of(
         if [record.skipped for record in again.report.records] != skipped:
             broken = "the second run skipped other steps"
     except RuntimeError as error:
-        broken = str(error)
+        broken = f"{error} ({_place_of(error)})"
     kinds = {"computed": [0, 0], "skipped": [0, 0]}
     for seen, skip in zip(noted.evaluations, skipped, strict=True):
         counts = kinds["skipped" if skip else "computed"]
@@ -250,6 +249,12 @@ def _promised_quiet(skipped: list[bool], name: str, size: ModelSize, host: str) 
     if name == FORECAST:
         return {i for i in skips if skipped[i - 1]}
     return set() if size.reads_input or host != COMFYUI else skips
+
+
+def _place_of(error: BaseException) -> str:
+    """The module and line that raised an error."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    return f"{frame.f_globals.get('__name__', '')} line {line}"
 
 
 def _by_place(seen: Counter[str]) -> Iterator[tuple[str, int]]:

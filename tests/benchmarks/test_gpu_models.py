@@ -56,7 +56,10 @@ def test_comfyui_builds_and_calls_the_published_size(comfy: Any, size: ModelSize
     options = {"optimized_attention_override": pytorch_attention}
     with torch.inference_mode():
         out = model.apply_model(
-            empty(1, *size.latent), torch.empty(1, device=META), transformer_options=options, **given
+            empty(1, *size.latent),
+            torch.empty(1, device=META),
+            transformer_options=options,
+            **given,
         )
     assert out.shape == (1, *size.latent)
     assert noted is None or (1, size.tokens, size.width) in noted.shapes
@@ -102,7 +105,11 @@ def test_the_tiny_models_are_of_the_same_classes(name: str) -> None:
     for host, architecture in real.hosts.items():
         assert tiny.hosts[host].name == architecture.name
         assert tiny.hosts[host].arguments.keys() == architecture.arguments.keys()
-    assert (real.pipeline, real.branches, real.packed) == (tiny.pipeline, tiny.branches, tiny.packed)
+    assert (real.pipeline, real.branches, real.packed) == (
+        tiny.pipeline,
+        tiny.branches,
+        tiny.packed,
+    )
 
 
 def test_weights_are_random_of_the_wanted_type_and_neither_grow_nor_vanish() -> None:
@@ -114,7 +121,9 @@ def test_weights_are_random_of_the_wanted_type_and_neither_grow_nor_vanish() -> 
         *2 * [torch.bfloat16], *2 * [torch.float32], *2 * [torch.bfloat16]
     ]  # fmt: skip
     first = module[0].weight.float()
-    assert abs(float(first.mean())) < 1e-3 and float(first.std() * 20) == pytest.approx(0.6, rel=0.02)
+    assert abs(float(first.mean())) < 1e-3 and float(first.std() * 20) == pytest.approx(
+        0.6, rel=0.02
+    )
     again = nn.Linear(400, 300)
     fill(again, CPU, torch.bfloat16)
     assert torch.equal(again.weight, module[0].weight)
