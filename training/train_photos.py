@@ -34,11 +34,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from teacache.errors import UserError
 from training import photos
-from training.data import DATA, ROOT
+from training.data import ROOT
 from training.flow import new_optimizers, stratified_times
 
 OUT, NAME = ROOT / "checkpoints", "photos"
-ARCHIVE = DATA / "photos144.zip"
 COMMITTED = ROOT.parent / "models" / "photos" / "photos.safetensors"
 CHECKPOINT, DECAYED, WEIGHTS, LOG = ".pt", "_decayed.pt", ".safetensors", ".jsonl"
 """How the names of a training's files end."""
@@ -356,7 +355,10 @@ def train(
 def add_options(parser: argparse.ArgumentParser, minutes: float, batch: int) -> None:
     """Adds the options of a training command; `minutes` and `batch` are defaults."""
     parser.add_argument(
-        "--photos", type=Path, default=ARCHIVE, help="the zip of photographs; default: %(default)s"
+        "--photos",
+        type=Path,
+        default=photos.ARCHIVE,
+        help="the zip of photographs; default: %(default)s",
     )
     parser.add_argument("--out", type=Path, default=OUT, help="where checkpoints and weights go")
     parser.add_argument("--minutes", type=float, default=minutes)

@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     page = page_of(read_records(journal))
     for path in [journal.with_suffix(".md"), *([RESULTS] if args.write else [])]:
-        write_atomically(path, lambda file: file.write_text(page, encoding="utf-8") and None)
+        write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
     print(f"{journal}, {journal.with_suffix('.md').name}")
     return 0 if good else 1
 
