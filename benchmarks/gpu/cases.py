@@ -74,21 +74,24 @@ def _cases(model: str, *kinds: str, hosts: tuple[str, ...] = BOTH) -> list[Case]
 
 CASES: tuple[Case, ...] = (
     *_cases("flux1", "steps", "reads"),
-    *_cases("flux1", "offload", "fp8", hosts=(COMFYUI,)),
+    *_cases("flux1", "offload", hosts=(COMFYUI,)),
     *_cases("flux1", "peers"),
     *_cases("sdxl", "steps", hosts=(COMFYUI,)),
-    *_cases("wan21-1.3b", "steps", "reads", hosts=(COMFYUI,)),
+    *_cases("qwen_image", "steps", hosts=(COMFYUI,)),
+    *_cases("wan21-1.3b", "steps", hosts=(COMFYUI,)),
+    *_cases("flux1", "fp8", hosts=(COMFYUI,)),
+    *_cases("wan21-14b", "steps", hosts=(COMFYUI,)),
     *_cases("flux1", "compile", hosts=(COMFYUI,)),
-    *_cases("qwen_image", "steps", "reads"),
-    *_cases("flux1", "compile", "offload", "fp8", hosts=(DIFFUSERS,)),
+    *_cases("qwen_image", "steps", "reads", hosts=(DIFFUSERS,)),
+    *_cases("wan21-1.3b", "reads", hosts=(COMFYUI,)),
+    *_cases("flux1", "fp8", "offload", "compile", hosts=(DIFFUSERS,)),
     *_cases("sdxl", "steps", "reads", hosts=(DIFFUSERS,)),
     *_cases("wan21-1.3b", "steps", "reads", hosts=(DIFFUSERS,)),
-    *_cases("wan21-14b", "steps", hosts=(COMFYUI,)),
     *_cases("sdxl", "reads", "peers", "fp8", hosts=(COMFYUI,)),
-    *_cases("qwen_image", "peers"),
-    *_cases("qwen_image", "offload", "fp8", hosts=(COMFYUI,)),
-    *_cases("wan21-14b", "steps", hosts=(DIFFUSERS,)),
+    *_cases("qwen_image", "reads", "peers", "offload", "fp8", hosts=(COMFYUI,)),
+    *_cases("qwen_image", "peers", hosts=(DIFFUSERS,)),
     *_cases("wan21-14b", "offload", "fp8", hosts=(COMFYUI,)),
+    *_cases("wan21-14b", "steps", hosts=(DIFFUSERS,)),
 )
 """What is asked most comes first, and the largest model last among equals."""
 

@@ -20,7 +20,7 @@ FASTEST = 0.5
 """No row is expected to be faster than this share of the guess."""
 LONG_STEP = 0.5
 """Seconds from which on a step is long: fewer of them are sampled."""
-SHORT, LONG, REHEARSAL = (11, 2), (9, 2), (8, 1)
+SHORT, LONG, REHEARSAL = (11, 2), (8, 2), (8, 1)
 """Steps of a run, and runs of each way to sample: for short and long steps, and with `--tiny`."""
 
 

@@ -22,7 +22,7 @@ from teacache.report import RunReport
 
 FIRST_COUNTED = 3
 """The first step whose time counts: before it nothing can be skipped."""
-WARM_UP_STEPS = 6
+WARM_UP_STEPS = 5
 """Of the runs that are not counted: enough for a skip."""
 
 Enabled = tuple[Any, Callable[[], RunReport | None]]

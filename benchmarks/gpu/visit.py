@@ -33,9 +33,9 @@ from training.photos import ARCHIVE
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "output" / "gpu" / "training"
 """Where the training keeps its checkpoints, which are large."""
-TESTS_SECONDS, TRAINING_SECONDS, GRADE_SECONDS = 120.0, 300.0, 40.0
+TESTS_SECONDS, TRAINING_SECONDS, GRADE_SECONDS = 120.0, 300.0, 30.0
 """The most that these stages take."""
-TESTS_SHARE, TRAINING_SHARE = 0.2, 0.3
+TESTS_SHARE, TRAINING_SHARE = 0.2, 0.2
 """The parts of a short visit that are left to them."""
 DECAY = 0.25
 """The last part of the training, in which the learning rate falls."""

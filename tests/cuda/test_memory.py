@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +21,10 @@ from on_device import (
     sampled_with_cache,
 )
 
+from benchmarks.gpu.building import denoiser_of
+from benchmarks.gpu.cases import Case
+from benchmarks.gpu.models import TINY
+from benchmarks.gpu.session import Session
 from benchmarks.testbeds import DIFFUSERS
 from teacache.engine.forward import StackForward
 from teacache.engine.predictors import Predictor
@@ -104,6 +109,25 @@ def test_no_memory_for_the_cache_costs_no_image(
     assert allocated(device) <= before
     again, later = sampled_with_cache(testbed, **SKIP_SOME[mode])
     assert later.skipped and again.isfinite().all()
+
+
+@each_device
+@each_host
+@pytest.mark.parametrize("kind", ["steps", "peers", "reads"])
+def test_a_benchmarks_model_is_freed_before_the_next_one(device: str, host: str, kind: str) -> None:
+    """The largest ones do not fit a device beside each other."""
+    chosen = torch.device(device)
+    Session(chosen, TINY, True, 9.0).record(Case("flux1", host, "steps"))
+    before = allocated(device)
+    session = Session(chosen, TINY, True, 9.0)
+    record = session.record(Case("flux1", host, kind))
+    assert "failed" not in record, record
+    built = session._built
+    assert built is not None
+    model = weakref.ref(denoiser_of(built[1]))
+    del built
+    session._drop()
+    assert model() is None and allocated(device) <= before
 
 
 @each_device
