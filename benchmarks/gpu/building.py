@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from benchmarks.gpu.models import Architecture, ModelSize
-from benchmarks.gpu.weights import FP8, fill, without_memory
+from benchmarks.gpu.weights import FP8, fill, in_type, without_memory
 from benchmarks.grounds import Ground
 from benchmarks.testbeds import COMFYUI, STEPS, FixedSigmasScheduler, Testbed
 from benchmarks.unet_testbed import FixedSigmasEuler
@@ -45,9 +45,7 @@ def build(
         patcher = comfyui_model(architecture, size, device, dtype, fp8)
         denoiser = patcher.model.diffusion_model
     else:
-        denoiser = diffusers_model(architecture, device, dtype)
-        if fp8:
-            denoiser.enable_layerwise_casting(storage_dtype=FP8, compute_dtype=dtype)
+        denoiser = diffusers_model(architecture, device, dtype, fp8)
         pipe = pipeline_of(size, denoiser)
     to_pipeline, from_pipeline = _packing(size, device, dtype)
     return Testbed(
@@ -133,14 +131,20 @@ def _newer_arguments(architecture: Architecture) -> dict[str, Any]:
 
 
 def diffusers_model(
-    architecture: Architecture, device: torch.device, dtype: torch.dtype = torch.bfloat16
+    architecture: Architecture,
+    device: torch.device,
+    dtype: torch.dtype = torch.bfloat16,
+    fp8: bool = False,
 ) -> Any:
     """A transformer or UNet; on the meta device its weights have no memory."""
     kind = getattr(diffusers, architecture.name)
     with without_memory():
         model = kind(**architecture.arguments)
+    in_type(model, dtype, in_float32=tuple(kind._keep_in_fp32_modules or ()))
+    if fp8:  # before there is memory, of which twice as much would be needed
+        model.enable_layerwise_casting(storage_dtype=FP8, compute_dtype=dtype)
     if device.type != "meta":
-        fill(model, device, dtype, in_float32=tuple(kind._keep_in_fp32_modules or ()))
+        fill(model, device)
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -39,32 +39,30 @@ def without_memory() -> Iterator[None]:
         yield
 
 
-def fill(
-    module: nn.Module,
-    device: torch.device,
-    dtype: torch.dtype | None = None,
-    in_float32: Sequence[str] = (),
-    seed: int = 0,
-) -> None:
+def in_type(module: nn.Module, dtype: torch.dtype, in_float32: Sequence[str] = ()) -> None:
+    """Give the parameters of `module` a type.
+
+    Args:
+        in_float32: names of parts of `module` whose parameters are kept in float32.
+    """
+    for path, parameter in module.named_parameters():
+        kept = any(name in path.split(".") for name in in_float32)
+        parameter.data = parameter.data.to(torch.float32 if kept else dtype)
+
+
+def fill(module: nn.Module, device: torch.device, seed: int = 0) -> None:
     """Give the parameters of `module` memory and random values on `device`; its tables stay.
 
     Args:
         module: as `without_memory` made it.
-        dtype: of the parameters; None for the one that each has.
-        in_float32: names of parts of `module` whose parameters are kept in float32.
         seed: of the values.
     """
     generator = torch.Generator(device).manual_seed(seed)
-    for path, part in module.named_modules():
+    for part in module.modules():
         for name, parameter in part._parameters.items():
-            if parameter is None:
-                continue
-            names = [*path.split("."), name]
-            wanted = dtype or parameter.dtype
-            if any(kept in names for kept in in_float32):
-                wanted = torch.float32
-            value = _random(parameter.shape, wanted, device, generator)
-            part._parameters[name] = nn.Parameter(value, requires_grad=False)
+            if parameter is not None:
+                value = _random(parameter.shape, parameter.dtype, device, generator)
+                part._parameters[name] = nn.Parameter(value, requires_grad=False)
 
 
 def _random(

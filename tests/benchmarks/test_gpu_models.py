@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.gpu.building import comfyui_model, diffusers_model, pipeline_of
 from benchmarks.gpu.models import REAL, TINY, ModelSize
-from benchmarks.gpu.weights import FP8, fill, parameter_count, weight_bytes, without_memory
+from benchmarks.gpu.weights import FP8, fill, in_type, parameter_count, weight_bytes, without_memory
 from benchmarks.testbeds import COMFYUI, DIFFUSERS
 
 META, CPU = torch.device("meta"), torch.device("cpu")
@@ -69,7 +69,7 @@ def test_comfyui_builds_and_calls_the_published_size(comfy: Any, size: ModelSize
 def test_diffusers_builds_and_calls_the_published_size(size: ModelSize) -> None:
     denoiser = diffusers_model(size.hosts[DIFFUSERS], META)
     assert parameter_count(denoiser) == size.parameters
-    denoiser.to(torch.bfloat16)
+    assert 2 * size.parameters <= weight_bytes(denoiser) < 2.01 * size.parameters
     noted = FirstInput(denoiser, size, DIFFUSERS) if size.has_blocks else None
     pipe = pipeline_of(size, denoiser)
     text, latent = size.text, empty(1, *size.latent)
@@ -99,6 +99,16 @@ def test_diffusers_builds_and_calls_the_published_size(size: ModelSize) -> None:
     assert denoiser in pipe.components.values()
 
 
+@pytest.mark.parametrize("name", ["flux1", "wan21-14b"])
+def test_weights_in_8_bits_never_take_more(comfy: Any, name: str) -> None:
+    """Nor while they are made. diffusers keeps the layers of norms in 16 bits."""
+    size = REAL[name]
+    native = comfyui_model(size.hosts[COMFYUI], size, META, fp8=True).model.diffusion_model
+    assert size.parameters <= weight_bytes(native) < 1.02 * size.parameters
+    casting = diffusers_model(size.hosts[DIFFUSERS], META, fp8=True)
+    assert size.parameters <= weight_bytes(casting) < 1.4 * size.parameters
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_the_tiny_models_are_of_the_same_classes(name: str) -> None:
     real, tiny = REAL[name], TINY[name]
@@ -116,7 +126,8 @@ def test_weights_are_random_of_the_wanted_type_and_neither_grow_nor_vanish() -> 
     with without_memory():
         module = nn.Sequential(nn.Linear(400, 300), nn.LayerNorm(300), nn.Linear(300, 200))
     assert {value.device.type for value in module.parameters()} == {"meta"}
-    fill(module, CPU, torch.bfloat16, in_float32=("1",))
+    in_type(module, torch.bfloat16, in_float32=("1",))
+    fill(module, CPU)
     assert [value.dtype for value in module.parameters()] == [
         *2 * [torch.bfloat16], *2 * [torch.float32], *2 * [torch.bfloat16]
     ]  # fmt: skip
@@ -124,8 +135,9 @@ def test_weights_are_random_of_the_wanted_type_and_neither_grow_nor_vanish() -> 
     assert abs(float(first.mean())) < 1e-3 and float(first.std() * 20) == pytest.approx(
         0.6, rel=0.02
     )
-    again = nn.Linear(400, 300)
-    fill(again, CPU, torch.bfloat16)
+    again = nn.Linear(400, 300).to(torch.bfloat16)
+    fill(again, CPU)
     assert torch.equal(again.weight, module[0].weight)
-    fill(again, CPU, FP8, seed=1)
+    in_type(again, FP8)
+    fill(again, CPU, seed=1)
     assert again.weight.dtype == FP8 and not torch.equal(again.weight.float(), first)

@@ -26,6 +26,7 @@ from benchmarks.gpu.models import REAL, TINY
 from benchmarks.gpu.page import page_of
 from benchmarks.gpu.rows import KINDS, Plan, Row
 from benchmarks.gpu.session import REHEARSAL, Session, measure_rows, open_rows, plan_of
+from benchmarks.gpu.timing import PeakMemory
 from benchmarks.journal import resumed
 from benchmarks.testbeds import COMFYUI
 from teacache.errors import UserError
@@ -252,6 +253,18 @@ def test_the_page_says_what_was_not_measured() -> None:
     assert f"- {CASES[0].name}: failed: RuntimeError: no" in page
     assert f"- {CASES[1].name}: needs about 60 GB" in page
     assert page.count("not measured yet") == len(CASES) - 2
+
+
+def test_the_most_memory_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name, value in (("synchronize", None), ("reset_peak_memory_stats", None),
+                        ("max_memory_allocated", 7)):  # fmt: skip
+        monkeypatch.setattr(
+            torch.cuda, name, lambda device, name=name, value=value: (calls.append(name), value)[1]
+        )
+    memory = PeakMemory(torch.device("cuda", 0))
+    assert calls == ["synchronize", "reset_peak_memory_stats"] and memory.read() == 7
+    assert PeakMemory(CPU).read() is None
 
 
 # --- what is refused ------------------------------------------------------------------------------
