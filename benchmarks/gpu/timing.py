@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.costs import DECISION_METHODS
 from benchmarks.gpu.building import sigmas_of
@@ -137,31 +137,22 @@ def run(testbed: Testbed, enabled: Enabled, steps: int, compiled: bool = False) 
     device, host = device_of(testbed), host_of(testbed)
     target, report_of = enabled
     sigmas, pairs = sigmas_of(testbed, steps), testbed.test_pairs(1)
-    memory = PeakMemory(device)
-    clock = StepClock(device)
-    start = Clock(device).mark()
+    memory, whole, clock = PeakMemory(device), Clock(device), StepClock(device)
+    start = whole.mark()
     with clock.watching(None if compiled else testbed.middle_layers[host]):
         made = sample(testbed, host, target, pairs, sigmas, after_step=clock.end_step)
-    end = Clock(device).mark()
-    ((total,),) = (Clock(device).resolve([(start, end)]) or [made.seconds],)
+    total = whole.resolve([(start, whole.mark())]) or [made.seconds]
     seconds, decision = clock.resolve()
     report = report_of()
-    computed = clock.computed
-    if compiled:
-        computed = _computed(report, steps)
-    return Steps(
-        seconds, computed, decision, total, memory.read(), report, _is_finite(made.latents)
-    )
+    computed = _computed(report, steps) if compiled else clock.computed
+    finite = bool(made.latents.isfinite().all())
+    return Steps(seconds, computed, decision, total[0], memory.read(), report, finite)
 
 
 def _computed(report: RunReport | None, steps: int) -> list[bool]:
     if report is None:
         return [True] * steps
     return [not record.skipped for record in report.records]
-
-
-def _is_finite(latents: Tensor) -> bool:
-    return bool(latents.isfinite().all())
 
 
 @dataclass

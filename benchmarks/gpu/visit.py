@@ -89,7 +89,7 @@ def stages(out: Path, photos: Path, device: str, tiny: bool, total: float) -> li
         tiny: whether it is the rehearsal.
         total: seconds that it may take.
     """
-    tests = ["-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", ".", "-q", "tests/cuda"]
+    tests = ["-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", ".", "-v", "tests/cuda"]
     weights, log = WORK / "photos.safetensors", WORK / "photos.jsonl"
     train = ["-m", "training.train_photos", "--photos", str(photos), "--device", device]
     train += ["--out", str(WORK), "--batch", "4" if tiny else "256"]
