@@ -17,6 +17,8 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -129,6 +131,13 @@ def chosen_device(named: str | None, tiny: bool) -> torch.device:
     return torch.device("cpu")
 
 
+def write_page(journal: Path, pages: Iterable[Path]) -> None:
+    """Write the page of what has been measured so far, so that it is there whenever a run ends."""
+    text = page_of(read_records(journal))
+    for page in pages:
+        write_atomically(page, lambda file: file.write_text(text, encoding="utf-8"))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command.
 
@@ -146,13 +155,13 @@ def main(arguments: list[str] | None = None) -> int:
             boot_with_usual_attention(find_comfyui(args.comfyui), Path(output))
             header = header_for(device, args.tiny)
             known = resumed(journal, header, "--out")
-            good = measure_rows(session, open_rows(known, cases), journal)
+            pages = [journal.with_suffix(".md"), *([RESULTS] if args.write else [])]
+            write = partial(write_page, journal, pages)
+            write()
+            good = measure_rows(session, open_rows(known, cases), journal, write)
     except UserError as problem:
         print(f"benchmarks.gpu: {problem}", file=sys.stderr)
         return 2
-    page = page_of(read_records(journal))
-    for path in [journal.with_suffix(".md"), *([RESULTS] if args.write else [])]:
-        write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
     print(f"{journal}, {journal.with_suffix('.md').name}")
     return 0 if good else 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -120,8 +120,16 @@ def open_rows(records: Iterable[Record], cases: Iterable[Case]) -> list[Case]:
     return new + [case for case in cases if "failed" in latest.get(case.name, {})]
 
 
-def measure_rows(session: Session, cases: list[Case], journal: Path) -> bool:
+def measure_rows(
+    session: Session,
+    cases: list[Case],
+    journal: Path,
+    written: Callable[[], None] = lambda: None,
+) -> bool:
     """Measure rows, and write each to the journal, until the time is over.
+
+    Args:
+        written: called after each row.
 
     Returns:
         Whether none has failed.
@@ -134,6 +142,7 @@ def measure_rows(session: Session, cases: list[Case], journal: Path) -> bool:
             continue
         record = session.record(case)
         append_records(journal, [record])
+        written()
         told = record.get("failed") or record.get("left_out") or f"{record['seconds']:.1f} s"
         print(f"{case.name}: {told}", flush=True)
         good = good and "failed" not in record

@@ -92,7 +92,7 @@ def stages(out: Path, photos: Path, device: str, tiny: bool, total: float) -> li
     tests = ["-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", ".", "-v", "tests/cuda"]
     weights, log = WORK / "photos.safetensors", WORK / "photos.jsonl"
     train = ["-m", "training.train_photos", "--photos", str(photos), "--device", device]
-    train += ["--out", str(WORK), "--batch", "4" if tiny else "256"]
+    train += ["--out", str(WORK), "--save-every", "20", "--batch", "4" if tiny else "256"]
     grade = ["-m", "training.grade_photos", "--weights", str(weights), "--device", device]
     measure = ["-m", "benchmarks.gpu", "--out", str(out), *(["--tiny"] if tiny else [])]
     training = min(TRAINING_SECONDS, TRAINING_SHARE * total)

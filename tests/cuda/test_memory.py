@@ -113,11 +113,12 @@ def test_no_memory_for_the_cache_costs_no_image(
 
 @each_device
 @each_host
-@pytest.mark.parametrize("kind", ["steps", "peers", "reads"])
+@pytest.mark.parametrize("kind", ["peers", "reads"])
 def test_a_benchmarks_model_is_freed_before_the_next_one(device: str, host: str, kind: str) -> None:
     """The largest ones do not fit a device beside each other."""
     chosen = torch.device(device)
-    Session(chosen, TINY, True, 9.0).record(Case("flux1", host, "steps"))
+    if device == "cuda":  # what the first run leaves on it for good
+        Session(chosen, TINY, True, 9.0).record(Case("flux1", host, "steps"))
     before = allocated(device)
     session = Session(chosen, TINY, True, 9.0)
     record = session.record(Case("flux1", host, kind))
