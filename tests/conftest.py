@@ -40,11 +40,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    on_device = [item for item in items if item.get_closest_marker("cuda") is not None]
+    if on_device and not _has_cuda():
+        for item in on_device:
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
     left_out = [item for item in items if _is_left_out(item)]
     if not left_out:
         return
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _is_left_out(item: pytest.Item) -> bool:
@@ -90,12 +100,13 @@ def comfy_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def comfy(comfy_dir: Path) -> Path:
-    """ComfyUI importable in this process, on the CPU."""
+def comfy(comfy_dir: Path, request: pytest.FixtureRequest) -> Path:
+    """ComfyUI importable in this process, on the CPU; with tests for a CUDA device on that one."""
     sys.path.insert(0, str(comfy_dir))
     import comfy.cli_args
 
-    comfy.cli_args.args.cpu = True
+    on_device = [item for item in request.session.items if item.get_closest_marker("cuda")]
+    comfy.cli_args.args.cpu = not (on_device and _has_cuda())
     import comfy.model_management
     import utils.extra_config  # noqa: F401  (before nodes: `utils` must be ComfyUI's own)
 

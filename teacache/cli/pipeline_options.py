@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..hosts.diffusers.generation import Request
+    from ..hosts.diffusers.worker import PipelineSource
 
 STEPS = 50
 LARGEST = 16_384
@@ -83,32 +84,30 @@ def add_seed_option(parser: Any) -> None:
     parser.add_argument("--seed", type=whole_number(0, MAX_SEED), help="of the noise (default: 0)")
 
 
-def open_pipeline(args: argparse.Namespace) -> tuple[Any, Any, Image.Image | None]:
-    """The pipeline of --model, ready for --image if there is one; its device; that picture."""
-    image = decode_image(read_image(args.image), args.image) if args.image else None
-    pipe, device = load_model(args)
-
-    from ..hosts.diffusers.generation import for_image
-
-    return for_image(pipe, image is not None), device, image
-
-
 def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     """The pipeline of --model, not yet on its device; that device."""
-    from ..hosts.diffusers import loading as pipelines
-
-    pipelines.require_diffusers()
-    pipelines.quiet(args.verbose)
+    source = pipeline_source(args)
     say(f"loading {args.model} …")
-    device = pipelines.default_device()
-    pipe = pipelines.load_pipeline(
+    return source.load()
+
+
+def pipeline_source(args: argparse.Namespace, with_image: bool = False) -> PipelineSource:
+    """The pipeline of --model, as another process can load it."""
+    from ..hosts.diffusers.worker import PipelineSource
+
+    return PipelineSource(
         args.model,
-        source="--model",
         precision=args.precision or "auto",
-        device=device,
+        placement=args.placement or "auto",
         online=bool(args.download),
+        with_image=with_image,
+        verbose=args.verbose,
     )
-    return pipe, device
+
+
+def image_of(args: argparse.Namespace) -> Image.Image | None:
+    """The picture of --image, if there is one."""
+    return decode_image(read_image(args.image), args.image) if args.image else None
 
 
 def request_of(args: argparse.Namespace, image: Image.Image | None) -> Request:

@@ -7,15 +7,16 @@ import contextlib
 import importlib.util
 import ipaddress
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..environment import BACKEND_VARIABLE, CONFIG_VARIABLE, TEACACHE, resolve_cache_config
 from ..errors import UserError
-from ..workflows.fields import FIELDS, parse_map
-from ..workflows.load import load_workflow
+from ..workflows.fields import FIELDS
 from .options import WORKFLOW_HELP, add_comfyui_option, say, whole_number
 from .pipeline_options import (
     LARGEST,
@@ -23,14 +24,15 @@ from .pipeline_options import (
     add_cache_backend_options,
     add_loading_options,
     add_model_option,
-    load_model,
 )
+from .replica_options import add_replica_options, check_replica_options, replicas_of
 
 if TYPE_CHECKING:
     from ..config import TeaCacheConfig
-    from ..serving.models import ServedModel
-    from ..workflows.fields import Input
-    from ..workflows.graph import Graph
+    from ..serving.app import Service
+    from ..serving.executors import Executor
+    from ..serving.models import ModelDescription
+    from ..serving.sources import ModelSource
 
 PORT = 8091
 KEY_VARIABLE = "TEACACHE_API_KEY"
@@ -68,6 +70,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_cache_backend_options(parser)
     add_limits(parser.add_argument_group("limits of a request"))
+    add_replica_options(parser.add_argument_group("replicas, by Ray Serve"))
     add_loading_options(parser.add_argument_group("pipelines"))
     workflows = parser.add_argument_group("workflows")
     workflows.add_argument(
@@ -140,16 +143,35 @@ def run(args: argparse.Namespace) -> int:
         os.environ, args.cache_backend, args.cache_config, args.tea_cache_rel_l1_thresh
     )
 
-    from ..serving.server import bind, serve, url_of
+    from ..serving.server import bind, serve, stops_by_signal, url_of
 
-    with contextlib.closing(bind(args.host, args.port)) as taken:
+    with stops_by_signal(), contextlib.closing(bind(args.host, args.port)) as taken:
         if not args.api_key and not is_loopback(taken.getsockname()[0]):
             say(f"no --api-key: whoever reaches {url_of(taken)} can use this server")
-        with opened(args, cache) as model:
-            service = service_of(args, model)
-            say(f"serving {model.name} on {url_of(taken)}/v1 (Ctrl-C ends it)")
+        source = source_of(args, cache)
+        with (
+            tempfile.TemporaryDirectory(prefix="teacache-serve-") as folder,
+            opened(args, source, Path(folder)) as (description, executor),
+        ):
+            for line in description.lines:
+                say(line)
+            service = service_of(args, description, executor)
+            say(f"serving {description.name} on {url_of(taken)}/v1 (Ctrl-C ends it)")
             serve(service, taken, args.verbose)
+            if executor.busy:
+                leave(folder)
     return 0
+
+
+def leave(folder: str) -> NoReturn:
+    """Ends the process in spite of a step that goes on in a thread of it.
+
+    Args:
+        folder: of temporary files, removed before.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -166,6 +188,7 @@ def check(args: argparse.Namespace) -> None:
                 raise UserError(f"{option}: needs --workflow FILE")
     if args.steps > args.max_steps:
         raise UserError(f"--steps {args.steps}: is above --max-steps {args.max_steps}")
+    check_replica_options(args)
     args.api_key = os.environ.get(KEY_VARIABLE, "") if args.api_key is None else args.api_key
     if any(importlib.util.find_spec(package) is None for package in PACKAGES):
         raise UserError(INSTALL)
@@ -175,10 +198,11 @@ def is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
-def service_of(args: argparse.Namespace, model: ServedModel) -> Any:
+def service_of(
+    args: argparse.Namespace, description: ModelDescription, executor: Executor
+) -> Service:
     """The server with the options' limits."""
     from ..serving.app import Service
-    from ..serving.executors import LocalExecutor
     from ..serving.kept import KeptPictures
     from ..serving.limits import Limits
     from ..serving.metrics import Metrics
@@ -186,8 +210,8 @@ def service_of(args: argparse.Namespace, model: ServedModel) -> Any:
 
     metrics = Metrics()
     return Service(
-        model,
-        JobQueue(LocalExecutor(model), args.max_queue, metrics),
+        description,
+        JobQueue(executor, args.max_queue, metrics),
         metrics,
         Limits(args.max_side, args.max_steps, args.max_n, args.max_request * MIB),
         None if args.serve_files is None else KeptPictures(args.serve_files * MIB),
@@ -195,51 +219,61 @@ def service_of(args: argparse.Namespace, model: ServedModel) -> Any:
     )
 
 
-@contextlib.contextmanager
-def opened(args: argparse.Namespace, cache: TeaCacheConfig | None) -> Iterator[ServedModel]:
-    """The model of --model or --workflow, loaded."""
-    if args.workflow is not None:
-        with tempfile.TemporaryDirectory(prefix="teacache-serve-") as folder:
-            yield open_workflow(args, cache, Path(folder))
-        return
+def source_of(args: argparse.Namespace, cache: TeaCacheConfig | None) -> ModelSource:
+    """What --model or --workflow names, checked as far as that is possible before it is loaded."""
+    from ..serving.sources import PipelineSource, WorkflowSource
 
-    pipe, device = load_model(args)
+    if args.workflow is None:
+        from ..hosts.diffusers.loading import require_diffusers
+        from ..serving.pipelines import name_of
 
-    from ..hosts.diffusers import loading as pipelines
-    from ..serving.pipelines import PipelineModel, name_of
+        require_diffusers()
+        return PipelineSource(
+            model=absolute(args.model),
+            name=args.served_model_name or name_of(args.model),
+            cache=cache,
+            steps=args.steps,
+            precision=args.precision or "auto",
+            placement=args.placement or "auto",
+            online=bool(args.download),
+            verbose=args.verbose,
+        )
 
-    model = PipelineModel(pipe, args.served_model_name or name_of(args.model), cache, args.steps)
-    if cache is not None:
-        say(model.recognised or f"{model.problem} It runs without.")
-    with pipelines.placed(pipe, args.placement or "auto", device, None):
-        yield model
-
-
-def open_workflow(
-    args: argparse.Namespace, cache: TeaCacheConfig | None, folder: Path
-) -> ServedModel:
-    """The graph of --workflow in a ComfyUI that writes into `folder`."""
     from ..hosts.comfyui.headless.boot import find_comfyui
 
-    def prepare(graph: Graph, source: str) -> tuple[Graph, dict[str, tuple[Input, ...]]]:
-        return graph, parse_map(graph, args.map)
+    return WorkflowSource.read(
+        args.workflow,
+        args.served_model_name,
+        cache=cache,
+        comfyui=find_comfyui(args.comfyui),
+        told=tuple(args.map),
+        picture=args.picture,
+        custom_nodes=args.custom_nodes,
+        verbose=args.verbose,
+    )
 
-    comfyui = find_comfyui(args.comfyui)
-    complete = load_workflow(args.workflow, prepare)
 
-    from ..hosts.comfyui.headless.session import Session
-    from ..serving.workflows import WorkflowModel, put_server_cache, sampling_nodes
-    from ..workflows.selection import find_picture
+def absolute(model: str) -> str:
+    """--model, a folder by its whole path: replicas have another current folder."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
 
-    say("loading ComfyUI …")
-    session = Session(comfyui, folder, verbose=args.verbose, custom_nodes=args.custom_nodes)
-    graph, told = complete(session.catalog)
-    if cache is not None:
-        for line in put_server_cache(graph, cache, session, args.workflow.name):
-            say(line)
-    picture = find_picture(graph, sampling_nodes(graph, session.kind), session.kind, args.picture)
-    name = args.served_model_name or args.workflow.stem
-    model = WorkflowModel(session, graph, name, picture, told)
-    for line in model.lines:
-        say(line)
-    return model
+
+@contextlib.contextmanager
+def opened(
+    args: argparse.Namespace, source: ModelSource, folder: Path
+) -> Iterator[tuple[ModelDescription, Executor]]:
+    """The model in this process, or on replicas with --ray."""
+    if args.ray is not None:
+        from ..serving.cluster import deployed
+
+        say(f"loading {source.what} on Ray ({args.ray}) …")
+        with deployed(args.ray, source, replicas_of(args), say, args.verbose) as both:
+            yield both
+        return
+
+    from ..serving.executors import LocalExecutor
+
+    say(f"loading {source.what} …")
+    with source.opened(folder) as model:
+        yield model.description, LocalExecutor(model)

@@ -24,7 +24,7 @@ from .errors import ApiError
 from .kept import KeptPictures
 from .limits import Limits
 from .metrics import Metrics
-from .models import Pictures, ServedModel
+from .models import ModelDescription, Pictures
 from .queue import Job, JobQueue
 from .requests import ImageBody, api_error, image_request, parse_form, parse_json, unused_fields
 from .streaming import EventStream, disconnected, stream_events
@@ -40,14 +40,14 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass
 class Service:
-    """One server: its model, its queue, and what whoever started it chose.
+    """One server: what it serves, its queue, and what whoever started it chose.
 
     Args:
         kept: keeps pictures for answers that name a URL; None where there are none.
         api_key: that requests must carry; empty for none.
     """
 
-    model: ServedModel
+    model: ModelDescription
     queue: JobQueue
     metrics: Metrics
     limits: Limits = field(default_factory=Limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 INVALID = "invalid_request_error"
@@ -35,6 +36,15 @@ class ApiError(Exception):
         self.code = code
         self.kind = kind
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        optional: dict[str, Any] = {
+            "param": self.param,
+            "code": self.code,
+            "kind": self.kind,
+            "retry_after": self.retry_after,
+        }
+        return partial(ApiError, **optional), (self.status, str(self))
 
     @classmethod
     def field(cls, name: str, problem: str) -> ApiError:

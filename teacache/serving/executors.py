@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -11,38 +12,69 @@ from ..errors import ExecutionError
 from .models import Cancelled, OnProgress, Pictures, SamplingProgress, ServedModel
 from .requests import ImageRequest
 
+OnStart = Callable[[], None]
+
 
 class Executor(Protocol):
-    """What the queue hands its jobs to.
+    """What the queue hands its jobs to. It is used in one event loop, between `open` and `close`.
 
     Attributes:
-        slots: how many jobs it runs at a time.
+        slots: how many jobs it samples at a time; this may change.
+        accepts: how many jobs it takes at a time; those that find no slot wait with it.
+        busy: whether a cancelled job is still in a step that cannot be left.
     """
 
-    slots: int
+    @property
+    def slots(self) -> int: ...
+    @property
+    def accepts(self) -> int: ...
+    @property
+    def busy(self) -> bool: ...
 
-    async def run(self, request: ImageRequest, on_progress: OnProgress) -> Pictures:
+    async def open(self) -> None:
+        """Called once, before the first job."""
+
+    async def run(
+        self, request: ImageRequest, on_start: OnStart, on_progress: OnProgress
+    ) -> Pictures:
         """Samples; if it is cancelled, it ends once its slot is free for the next job.
 
+        Cancelled again, it ends at once.
+
+        Args:
+            on_start: called when a slot has the job.
+            on_progress: called for each step.
+
         Raises:
-            UserError, ConfigError: a value is unusable.
+            ApiError, UserError, ConfigError: a value is unusable.
             ExecutionError: sampling failed.
         """
 
     async def close(self) -> None:
-        """Frees what it holds; nothing runs any more."""
+        """Frees what it holds; called once no job runs any more."""
 
 
 class LocalExecutor:
     """An `Executor` in a thread of this process, with one slot."""
 
     slots = 1
+    accepts = 1
 
     def __init__(self, model: ServedModel) -> None:
         self._model = model
         self._thread = ThreadPoolExecutor(1, "sampling")
+        self._sampling = threading.Event()
 
-    async def run(self, request: ImageRequest, on_progress: OnProgress) -> Pictures:
+    @property
+    def busy(self) -> bool:
+        return self._sampling.is_set()
+
+    async def open(self) -> None:
+        pass
+
+    async def run(
+        self, request: ImageRequest, on_start: OnStart, on_progress: OnProgress
+    ) -> Pictures:
         loop = asyncio.get_running_loop()
         cancelled = threading.Event()
 
@@ -50,13 +82,17 @@ class LocalExecutor:
             loop.call_soon_threadsafe(on_progress, progress)
 
         def sample() -> Pictures | None:
+            self._sampling.set()
             try:
                 return self._model.sample(request, listen, cancelled.is_set)
             except Cancelled:
                 return None
             except KeyboardInterrupt:  # a node's own: it must not end the server
                 raise ExecutionError("sampling was interrupted") from None
+            finally:
+                self._sampling.clear()
 
+        on_start()
         sampling = loop.run_in_executor(self._thread, sample)
         try:
             pictures = await asyncio.shield(sampling)

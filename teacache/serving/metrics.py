@@ -31,6 +31,9 @@ class Metrics:
             "teacache_queue_capacity", "Jobs that may wait at most", registry=registry
         )
         self.running = Gauge("teacache_jobs_running", "Jobs that are sampled", registry=registry)
+        self.slots = Gauge(
+            "teacache_slots", "Jobs that are sampled at a time at most", registry=registry
+        )
         self.queue_seconds = Histogram(
             "teacache_queue_seconds", "Time in the queue", buckets=SECONDS, registry=registry
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,26 +51,43 @@ OnProgress = Callable[[SamplingProgress], None]
 IsCancelled = Callable[[], bool]
 
 
-class ServedModel(Protocol):
-    """A model that samples one request at a time. Its methods block.
+class ModelDescription(Protocol):
+    """What a server tells of its model, and what it refuses before a request is queued.
 
     Attributes:
         name: by which requests call it.
         about: what `GET /v1/models` tells of it.
         takes_images: whether pictures can be edited.
+        lines: sentences for whoever starts the server.
     """
 
-    name: str
-    about: dict[str, Any]
-    takes_images: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def about(self) -> dict[str, Any]: ...
+    @property
+    def takes_images(self) -> bool: ...
+    @property
+    def lines(self) -> Sequence[str]: ...
 
     def check(self, request: ImageRequest) -> None:
-        """Raises `ApiError`, `UserError` or `ConfigError` for what it cannot do."""
+        """Raises `ApiError`, `UserError` or `ConfigError` for what the model cannot do."""
+
+
+class ServedModel(Protocol):
+    """A model that samples one request at a time.
+
+    Attributes:
+        description: of it; it can be pickled.
+    """
+
+    @property
+    def description(self) -> ModelDescription: ...
 
     def sample(
         self, request: ImageRequest, on_progress: OnProgress, is_cancelled: IsCancelled
     ) -> Pictures:
-        """Samples.
+        """Samples, and blocks meanwhile.
 
         Raises:
             UserError, ConfigError: a value is unusable.

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 from .errors import ApiError
 from .executors import Executor
@@ -15,8 +16,12 @@ from .metrics import Metrics
 from .models import OnProgress, Pictures
 from .requests import ImageRequest
 
+GRACE = 3.0
+"""Seconds that steps may take to end once the server was asked to stop."""
 FIRST_GUESS = 5.0
 """Seconds that a job is taken to last before one was measured."""
+LONGEST_RETRY = 60
+"""Seconds of `Retry-After` at most: the estimate is rough, and clients ignore longer ones."""
 WEIGHT_OF_NEWEST = 0.3
 
 
@@ -26,6 +31,7 @@ class Job:
 
     Attributes:
         result: of the job; cancelled with it.
+        started: when its sampling began; None while it waits.
         queue_seconds: how long it waited; known once it runs.
     """
 
@@ -35,6 +41,7 @@ class Job:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     submitted: float = field(default_factory=time.perf_counter)
+    started: float | None = None
     queue_seconds: float = 0.0
     task: asyncio.Task[Pictures] | None = None
 
@@ -53,19 +60,23 @@ class JobQueue:
         self._capacity = capacity
         self._metrics = metrics
         self._waiting: deque[Job] = deque()
-        self._running: set[Job] = set()
+        self._handed: set[Job] = set()
         self._available = asyncio.Semaphore(0)
         self._workers: list[asyncio.Task[None]] = []
+        self._abandoned: asyncio.Future[None]
         self._typical_seconds = FIRST_GUESS
         self._stopping = False
         metrics.capacity.set(capacity)
-        metrics.waiting.set_function(lambda: len(self._waiting))
-        metrics.running.set_function(lambda: len(self._running))
+        metrics.slots.set_function(lambda: executor.slots)
+        metrics.waiting.set_function(lambda: self.waiting)
+        metrics.running.set_function(lambda: self.running)
 
     async def __aenter__(self) -> JobQueue:
+        self._abandoned = asyncio.get_running_loop().create_future()
+        await self._executor.open()
         self._workers = [
-            asyncio.create_task(self._work(), name=f"slot {slot}")
-            for slot in range(self._executor.slots)
+            asyncio.create_task(self._work(), name=f"worker {number}")
+            for number in range(self._executor.accepts)
         ]
         return self
 
@@ -78,20 +89,22 @@ class JobQueue:
         self.stop()
         for worker in self._workers:
             worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        ended = asyncio.gather(*self._workers, return_exceptions=True)
+        either: set[asyncio.Future[Any]] = {ended, self._abandoned}
+        await asyncio.wait(either, timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
         await self._executor.close()
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._handed) - self.running
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        return sum(job.started is not None for job in self._handed)
 
     @property
     def healthy(self) -> bool:
-        """Whether jobs are accepted and every slot has its worker."""
+        """Whether jobs are accepted and handed to the executor."""
         alive = self._workers and not any(worker.done() for worker in self._workers)
         return bool(alive) and not self._stopping
 
@@ -103,19 +116,28 @@ class JobQueue:
         """
         if self._stopping:
             raise ApiError.stopping()
-        if len(self._waiting) + len(self._running) >= self._capacity + self._executor.slots:
+        if self._ahead >= self._capacity + self._slots:
             self._refuse()
+
+    @property
+    def _ahead(self) -> int:
+        return len(self._waiting) + len(self._handed)
+
+    @property
+    def _slots(self) -> int:
+        """Those of the executor; one where it has none at present."""
+        return max(1, self._executor.slots)
 
     def _refuse(self) -> None:
         self._metrics.jobs.labels("refused").inc()
-        ahead = len(self._waiting) + len(self._running)
-        seconds = math.ceil(ahead * self._typical_seconds / self._executor.slots)
+        seconds = math.ceil(self._ahead * self._typical_seconds / self._slots)
+        seconds = min(max(1, seconds), LONGEST_RETRY)
         raise ApiError(
             429,
             f"{self._capacity} requests wait already, which is the bound: try again in {seconds} s",
             kind="rate_limit_error",
             code="queue_full",
-            retry_after=max(1, seconds),
+            retry_after=seconds,
         )
 
     def submit(self, request: ImageRequest, on_progress: OnProgress) -> Job:
@@ -140,8 +162,17 @@ class JobQueue:
     def stop(self) -> None:
         """Cancels every job, and accepts no more."""
         self._stopping = True
-        for job in [*self._waiting, *self._running]:
+        for job in [*self._waiting, *self._handed]:
             self.cancel(job)
+
+    def abandon(self) -> None:
+        """Ends the wait for steps that go on; to be called from any thread or signal handler."""
+
+        def end() -> None:
+            if not self._abandoned.done():
+                self._abandoned.set_result(None)
+
+        self._abandoned.get_loop().call_soon_threadsafe(end)
 
     async def _work(self) -> None:
         while True:
@@ -150,11 +181,9 @@ class JobQueue:
                 await self._run(self._waiting.popleft())
 
     async def _run(self, job: Job) -> None:
-        job.queue_seconds = time.perf_counter() - job.submitted
-        self._metrics.queue_seconds.observe(job.queue_seconds)
-        started = time.perf_counter()
-        self._running.add(job)
-        job.task = asyncio.create_task(self._executor.run(job.request, job.on_progress))
+        self._handed.add(job)
+        running = self._executor.run(job.request, lambda: self._start(job), job.on_progress)
+        job.task = asyncio.create_task(running)
         try:
             await asyncio.wait({job.task})
         except asyncio.CancelledError:
@@ -162,10 +191,15 @@ class JobQueue:
             await asyncio.wait({job.task})
             raise
         finally:
-            self._running.discard(job)
-        self._end(job, job.task, time.perf_counter() - started)
+            self._handed.discard(job)
+        self._end(job, job.task)
 
-    def _end(self, job: Job, task: asyncio.Task[Pictures], seconds: float) -> None:
+    def _start(self, job: Job) -> None:
+        job.started = time.perf_counter()
+        job.queue_seconds = job.started - job.submitted
+        self._metrics.queue_seconds.observe(job.queue_seconds)
+
+    def _end(self, job: Job, task: asyncio.Task[Pictures]) -> None:
         failure = None if task.cancelled() else task.exception()
         if task.cancelled() or job.result.done():
             job.result.cancel()
@@ -174,9 +208,14 @@ class JobQueue:
             job.result.set_exception(failure)
             outcome = "failed"
         else:
-            newest = WEIGHT_OF_NEWEST * seconds
-            self._typical_seconds = newest + (1 - WEIGHT_OF_NEWEST) * self._typical_seconds
+            self._learn(job)
             self._metrics.sampled(task.result())
             job.result.set_result(task.result())
             outcome = "done"
         self._metrics.jobs.labels(outcome).inc()
+
+    def _learn(self, job: Job) -> None:
+        """Adjusts what a job is taken to last."""
+        if job.started is not None:
+            newest = WEIGHT_OF_NEWEST * (time.perf_counter() - job.started)
+            self._typical_seconds = newest + (1 - WEIGHT_OF_NEWEST) * self._typical_seconds

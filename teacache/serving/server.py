@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -14,6 +17,9 @@ from .app import Service, create_app
 
 GRACE = 5
 """Seconds that answers may take once the server was asked to stop."""
+
+KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept: longer than clients and proxies use one again."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -57,6 +63,7 @@ class Server(uvicorn.Server):
                 create_app(service),
                 log_level="info" if verbose else "warning",
                 timeout_graceful_shutdown=GRACE,
+                timeout_keep_alive=KEEP_ALIVE,
                 server_header=False,
             )
         )
@@ -65,14 +72,24 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._service.queue.stop()
+        if self.force_exit:
+            self._service.queue.abandon()
 
 
 def serve(service: Service, taken: socket.socket, verbose: bool) -> None:
-    """Answers requests until Ctrl-C or SIGTERM; then returns within seconds."""
+    """Answers requests until Ctrl-C or SIGTERM; then returns within seconds.
+
+    A step that takes longer is left behind, at a second Ctrl-C at once: the executor is busy then.
+    """
+    with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn, once it has stopped
+        Server(service, verbose).run(sockets=[taken])
+
+
+@contextmanager
+def stops_by_signal() -> Iterator[None]:
+    """SIGTERM ends the process as Ctrl-C does, also while a model is loaded."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        Server(service, verbose).run(sockets=[taken])
-    except KeyboardInterrupt:  # raised again by uvicorn, once it has stopped
-        pass
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -6,6 +6,7 @@ import copy
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -46,6 +47,39 @@ INPUTS = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
 PLACEHOLDER = Image.new("RGB", (64, 64))
 
 
+@dataclass(frozen=True)
+class WorkflowDescription:
+    """A `ModelDescription` of a graph.
+
+    Args:
+        fields: of `workflows.fields.FIELDS`, those that the graph has an input for.
+    """
+
+    name: str
+    about: dict[str, Any]
+    lines: tuple[str, ...]
+    fields: frozenset[str]
+
+    @property
+    def takes_images(self) -> bool:
+        return "image" in self.fields
+
+    def check(self, request: ImageRequest) -> None:
+        for attribute, field in GIVEN.items():
+            given = vars(request)[attribute] is not None
+            if given and INPUTS.get(attribute, attribute) not in self.fields:
+                if (attribute, request.n) == ("n", 1):
+                    continue
+                raise ApiError.field(
+                    field,
+                    "the workflow has no input that is recognised for it: leave it out, or serve "
+                    f"with --map {INPUTS.get(attribute, attribute)}=NODE.INPUT",
+                )
+        if len(request.images) > 1:
+            raise ApiError.field("image", f"one picture, not {len(request.images)}")
+        request.cache_settings(None)
+
+
 class WorkflowModel:
     """A `ServedModel` of a graph. Models and texts stay loaded between requests.
 
@@ -55,6 +89,7 @@ class WorkflowModel:
         name: by which requests call it.
         picture: the link to the pictures.
         told: fields by `--map`.
+        lines: sentences on what was done to the graph.
 
     Raises:
         UserError: the prompt is not clear, or the graph cannot run.
@@ -67,37 +102,20 @@ class WorkflowModel:
         name: str,
         picture: Link,
         told: Mapping[str, tuple[Input, ...]],
+        lines: Sequence[str] = (),
     ) -> None:
-        self.name = name
         self._session = session
         self._fields = graph_fields(graph, picture, told, session.kind)
         self._graph = only_picture(graph, picture)
         self._definitions = session.catalog().classes
-        self.takes_images = "image" in self._fields
         with self._uploaded((PLACEHOLDER,)) as image:  # the file's own picture may be missing here
             graph = copy.deepcopy(self._graph)
             self._fields.put(graph, {"image": image})
             session.validate(graph)
-        self.about: dict[str, Any] = {
-            "fields": sorted(self._fields.inputs),
-            "cache": bool(caches_in(self._graph)),
-        }
-        self.lines = self._fields.describe(graph)
-
-    def check(self, request: ImageRequest) -> None:
-        for attribute, field in GIVEN.items():
-            given = vars(request)[attribute] is not None
-            if given and INPUTS.get(attribute, attribute) not in self._fields:
-                if (attribute, request.n) == ("n", 1):
-                    continue
-                raise ApiError.field(
-                    field,
-                    "the workflow has no input that is recognised for it: leave it out, or serve "
-                    f"with --map {INPUTS.get(attribute, attribute)}=NODE.INPUT",
-                )
-        if len(request.images) > 1:
-            raise ApiError.field("image", f"one picture, not {len(request.images)}")
-        request.cache_settings(None)
+        fields = frozenset(self._fields.inputs)
+        about = {"fields": sorted(fields), "cache": bool(caches_in(self._graph))}
+        lines = (*lines, *self._fields.describe(graph))
+        self.description = WorkflowDescription(name, about, lines, fields)
 
     def sample(
         self, request: ImageRequest, on_progress: OnProgress, is_cancelled: IsCancelled
@@ -105,21 +123,29 @@ class WorkflowModel:
         if is_cancelled():
             raise Cancelled
         seed = seed_of(request) if "seed" in self._fields else None
+        previews = 0
 
         def listen(progress: Progress) -> None:
             if is_cancelled():
                 self._session.interrupt()
             elif progress.total > 1:
-                on_progress(
-                    SamplingProgress(progress.title, int(progress.value), int(progress.total))
-                )
+                step, steps = int(progress.value), int(progress.total)
+                picture = shown(progress.preview) if step in request.preview_steps(steps) else None
+                on_progress(SamplingProgress(progress.title, step, steps, picture))
+
+        def shown(preview: Image.Image | None) -> Image.Image | None:
+            nonlocal previews
+            if preview is None or previews == request.previews:  # a graph may sample twice
+                return None
+            previews += 1
+            return preview.convert("RGB")
 
         try:
             with self._uploaded(request.images) as image:
                 graph = self._graph_of(request, seed, image)
                 valid = self._session.validate(graph)
                 self._session.keep_only(valid.graph, self._independent(valid.graph))
-                result = self._session.execute(valid, listen)
+                result = self._session.execute(valid, listen, previews=request.previews > 0)
         except KeyboardInterrupt:
             if is_cancelled():
                 raise Cancelled from None
@@ -133,7 +159,7 @@ class WorkflowModel:
 
         Its file has a name of its own, and is removed at the end.
         """
-        if not images or not self.takes_images:
+        if not images or "image" not in self._fields:
             yield None
             return
         self._session.previews.mkdir(parents=True, exist_ok=True)

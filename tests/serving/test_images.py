@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 
 import openai
 import pytest
-from image_server import form, picture_file
-from PIL import Image
+from image_server import form, opened, picture_file, serving
+from tiny_pipelines import TINY
 
 from teacache.config import TeaCacheConfig
 from teacache.hosts.diffusers.generation import Request, generate
 from teacache.plots.pixels import to_pil
+from teacache.serving.pipelines import PipelineModel
 
 PROMPT = dict(model="demo", prompt="butterfly")
 OWN = {"num_inference_steps": 20, "guidance_scale": 3.0, "seed": 7}
-
-
-def opened(entry):
-    """The picture in an entry of `data`."""
-    return Image.open(io.BytesIO(base64.b64decode(entry.b64_json)))
 
 
 def told(answer):
@@ -218,3 +213,17 @@ COUNTED = (
     "teacache_queue_seconds_count",
     "teacache_sampling_seconds_count",
 )
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_pipeline_that_only_edits_names_its_route(known):
+    """Also a class of somebody's own, which shows only when it is called without a picture."""
+    pipe = TINY["qwen_image_edit"].build()
+    if not known:
+        pipe.__class__ = type("OwnEditPipeline", (type(pipe),), {})
+    with serving(PipelineModel(pipe, "edit", None, steps=2)) as server:
+        answer = server.generate(prompt="dog")
+    assert answer.status == 400 and answer.error["param"] == "image"
+    assert answer.error["message"] == "image: edit edits pictures: use /v1/images/edits"
+    jobs = server.service.metrics.jobs.labels("failed")._value.get()
+    assert jobs == (0 if known else 1), "a known one is refused before it waits"

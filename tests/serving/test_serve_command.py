@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -44,6 +45,43 @@ def test_the_guides_words(stop):
         assert connection.getresponse().status == 503
         assert process.wait(20) == 0 and time.monotonic() - started < 15
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_step_that_takes_long_is_left_behind(presses, tmp_path):
+    """After some seconds, or at the second Ctrl-C; with nothing left in the temporary folder."""
+    with served_command(*MODEL, "--max-n", 1000, environment={"TMPDIR": str(tmp_path)}) as (
+        running, process,
+    ):  # fmt: skip
+        connection = running.begin(prompt="dog", n=400)
+        running.wait_for("teacache_jobs_running", 1)
+        time.sleep(0.5)
+        for _ in range(presses):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert process.wait(20) == 0, "a step of so many takes longer"
+        connection.close()
+        assert list(tmp_path.glob("teacache-*")) == []
+
+
+@pytest.mark.parametrize("arguments", [MODEL, ("--workflow", QUICKSTART)])
+def test_sigterm_while_the_model_is_loaded_leaves_nothing(arguments, tmp_path, comfy_dir):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(tmp_path),
+        "COMFYUI_DIR": str(comfy_dir),
+    }
+    command = [sys.executable, "-m", "teacache", "serve", "--port", "0", *map(str, arguments)]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    ) as process:
+        assert process.stderr.readline().startswith("loading ")
+        assert len(list(tmp_path.glob("teacache-serve-*"))) == 1
+        process.terminate()
+        assert process.wait(20) == 130
+        assert process.stderr.read() == "teacache: interrupted\n"
+    assert list(tmp_path.glob("teacache-*")) == []
 
 
 def test_the_environment_turns_the_cache_on():

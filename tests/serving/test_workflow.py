@@ -8,7 +8,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from image_server import files_below, picture_file, served_command
+from image_server import files_below, opened, picture_file, served_command
 from paths import ROOT
 
 QUICKSTART = ROOT / "workflows" / "api" / "quickstart.json"
@@ -81,6 +81,18 @@ def test_a_stream_has_the_steps(client):
     assert [step.model_extra["step"] for step in steps] == list(range(1, 9))
     assert {step.model_extra["stage"] for step in steps} == {"Sampler"}
     assert last.type == "image_generation.completed"
+
+
+def test_a_stream_has_noisy_pictures(client):
+    stream = client.images.generate(prompt="dog", stream=True, partial_images=2, extra_body=SHORT)
+    events = list(stream)
+    partial = [event for event in events if event.type == "image_generation.partial_image"]
+    assert [event.partial_image_index for event in partial] == [0, 1]
+    first, second = (opened(event) for event in partial)
+    assert first.size == second.size == (16, 16), "the latent's"
+    assert first.tobytes() != second.tobytes()
+    plain = client.images.generate(prompt="dog", extra_body=SHORT)
+    assert events[-1].b64_json == plain.data[0].b64_json
 
 
 def test_a_client_that_goes_away_stops_the_graph(quickstart, client):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
+import io
 import json
 import os
 import subprocess
@@ -114,7 +116,7 @@ def serving(model: Any, capacity: int = 4, **options: Any) -> Iterator[Running]:
     """A server of `model` in a thread; `options` are those of `Service`."""
     metrics = Metrics()
     queue = JobQueue(LocalExecutor(model), capacity, metrics)
-    service = Service(model, queue, metrics, **options)
+    service = Service(model.description, queue, metrics, **options)
     server, taken = Server(service, verbose=False), bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
     thread.start()
@@ -175,9 +177,11 @@ class GatedModel:
 
     name = "gated"
     takes_images = False
+    lines = ()
 
     def __init__(self, steps: int = 0) -> None:
         self.about: dict[str, Any] = {}
+        self.description = self
         self.gate = threading.Semaphore(steps)
         self.prompts: list[str] = []
         self.cancelled: list[str] = []
@@ -204,10 +208,13 @@ class GatedModel:
         return Pictures([Image.new("RGB", (16, 16))], 0.1, 0)
 
 
+def opened(entry: Any) -> Image.Image:
+    """The picture in an entry of `data`."""
+    return Image.open(io.BytesIO(base64.b64decode(entry.b64_json)))
+
+
 def picture_file(size: tuple[int, int] = (128, 128), format: str = "PNG") -> bytes:
     """The file of a picture with a gradient."""
-    import io
-
     file = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert("RGB").save(file, format)
     return file.getvalue()

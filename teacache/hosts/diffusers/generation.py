@@ -89,6 +89,26 @@ def for_image(pipe: Any, wanted: bool) -> Any:
         raise UserError(f"image: {type(pipe).__name__} takes no image") from None
 
 
+class ImageMissing(UserError):
+    """The pipeline takes a picture, got none, and failed before the first step."""
+
+
+def needs_image(pipe: Any) -> bool:
+    """Whether `pipe` is known to sample from pictures alone; False where that is not known."""
+    from diffusers.pipelines import auto_pipeline
+
+    image = parameters(pipe).get("image")
+    if image is None:
+        return False
+    from_pictures = (
+        *auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values(),
+        *auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING.values(),
+    )
+    from_text = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
+    known = type(pipe) in from_pictures and type(pipe) not in from_text
+    return known or image.default is image.empty
+
+
 def parameters(pipe: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(type(pipe).__call__).parameters)
 
@@ -175,6 +195,7 @@ def generate(
 
     Raises:
         ConfigError, UserError: the model or the pipeline refuses a value.
+        ImageMissing: the pipeline does nothing without a picture.
     """
     pipe = for_image(pipe, request.image is not None)
     values, notes = arguments(pipe, request)
@@ -203,6 +224,10 @@ def generate(
         if started_sampling or type(error) is not ValueError:
             raise
         raise UserError(f"{type(pipe).__name__}: {error}") from error
+    except (AttributeError, TypeError) as error:
+        if started_sampling or request.image is not None or "image" not in parameters(pipe):
+            raise
+        raise ImageMissing(f"image: {type(pipe).__name__} fails without one: {error}") from error
     finally:
         pipe.maybe_free_model_hooks()
     pictures = to_tensor(output)

@@ -74,6 +74,7 @@ class Comfy:
     folder_paths: Any
     model_management: Any
     server: HeadlessServer
+    arguments: Any
 
 
 def has_accelerator(torch: ModuleType) -> bool:
@@ -155,6 +156,7 @@ def boot(
         folder_paths,
         importlib.import_module("comfy.model_management"),
         server,
+        arguments,
     )
     utils.set_progress_bar_global_hook(progress_hook(comfy))
     return comfy
@@ -202,7 +204,10 @@ class LastWarning(logging.Handler):
 
 
 def progress_hook(comfy: Comfy) -> Callable[..., None]:
-    """The server's handler of a node's progress: it checks for interrupts and sends the value."""
+    """The server's handler of a node's progress: it checks for interrupts and sends the value.
+
+    A preview is sent with it as it came: its format, the picture, and its largest size.
+    """
     context = importlib.import_module("comfy_execution.utils").get_executing_context
     progress = importlib.import_module("comfy_execution.progress")
 
@@ -220,7 +225,13 @@ def progress_hook(comfy: Comfy) -> Callable[..., None]:
         if node_id is None:
             node_id = comfy.server.last_node_id if running is None else running.node_id
         progress.get_progress_state().update_progress(node_id, value, total, None)
-        sent = {"value": value, "max": total, "prompt_id": prompt_id, "node": node_id}
+        sent = {
+            "value": value,
+            "max": total,
+            "prompt_id": prompt_id,
+            "node": node_id,
+            "preview": preview,
+        }
         comfy.server.send_sync("progress", sent, comfy.server.client_id)
 
     return hook

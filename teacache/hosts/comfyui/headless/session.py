@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from PIL import Image
+
 from ....errors import ConfigError, ExecutionError, UserError
 from ....workflows.definitions import Catalog, Definitions, NodeKind, input_types
 from ....workflows.graph import Graph, describe, title
@@ -24,12 +26,17 @@ from .validation import REQUEST_DATA, ValidGraph, validated
 
 @dataclass(frozen=True)
 class Progress:
-    """A node's progress: `value` of `total`, such as sampling steps."""
+    """A node's progress: `value` of `total`, such as sampling steps.
+
+    Attributes:
+        preview: the picture so far, still noisy, where previews are on and the model has them.
+    """
 
     node: str
     title: str
     value: float
     total: float
+    preview: Image.Image | None = None
 
 
 @dataclass
@@ -146,9 +153,16 @@ class Session:
         return self.execute(self.validate(graph), on_progress)
 
     def execute(
-        self, valid: ValidGraph, on_progress: Callable[[Progress], None] | None = None
+        self,
+        valid: ValidGraph,
+        on_progress: Callable[[Progress], None] | None = None,
+        *,
+        previews: bool = False,
     ) -> GraphResult:
         """Executes a validated graph; the session can be used again after each error.
+
+        Args:
+            previews: whether samplers show what they have so far, for `on_progress`.
 
         Raises:
             UserError: a node refuses its settings.
@@ -165,7 +179,8 @@ class Session:
                 clock.switch(data["node"])
             elif event == "progress" and on_progress is not None and data["node"] in graph:
                 node = data["node"]
-                on_progress(Progress(node, title(graph, node), data["value"], data["max"]))
+                done, preview = (data["value"], data["max"]), shown(data.get("preview"))
+                on_progress(Progress(node, title(graph, node), *done, preview))
             elif event == "teacache.end":
                 report = {"node": data["node"], "sampled_by": clock.current, **data["report"]}
                 result.reports.append(report)
@@ -173,7 +188,8 @@ class Session:
                 result.notes += data["notes"]
 
         started = time.perf_counter()
-        self._execute(graph, valid.outputs, valid.extra_data, listen)
+        with previewing(self.comfy, previews) as asked:
+            self._execute(graph, valid.outputs, {**valid.extra_data, **asked}, listen)
         clock.switch(None)
         result.seconds = time.perf_counter() - started
         result.node_seconds = clock.seconds
@@ -250,6 +266,31 @@ class Session:
                     path = folders[item["type"]] / item["subfolder"] / item["filename"]
                     files.setdefault(node, []).append(path)
         return files
+
+
+def shown(preview: Any) -> Image.Image | None:
+    """The picture of a preview as ComfyUI's samplers send it; packs may send anything."""
+    if isinstance(preview, tuple) and len(preview) > 1 and isinstance(preview[1], Image.Image):
+        return preview[1]
+    return None
+
+
+@contextlib.contextmanager
+def previewing(comfy: Comfy, wanted: bool) -> Iterator[dict[str, str]]:
+    """Turns ComfyUI's previews on for the context, if they are wanted.
+
+    Returns:
+        What newer versions, which ask each request for it, are to be told beside the graph.
+    """
+    if not wanted:
+        yield {}
+        return
+    before = comfy.arguments.preview_method
+    comfy.arguments.preview_method = type(before).Auto
+    try:
+        yield {"preview_method": type(before).Auto.value}
+    finally:
+        comfy.arguments.preview_method = before
 
 
 @contextlib.contextmanager
