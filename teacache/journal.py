@@ -56,5 +56,12 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
         file.write(_lines(records))
 
 
+def cut_records(path: Path, end: int) -> None:
+    """Removes what is behind an offset of `scan_records`: a line that was cut off."""
+    if path.stat().st_size > end:
+        with path.open("r+b") as file:
+            file.truncate(end)
+
+
 def _lines(records: Iterable[Record]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)

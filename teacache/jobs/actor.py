@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import platform
 import queue
 import socket
@@ -13,10 +12,12 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..files import write_atomically
 from ..profiles.store import FOLDER_VARIABLE
 from ..progress import Progress
 from .job import Failure, Job, Worker, WorkerLost, WorkerSpec
@@ -53,7 +54,7 @@ class Surroundings:
         if self.profiles is not None:
             folder = Path(tempfile.mkdtemp(prefix="teacache-profiles-"))
             for name, text in self.profiles.items():
-                (folder / name).write_text(text, encoding="utf-8")
+                write_atomically(folder / name, partial(Path.write_bytes, data=text.encode()))
             os.environ[FOLDER_VARIABLE] = str(folder)
 
 
@@ -82,13 +83,11 @@ class JobActor:
     """A worker in a process of its own; all that it does runs in one thread.
 
     Args:
-        surroundings: of the command.
-        spec: a pickled `WorkerSpec`, unpickled once the surroundings are taken on.
+        surroundings: of the command, taken on before anything else is imported.
     """
 
-    def __init__(self, surroundings: Surroundings, spec: bytes) -> None:
+    def __init__(self, surroundings: Surroundings) -> None:
         surroundings.take_on()
-        self._spec = spec
         self._thread = ThreadPoolExecutor(1, "jobs")
         self._worker: Worker | None = None
 
@@ -96,13 +95,12 @@ class JobActor:
         """Answers as soon as the cluster has made this process."""
         return True
 
-    def start(self) -> Hello | Failure:
+    def start(self, spec: WorkerSpec) -> Hello | Failure:
         """Loads what every job needs."""
-        return self._thread.submit(self._start).result()
+        return self._thread.submit(self._start, spec).result()
 
-    def _start(self) -> Hello | Failure:
+    def _start(self, spec: WorkerSpec) -> Hello | Failure:
         try:
-            spec: WorkerSpec = pickle.loads(self._spec)
             self._worker = spec.start()
         except Exception as error:
             return Failure.of(error)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..journal import Record, append_records, header_of, scan_records, write_records
+from ..journal import Record, append_records, cut_records, header_of, scan_records, write_records
 
 
 class JobJournal:
@@ -50,9 +50,8 @@ class JobJournal:
         """Job `number` is finished; of two entries the later one counts."""
         if self._end is None:
             write_records(self.path, [self._header])
-        elif self.path.stat().st_size != self._end:  # a line was cut off
-            with self.path.open("r+b") as file:
-                file.truncate(self._end)
+        else:
+            cut_records(self.path, self._end)
         self._places[number] = self.path.stat().st_size
         append_records(self.path, [{"number": number, "entry": entry}])
         self._end = self.path.stat().st_size

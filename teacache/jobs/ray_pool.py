@@ -8,12 +8,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import (
+    ActorUnavailableError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from .. import __version__
 from ..errors import UserError
 from ..progress import Progress
-from .actor import Hello, JobActor
+from .actor import End, Hello, JobActor
 from .cluster import Cluster, Share
 from .job import Failure, Job, WorkerSpec
 from .pool import Ended, Event, Lost, OnSlotProgress, Refused, Started
@@ -70,9 +76,9 @@ class RayPool:
             scheduling_strategy="SPREAD",
             runtime_env=self._environment,
         )
-        actor = actor_class.remote(self._surroundings, ray.cloudpickle.dumps(spec))
+        actor = actor_class.remote(self._surroundings)
         self._actors[slot] = actor
-        self._starting[actor.start.remote()] = slot
+        self._starting[actor.start.remote(spec)] = slot
         if self._since is not None:
             self._placed.append(actor.is_placed.options(concurrency_group=CONTROL).remote())
 
@@ -108,28 +114,33 @@ class RayPool:
 
     def _event(self, reference: Any, on_progress: OnSlotProgress) -> Event | None:
         if reference in self._starting:
-            slot = self._starting.pop(reference)
-            try:
-                return self._started(slot, ray.get(reference))
-            except RayActorError as error:
-                if error.actor_init_failed:
-                    return Refused(slot, Failure(_reason(error), str(error)))
-                return Lost(slot, _reason(error))
-            except RayError as error:
-                return Lost(slot, _reason(error))
+            return self._start_event(self._starting.pop(reference), reference)
         slot = self._running[reference]
         try:
             message = ray.get(next(reference))
+            if isinstance(message, Progress):
+                on_progress(slot, message)
+                return None
+        except RayTaskError as error:  # the job or its result cannot be sent
+            message = End(0.0, failure=Failure(_reason(error), str(error)))
         except RayError as error:
-            del self._running[reference]
-            return Lost(slot, _reason(error))
-        if isinstance(message, Progress):
-            on_progress(slot, message)
-            return None
+            message = End(0.0, lost=_reason(error))
         del self._running[reference]
         if message.lost:
             return Lost(slot, message.lost)
         return Ended(slot, message.seconds, message.result, message.failure)
+
+    def _start_event(self, slot: int, reference: Any) -> Event:
+        try:
+            return self._started(slot, ray.get(reference))
+        except RayTaskError as error:  # what describes the worker cannot be read there
+            return Refused(slot, Failure(_reason(error), str(error)))
+        except RayActorError as error:
+            if error.actor_init_failed:
+                return Refused(slot, Failure(_reason(error), str(error)))
+            return Lost(slot, _reason(error))
+        except RayError as error:
+            return Lost(slot, _reason(error))
 
     def _started(self, slot: int, answer: Hello | Failure) -> Event:
         self._since = None
@@ -182,6 +193,8 @@ def _reason(error: RayError) -> str:
         return "its node is gone"
     if isinstance(error, ActorUnavailableError):
         return "its node does not answer"
+    if isinstance(error, RayTaskError):
+        return f"{type(error.cause).__name__}: {' '.join(str(error.cause).split())[:200]}"
     if isinstance(error, RayActorError):
         return (
             "its process was killed"

@@ -141,6 +141,13 @@ def test_workers_that_do_not_start(ray_here: None) -> None:
             list(outcomes(pool, jobs({}, {})))
 
 
+def test_what_cannot_be_sent_is_the_jobs_own_failure(ray_here: None) -> None:
+    found = by_number(outcomes(ray_pool([Spec()]), jobs({}, {"unsendable": True}, {})))
+    assert found[2].failure is not None and "cannot pickle" in found[2].failure.message
+    assert found[2].attempts == 1
+    assert {found[n].result["pid"] for n in (1, 3)} == {found[1].result["pid"]}
+
+
 def test_killed_processes_lose_no_job(ray_here: None, tmp_path: Path) -> None:
     """One job kills its process once and one always; the pool's other workers go on."""
     told = jobs({}, {"kill": 1}, {}, {"kill": 9}, {}, {})

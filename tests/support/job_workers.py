@@ -35,6 +35,8 @@ class Worker:
             raise WorkerLost("it was told to")
         if "fail" in told:
             raise RuntimeError(told["fail"])
+        if "unsendable" in told:
+            return threading.Lock()
         if "refuse" in told:
             raise UserError(told["refuse"])
         for step in range(told.get("steps", 0)):
