@@ -13,7 +13,7 @@ RATE_THRESHOLD = 0.2
 
 AMPLIFIED = 2.0
 """How much more an error counts with samplers that enlarge it: those that combine derivatives of
-three steps and more, those of CFG++, and foreign ones. Chosen on two to four tuning pairs of the
+three steps and more, those of CFG++, and unknown ones. Chosen on two to four tuning pairs of the
 demo and photos models at 20 and 30 steps."""
 
 
@@ -28,6 +28,7 @@ class SamplerTraits:
         one_eval_per_step: it evaluates once at each level of the schedule, in order.
         foreign: it is in no table, because it is another pack's, or newer than the table: what it
             does is seen while it runs.
+        around_known: it is a foreign wrapper of one sampler that is known, which takes the steps.
         adds_noise: it adds noise between evaluations, so that the denoised latent is continued in
             place of the derivative, which holds that noise.
         continues_a_branch: it continues a branch of the guidance, as those of CFG++ do.
@@ -47,6 +48,7 @@ class SamplerTraits:
     visits_every_level: bool = False
     adaptive: bool = False
     foreign: bool = False
+    around_known: bool = False
     raises_levels: bool = False
     adds_noise: bool = False
     continues_a_branch: bool = False
@@ -56,7 +58,8 @@ class SamplerTraits:
     @property
     def error_weight(self) -> float:
         """How much more an expected error counts than with Euler's method."""
-        enlarges = self.foreign or self.continues_a_branch or self.high_order
+        unknown = self.foreign and not self.around_known
+        enlarges = unknown or self.continues_a_branch or self.high_order
         return AMPLIFIED if enlarges else 1.0
 
     @property

@@ -108,6 +108,7 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
             own,
             name=(name or _display_name(function)) + around,
             foreign=True,
+            around_known=len(inner) == 1 and (own.around_known or not own.foreign),
             euler=False,
             one_eval_per_step=False,
             raises_levels=False,

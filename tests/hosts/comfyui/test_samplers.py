@@ -166,6 +166,8 @@ def test_a_wrapper_has_the_traits_of_the_sampler_in_it() -> None:
         found = around(name)
         assert found.foreign and found.forecast and not (found.euler or found.one_eval_per_step)
     assert around("lcm").adds_noise and around("dpmpp_2s_ancestral").adds_noise
+    assert around("euler").error_weight == 1 and around("lms").error_weight == AMPLIFIED
+    assert traits(of(sample_heun)).error_weight == AMPLIFIED, "nothing is known of it"
     assert around("dpm_adaptive").adaptive
     two = {"one": named("dpm_adaptive"), "other": named("euler")}
     assert not traits(of(sample_heun, two)).adaptive, "it is not known which one it follows"
