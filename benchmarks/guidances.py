@@ -22,6 +22,7 @@ INTERVAL = (0.2, 0.7)
 LAYER = 2
 """The joint block that is perturbed or left out."""
 PERTURBED_SCALE = 1.0
+PERPENDICULAR_SCALE, NEGATIVE = 1.0, "snowman"
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,12 @@ class Guidance:
     Args:
         patched: changes the model.
         guider: makes the guider; None for ComfyUI's own.
+        negative: caption of a third branch between the others; None without one.
     """
 
     patched: Patch = lambda model: model.clone()
     guider: Callable[[Any], Any] | None = None
+    negative: str | None = None
 
 
 def _sliding_mode(model: Any) -> Any:
@@ -55,7 +58,7 @@ def _sliding_mode(model: Any) -> Any:
     return patched
 
 
-def _by_node(node: Any, **inputs: Any) -> Patch:
+def by_node(node: Any, **inputs: Any) -> Patch:
     """The model as a node of ComfyUI gives it."""
     return lambda model: node.execute(model=model, **inputs).result[0]
 
@@ -170,6 +173,17 @@ def _falling(scale: float, share: float) -> float:
     return 1 + 2 * (scale - 1) * (1 - share)
 
 
+def _perpendicular(model: Any) -> Any:
+    """Perp-Neg: led away from what in a third branch is perpendicular to the caption's."""
+    from comfy_extras.nodes_perpneg import Guider_PerpNeg
+
+    class Perpendicular(Guider_PerpNeg):  # type: ignore[misc]
+        def set_cfg(self, cfg: float) -> None:
+            super().set_cfg(cfg, PERPENDICULAR_SCALE)
+
+    return Perpendicular(model)
+
+
 def guidances() -> dict[str, Guidance]:
     """Kinds of guidance, by name."""
     from comfy_extras import nodes_apg, nodes_cfg, nodes_fresca, nodes_mahiro, nodes_slg, nodes_tcfg
@@ -179,19 +193,19 @@ def guidances() -> dict[str, Guidance]:
     layers = {"double_layers": str(LAYER), "single_layers": "", "scale": PERTURBED_SCALE}
     patches: dict[str, Patch] = {
         "plain": lambda model: model.clone(),
-        "APG, momentum 0.5": _by_node(nodes_apg.APG, momentum=0.5, **apg),
-        "APG, momentum -0.5": _by_node(nodes_apg.APG, momentum=-0.5, **apg),
+        "APG, momentum 0.5": by_node(nodes_apg.APG, momentum=0.5, **apg),
+        "APG, momentum -0.5": by_node(nodes_apg.APG, momentum=-0.5, **apg),
         "sliding mode (SMC)": _sliding_mode,
-        "FreSca": _by_node(nodes_fresca.FreSca, scale_low=1.0, scale_high=1.25, freq_cutoff=20),
-        "CFG-Zero*": _by_node(nodes_cfg.CFGZeroStar),
-        "CFG norm": _by_node(nodes_cfg.CFGNorm, strength=1.0),
+        "FreSca": by_node(nodes_fresca.FreSca, scale_low=1.0, scale_high=1.25, freq_cutoff=20),
+        "CFG-Zero*": by_node(nodes_cfg.CFGZeroStar),
+        "CFG norm": by_node(nodes_cfg.CFGNorm, strength=1.0),
         "rescaled (RescaleCFG)": lambda model: RescaleCFG().patch(model, 0.7)[0],
-        "tangential damping": _by_node(nodes_tcfg.TCFG),
-        "Mahiro": _by_node(nodes_mahiro.Mahiro),
-        "skip-layer guidance in the first half": _by_node(
+        "tangential damping": by_node(nodes_tcfg.TCFG),
+        "Mahiro": by_node(nodes_mahiro.Mahiro),
+        "skip-layer guidance in the first half": by_node(
             nodes_slg.SkipLayerGuidanceDiT, start_percent=0.0, end_percent=0.5, **layers
         ),
-        "skip-layer guidance (STG-R)": _by_node(
+        "skip-layer guidance (STG-R)": by_node(
             nodes_slg.SkipLayerGuidanceDiT, start_percent=0.0, end_percent=1.0, **layers
         ),
         "perturbed attention (PAG, STG-A)": _perturbed_attention,
@@ -205,4 +219,5 @@ def guidances() -> dict[str, Guidance]:
     return {
         **{name: Guidance(patched=patch) for name, patch in patches.items()},
         **{name: Guidance(guider=guider) for name, guider in guiders.items()},
+        "Perp-Neg": Guidance(guider=_perpendicular, negative=NEGATIVE),
     }

@@ -37,35 +37,17 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path) -> Journal:
-        records = read_records(path)
-        if not records or records[0].get("kind") != "header":
-            raise UserError(
-                f"{path} is not the record of a comparison: its first line is no header"
-            )
-        journal = cls(path, records[0])
-        for record in records[1:]:
+        header, *records = _with_header(path)
+        journal = cls(path, header)
+        for record in records:
             journal._add(record)
         return journal
 
     @classmethod
     def begin(cls, path: Path, header: Record) -> Journal:
         """A new one, or the one at `path`, if it was made with the same header."""
-        header = header_of(**header)
-        if not path.is_file():
-            write_records(path, [header])
-        journal = cls.read(path)
-        differing = [
-            key
-            for key in {**header, **journal.header}
-            if header.get(key) != journal.header.get(key)
-        ]
-        if differing:
-            raise UserError(
-                f"{path} was made with other settings ({', '.join(sorted(differing))}): "
-                "remove it or choose another --out"
-            )
-        write_records(path, read_records(path))  # without a line that was cut off
-        return journal
+        resumed(path, header, "--out")
+        return cls.read(path)
 
     def append(self, records: Iterable[Record]) -> None:
         """Writes `records` and takes them in."""
@@ -99,3 +81,34 @@ class Journal:
             self.pairs[pair] = record
             for variant, sample in self._incomplete.pop(pair, {}).items():
                 self.samples.setdefault(variant, {})[pair] = sample
+
+
+def resumed(path: Path, header: Record, option: str) -> list[Record]:
+    """The records of a run that goes on, without the header; none of a new one, which is begun.
+
+    Args:
+        header: what the run is made with.
+        option: that names the file, for the message.
+
+    Raises:
+        UserError: the file was made with another header, or is no record of a comparison.
+    """
+    header = header_of(**header)
+    if not path.is_file():
+        write_records(path, [header])
+    known, *records = _with_header(path)
+    differing = [key for key in {**header, **known} if header.get(key) != known.get(key)]
+    if differing:
+        raise UserError(
+            f"{path} was made with other settings ({', '.join(sorted(differing))}): "
+            f"remove it or choose another {option}"
+        )
+    write_records(path, [known, *records])  # without a line that was cut off
+    return records
+
+
+def _with_header(path: Path) -> list[Record]:
+    records = read_records(path)
+    if not records or records[0].get("kind") != "header":
+        raise UserError(f"{path} is not the record of a comparison: its first line is no header")
+    return records

@@ -38,10 +38,10 @@ ADJUSTMENTS = (
     "EasyCache modifies its input in place, which spoils the picture in float32, where no change "
     "of dtype copies it: it gets a copy. ComfyUI's SD3 model does not call EasyCache's wrapper: it "
     "is called around the model's forward, as other models do.",
-    "The SD3 pipeline of diffusers sets no cache context: one is set for each step. That of FLUX "
-    "tells neither step nor noise level, without which SeaCache computes every step: they are "
-    "added. SD3's last block returns no text, which FirstBlockCache, SeaCache, TaylorSeer (lite) "
-    "and DBCache do not support: it returns its input text.",
+    "The SD3 pipeline of diffusers sets no cache context: one is set for each step. Those of FLUX "
+    "and Qwen-Image tell neither step nor noise level, without which SeaCache computes every step: "
+    "they are added. SD3's last block returns no text, which FirstBlockCache, SeaCache, TaylorSeer "
+    "(lite) and DBCache do not support: it returns its input text.",
     "SeaCache on SD3 and FLUX takes the latent as its raw vision and exponent 2, that of pictures. "
     "MagCache is calibrated by its own calibration on one tuning caption. TaylorSeer's default "
     "patterns match no attention layer of Wan: its layers are named explicitly. cache-dit takes "
@@ -126,6 +126,7 @@ def load_or_calibrate(testbed: Testbed, quick: bool = False) -> Calibration:
     `PROFILE_FOLDER`."""
     from teacache.calibration.calibrator import Calibrator
     from teacache.calibration.journal import Journal
+    from teacache.calibration.shards import in_turn
     from teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
 
     store = ProfileStore(PROFILE_FOLDER)
@@ -143,8 +144,7 @@ def load_or_calibrate(testbed: Testbed, quick: bool = False) -> Calibration:
     latent = {"samples": torch.zeros(1, *testbed.latent_shape)}
     backend = ModelCalibrationBackend(testbed.patcher, latent, settings, prompts)
     journal = Journal(PROFILE_FOLDER / f"{name}{PARTIAL_SUFFIX}", {**backend.key, "quick": quick})
-    with torch.inference_mode():
-        calibration = Calibrator(backend, name, journal, quick=quick).run()
+    calibration = Calibrator(backend, in_turn(backend), name, journal, quick=quick).run()
     store.save(calibration)
     journal.remove()
     return calibration

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diffusers import FluxPipeline, StableDiffusion3Pipeline
+from diffusers import FluxPipeline, QwenImagePipeline, StableDiffusion3Pipeline
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.hooks.hooks import CacheContext, _set_cache_context
 from diffusers.models.attention import JointTransformerBlock
@@ -53,8 +53,8 @@ def last_block_returns_text(transformer: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def cache_contexts(testbed: Testbed) -> Iterator[None]:
-    """Sets the cache context before each call: the SD3 pipeline sets none, that of FLUX only its
-    name."""
+    """Sets the cache context before each call: the SD3 pipeline sets none, those of FLUX and
+    Qwen-Image only its name."""
     pipe = testbed.pipe
     transformer = pipe.transformer
 
@@ -76,7 +76,7 @@ def cache_contexts(testbed: Testbed) -> Iterator[None]:
             yield
         finally:
             hook.remove()
-    elif isinstance(pipe, FluxPipeline):
+    elif isinstance(pipe, (FluxPipeline, QwenImagePipeline)):
         by_name = transformer.cache_context
         transformer.cache_context = lambda name: by_name(name, **place())
         try:

@@ -8,6 +8,7 @@ of other packs are stood in for by `benchmarks.foreign`. No setting was chosen o
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from benchmarks import foreign
 from benchmarks.command import comfyui, options, parsed
 from benchmarks.grounds import Ground
-from benchmarks.guidances import Guidance, guidances
+from benchmarks.guidances import Guidance, by_node, guidances
 from benchmarks.quality import decoded
 from benchmarks.roughness import publish
 from benchmarks.testbeds import Pair, Testbed, load
@@ -33,6 +34,9 @@ from teacache.tables import markdown
 
 RESULTS = Path(__file__).parent / "results" / "samplers.md"
 MODEL, GUIDANCE, STEPS = "demo", 4.0, (20, 30)
+CFG_PP_SCALE = 1.5
+"""CFG++ (arXiv 2406.08070) is made for low scales."""
+UNET = Ground("unet", 20, 5.0, scheduler="normal")
 MOST = 100.0
 """PSNR in dB that identical pictures are given; none is given more."""
 SETTING = TeaCacheConfig(rel_l1_thresh=None)
@@ -45,11 +49,13 @@ class Case:
     Args:
         name: for the table.
         solver: makes a `comfy.samplers.Sampler`.
+        scale: of the guidance; None for the testbed's.
     """
 
     name: str
     solver: Callable[[], Any]
     guidance: Guidance = field(default_factory=Guidance)
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +78,17 @@ def listed(name: str) -> Case:
     """A sampler that ComfyUI offers."""
     import comfy.samplers
 
-    return Case(name, lambda: comfy.samplers.sampler_object(name))
+    if not name.endswith("_cfg_pp"):
+        return Case(name, lambda: comfy.samplers.sampler_object(name))
+    return Case(
+        f"{name}, guidance {CFG_PP_SCALE:g}",
+        lambda: comfy.samplers.sampler_object(name),
+        scale=CFG_PP_SCALE,
+    )
 
 
 def cases() -> dict[str, list[Case]]:
-    """The rows, by the heading of their table."""
+    """The rows on the demo model, by the heading of their table."""
     import comfy.samplers
 
     euler = comfy.samplers.sampler_object("euler")
@@ -91,14 +103,27 @@ def cases() -> dict[str, list[Case]]:
     }
 
 
+def unet_cases() -> list[Case]:
+    """The rows on the UNet."""
+    import comfy.samplers
+    from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+    euler = comfy.samplers.sampler_object("euler")
+    attention = by_node(SelfAttentionGuidance, scale=0.5, blur_sigma=2.0)
+    rows = {"plain": Guidance(), "self-attention guidance (SAG)": Guidance(patched=attention)}
+    return [Case(name, lambda: euler, guidance) for name, guidance in rows.items()]
+
+
 def sampled(testbed: Testbed, model: Any, case: Case, pair: Pair, steps: int) -> Tensor:
     """The decoded picture."""
     import comfy.samplers
 
     noise = testbed.noise(pair)
     guider = (case.guidance.guider or comfy.samplers.CFGGuider)(model)
-    guider.set_conds(testbed.conditioning([pair.prompt]), testbed.conditioning([""]))
-    guider.set_cfg(testbed.cfg)
+    negative = [] if case.guidance.negative is None else [case.guidance.negative]
+    captions = [pair.prompt, *negative, ""]
+    guider.set_conds(*(testbed.conditioning([caption]) for caption in captions))
+    guider.set_cfg(testbed.cfg if case.scale is None else case.scale)
     with torch.inference_mode():
         latents = guider.sample(
             noise, torch.zeros_like(noise), case.solver(), testbed.sigmas(steps),
@@ -167,21 +192,29 @@ def page_of(tables: dict[str, dict[str, list[Result]]], pairs: int) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def measured(
+    testbed: Testbed, heading: str, rows: Sequence[Case], args: argparse.Namespace
+) -> dict[str, list[Result]]:
+    """The results of a table, by the names of the rows."""
+    pairs, found = testbed.test_pairs(args.pairs), {}
+    for case in tqdm(rows, unit="row", desc=heading):
+        if not args.only or case.name in args.only:
+            found[case.name] = [measure(testbed, case, pairs, steps) for steps in STEPS]
+    print(f"{heading}\n{table(found)}", flush=True)
+    return found
+
+
 def main() -> None:
     parser = options(__doc__, RESULTS, 4)
     parser.add_argument("--only", nargs="+", default=[], help="names of rows")
     args = parsed(parser)
+    tables: dict[str, dict[str, list[Result]]] = {}
     with comfyui(args):
-        testbed = load(MODEL).on(Ground(MODEL, STEPS[0], GUIDANCE))
-        pairs = testbed.test_pairs(args.pairs)
-        tables: dict[str, dict[str, list[Result]]] = {}
-        for heading, rows in cases().items():
-            tables[heading] = {}
-            for case in tqdm(rows, unit="row", desc=heading):
-                if args.only and case.name not in args.only:
-                    continue
-                tables[heading][case.name] = [measure(testbed, case, pairs, n) for n in STEPS]
-            print(f"{heading}\n{table(tables[heading])}", flush=True)
+        demo = load(MODEL).on(Ground(MODEL, STEPS[0], GUIDANCE))
+        tables = {heading: measured(demo, heading, rows, args) for heading, rows in cases().items()}
+        unet = load(UNET.model).on(UNET)
+        heading = f"Guidance of a UNet, guidance {UNET.guidance:g}, scheduler {UNET.scheduler}"
+        tables[heading] = measured(unet, heading, unet_cases(), args)
     publish(page_of(tables, args.pairs), RESULTS if args.write else None)
 
 

@@ -219,8 +219,8 @@ class FixedSigmasScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mis
         if asked != steps:
             raise ValueError(f"{steps + 1} noise levels are not {asked} steps")
         self.num_inference_steps = steps
-        self.sigmas = self.fixed_sigmas.clone()
-        self.timesteps = self.fixed_sigmas[:-1] * self.config.num_train_timesteps
+        self.sigmas = self.fixed_sigmas.to(device, copy=True)
+        self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
         self._step_index = self._begin_index = None
 
 

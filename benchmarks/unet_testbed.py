@@ -38,7 +38,7 @@ class FixedSigmasEuler(EulerDiscreteScheduler):  # type: ignore[misc]
         distances = (self.fixed_sigmas[:-1].log() - known[:, None]).abs()
         self.num_inference_steps = steps
         self.sigmas = self.fixed_sigmas.clone()
-        self.timesteps = distances.argmin(dim=0).float()
+        self.timesteps = distances.argmin(dim=0).float().to(device)
         self._step_index = self._begin_index = None
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io, ui
 
 from ..teacache.calibration.calibrator import calibrate_and_save
 from ..teacache.calibration.results import calibration_table
+from ..teacache.calibration.shards import in_turn
 from ..teacache.errors import ConfigError
-from ..teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
+from ..teacache.hosts.comfyui.backend import (
+    ModelCalibrationBackend,
+    SamplerSettings,
+    calibration_prompts,
+)
 from ..teacache.hosts.comfyui.conditions import profile_store
 from ..teacache.plots.calibration import calibration_plot
 from .progress import NodeProgress
-from .sampler_widgets import MAX_SEED, sampler_widgets, seed_widget
+from .sampler_widgets import sampler_widgets, seed_widget
 from .schema import CATEGORY, advanced, schema, to_image
 
 MORE_PROMPTS = 7
@@ -133,27 +137,20 @@ class CalibrateTeaCache(io.ComfyNode):
         quick: bool = False,
         **more: Any,
     ) -> io.NodeOutput:
-        every = [positive, *(more[key] for key in sorted(more) if more[key] is not None)]
-        numbered = [
-            (number, prompt) for number, prompt in enumerate(every, 1) for _ in range(seeds)
-        ]
-        prompts = [
-            Prompt(prompt, negative, (seed + run) % (MAX_SEED + 1), f"prompt {number}")
-            for run, (number, prompt) in enumerate(numbered)
-        ]
+        prompts = calibration_prompts(positive, negative, more, seed, seeds)
         settings = SamplerSettings(steps, cfg, sampler_name, scheduler)
         backend = ModelCalibrationBackend(model, latent_image, settings, prompts)
         display = NodeProgress(str(cls.hidden.unique_id))
-        with torch.inference_mode():
-            calibration = calibrate_and_save(
-                profile_store(),
-                backend,
-                None if name == AUTO else name,
-                trials=trials,
-                quick=quick,
-                overwrite=overwrite,
-                on_progress=display.update,
-            )
+        calibration = calibrate_and_save(
+            profile_store(),
+            backend,
+            in_turn(backend),
+            None if name == AUTO else name,
+            trials=trials,
+            quick=quick,
+            overwrite=overwrite,
+            on_progress=display.update,
+        )
         text = calibration_table(calibration)
         display.show_text(f"profile {calibration.name} is saved")
         picture = to_image(calibration_plot(calibration.to_json()))

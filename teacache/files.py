@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,15 @@ def unused_path(path: Path) -> Path:
     return free
 
 
+def save_beside(path: Path, content: bytes) -> Path:
+    """Writes `content` to `path`, or beside it if another file has that name; returns where."""
+    if path.is_file() and path.read_bytes() == content:
+        return path
+    free = unused_path(path)
+    write_atomically(free, lambda file: file.write_bytes(content))
+    return free
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes `data` atomically as indented JSON.
 
@@ -49,6 +58,24 @@ def write_json(path: Path, data: Any) -> None:
     """
     text = json.dumps(without_non_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_json_lines(path: Path, head: dict[str, Any], name: str, items: Iterable[Any]) -> None:
+    """Writes `head` atomically as JSON, with a list `name` at its end, of an item in each line.
+
+    The items may be more than fit into memory.
+    """
+
+    def write(file: Path) -> None:
+        text = json.dumps(without_non_finite(head), indent=2, ensure_ascii=False, allow_nan=False)
+        with file.open("w", encoding="utf-8") as out:
+            out.write(text.removesuffix("\n}") + f",\n  {json.dumps(name)}: [")
+            for number, item in enumerate(items):
+                line = json.dumps(without_non_finite(item), ensure_ascii=False, allow_nan=False)
+                out.write(("," if number else "") + f"\n    {line}")
+            out.write("\n  ]\n}\n")
+
+    write_atomically(path, write)
 
 
 def without_non_finite(data: Any) -> Any:

@@ -7,7 +7,7 @@ while it was written, and whatever follows it, does not count.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,24 @@ def header_of(**entries: Any) -> Record:
 
 def read_records(path: Path) -> list[Record]:
     """The records of the file, the header first; none where there is no file."""
+    return [record for record, _ in scan_records(path)]
+
+
+def scan_records(path: Path) -> Iterator[tuple[Record, int]]:
+    """The records of the file one at a time, each with the offset in bytes behind it."""
     if not path.is_file():
-        return []
-    records: list[Record] = []
-    complete_lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    for line in complete_lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(record, dict):
-            break
-        records.append(record)
-    return records
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line.decode("utf-8", errors="replace"))
+            except ValueError:
+                return
+            if not isinstance(record, dict):
+                return
+            yield record, file.tell()
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -49,6 +54,13 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
     """Adds records to the end of the file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(_lines(records))
+
+
+def cut_records(path: Path, end: int) -> None:
+    """Removes what is behind an offset of `scan_records`: a line that was cut off."""
+    if path.stat().st_size > end:
+        with path.open("r+b") as file:
+            file.truncate(end)
 
 
 def _lines(records: Iterable[Record]) -> str:

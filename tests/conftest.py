@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -39,11 +40,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    on_device = [item for item in items if item.get_closest_marker("cuda") is not None]
+    if on_device and not _has_cuda():
+        for item in on_device:
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
     left_out = [item for item in items if _is_left_out(item)]
     if not left_out:
         return
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _is_left_out(item: pytest.Item) -> bool:
@@ -89,12 +100,13 @@ def comfy_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def comfy(comfy_dir: Path) -> Path:
-    """ComfyUI importable in this process, on the CPU."""
+def comfy(comfy_dir: Path, request: pytest.FixtureRequest) -> Path:
+    """ComfyUI importable in this process, on the CPU; with tests for a CUDA device on that one."""
     sys.path.insert(0, str(comfy_dir))
     import comfy.cli_args
 
-    comfy.cli_args.args.cpu = True
+    on_device = [item for item in request.session.items if item.get_closest_marker("cuda")]
+    comfy.cli_args.args.cpu = not (on_device and _has_cuda())
     import comfy.model_management
     import utils.extra_config  # noqa: F401  (before nodes: `utils` must be ComfyUI's own)
 
@@ -130,3 +142,27 @@ def without_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError
 
     monkeypatch.setattr("teacache.comparison.metrics.lpips", missing)
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """A Ray of this machine, started once; commands with `--ray` in this process join it."""
+    pytest.importorskip("ray")
+    path = [str(TESTS / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+        "PYTHONPATH": os.pathsep.join(path),
+    }
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=200_000_000,
+    )
+    yield
+    ray.shutdown()

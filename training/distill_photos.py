@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from teacache.errors import UserError
 from training import photos
 from training.data import ROOT
 from training.train_photos import WEIGHTS, Batches, Trainer, add_options, prepare, train
@@ -91,11 +92,15 @@ def main() -> None:
         )
     if args.threads:
         torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    batches = Batches(args.photos, args.batch, args.seed)
+    device = torch.device(args.device)
     torch.manual_seed(args.seed)
-    trainer = Distiller(*photos.load_model(args.teacher), torch.device(args.device))
-    found = prepare(trainer, args.out, decay=False)
+    trainer = Distiller(*photos.load_model(args.teacher), device)
+    try:
+        batches = Batches(args.photos, args.batch, args.seed, device)
+        found = prepare(trainer, args.out, decay=False, overwrite=args.overwrite)
+    except UserError as problem:
+        parser.error(str(problem))
+    args.out.mkdir(parents=True, exist_ok=True)
     print(f"{len(batches.pictures)} photographs; {found}, step {trainer.step}", flush=True)
     if (left := constant - trainer.seconds / 60) > 0:
         train(trainer, batches, left, False, args)

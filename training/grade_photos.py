@@ -127,7 +127,7 @@ def grid(pictures: Tensor, columns: int) -> Image.Image:
     side = photos.SIZE * ENLARGED
     sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side), "white")
     for i, picture in enumerate(pictures):
-        values = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        values = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         tile = Image.fromarray(values).resize((side, side), Image.Resampling.NEAREST)
         sheet.paste(tile, (i % columns * side, i // columns * side))
     return sheet

@@ -20,6 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.data import DATA
+
+ARCHIVE = DATA / "photos144.zip"
+"""Where the zip of photographs is kept, which is not in the repository."""
 SIZE, SQUARE = 64, 4
 LATENT = (SQUARE * SQUARE + 2 * (SQUARE // 2) ** 2, SIZE // SQUARE, SIZE // SQUARE)
 TOKENS = (SIZE // (2 * SQUARE)) ** 2

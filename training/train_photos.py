@@ -1,13 +1,16 @@
 """Trains the third test model, photographs of clothes (see `training.photos`).
 
-    python -m training.train_photos --photos FILE.zip --out DIR --minutes 60
-    python -m training.train_photos --photos FILE.zip --out DIR --minutes 60    # goes on
-    python -m training.train_photos --photos FILE.zip --out DIR --minutes 15 --decay
+    python -m training.train_photos --device cuda --minutes 4
+    python -m training.train_photos --device cuda --minutes 4    # goes on
+    python -m training.train_photos --device cuda --minutes 1 --decay
+
+It starts from the weights that are there (`--start`), or with `--anew` from random ones, and writes
+weights and checkpoints to a folder of its own, `--out`, from where it goes on. Weights that are not
+of a training in that folder are overwritten with `--overwrite` alone.
 
 The learning rate stays the same, so training can be ended and prolonged at any time. `--decay`
 lets it fall to zero within `--minutes`, from where training stands: the last part before weights
 are used. It keeps its own checkpoint, so that the training at the constant rate can still go on.
-Without a checkpoint, but with weights in DIR, training starts from those weights.
 """
 
 from __future__ import annotations
@@ -29,11 +32,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from teacache.errors import UserError
 from training import photos
 from training.data import ROOT
 from training.flow import new_optimizers, stratified_times
 
 OUT, NAME = ROOT / "checkpoints", "photos"
+COMMITTED = ROOT.parent / "models" / "photos" / "photos.safetensors"
 CHECKPOINT, DECAYED, WEIGHTS, LOG = ".pt", "_decayed.pt", ".safetensors", ".jsonl"
 """How the names of a training's files end."""
 STORED = 72
@@ -53,8 +58,13 @@ def load_photos(archive: Path) -> tuple[Tensor, Tensor]:
         (pictures [n, 3, STORED, STORED] as bytes, their captions' numbers [n]).
 
     Raises:
-        ValueError: if it holds no picture of the classes.
+        UserError: if it is not there, or holds no picture of the classes.
     """
+    if not archive.is_file():
+        raise UserError(
+            f"--photos: there is no {archive}; models/photos/README.md says which zip of "
+            "photographs is meant"
+        )
     pictures, captions = [], []
     with zipfile.ZipFile(archive) as file:
         for name in sorted(file.namelist()):
@@ -65,7 +75,7 @@ def load_photos(archive: Path) -> tuple[Tensor, Tensor]:
                 pictures.append(np.asarray(small))
                 captions.append(folder)
     if not pictures:
-        raise ValueError(f"{archive} holds no split/class/name.jpg of the known classes")
+        raise UserError(f"--photos: {archive} holds no split/class/name.jpg of the known classes")
     stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return stacked, photos.numbers(captions)
 
@@ -77,10 +87,14 @@ class Batches:
         archive: the zip of photographs.
         size: pictures in a batch. Another one puts the row of pictures elsewhere on resuming.
         seed: another one gives other batches.
+        device: where they are cut and kept.
     """
 
-    def __init__(self, archive: Path, size: int, seed: int) -> None:
-        self.pictures, self.captions = load_photos(archive)
+    def __init__(
+        self, archive: Path, size: int, seed: int, device: torch.device | None = None
+    ) -> None:
+        pictures, self.captions = load_photos(archive)
+        self.pictures = pictures.to(device)
         self.size, self.seed, self.epoch = size, seed, -1
         self.order = torch.empty(0)
 
@@ -98,15 +112,25 @@ class Batches:
         picks = [self.index(step * self.size + i) for i in range(self.size)]
         corners = torch.randint(STORED - photos.SIZE + 1, (self.size, 2), generator=generator)
         flips = torch.rand(self.size, generator=generator) < 0.5
-        cut = []
-        for pick, (top, left), flip in zip(picks, corners.tolist(), flips.tolist(), strict=True):
-            picture = self.pictures[pick, :, top : top + photos.SIZE, left : left + photos.SIZE]
-            cut.append(picture.flip(-1) if flip else picture)
-        latents = photos.to_latent(torch.stack(cut).float() / 127.5 - 1)
+        latents = photos.to_latent(self.cut(picks, corners, flips).float() / 127.5 - 1)
         captions = self.captions[picks].clone()
         captions[torch.rand(self.size, generator=generator) < EMPTY] = 0
         noise = torch.randn(latents.shape, generator=generator)
         return latents, noise, stratified_times(self.size, generator), captions
+
+    def cut(self, picks: list[int], corners: Tensor, flips: Tensor) -> Tensor:
+        """Squares of some pictures, as bytes [n, 3, SIZE, SIZE].
+
+        Args:
+            picks: the pictures' numbers. corners: upper and left ends of the squares, [n, 2].
+            flips: which of them are mirrored, [n].
+        """
+        side = torch.arange(photos.SIZE)
+        rows, columns = (corner[:, None] + side for corner in corners.unbind(1))
+        columns = torch.where(flips[:, None], columns.flip(1), columns)
+        places = torch.tensor(picks)[:, None, None], rows[:, :, None], columns[:, None, :]
+        number, row, column = (place.to(self.pictures.device) for place in places)
+        return self.pictures.movedim(1, -1)[number, row, column].movedim(-1, 1)
 
 
 class Trainer:
@@ -235,11 +259,24 @@ def quick_attention(device: torch.device) -> Iterator[None]:
         yield
 
 
-def prepare(trainer: Trainer, out: Path, decay: bool) -> str:
+def prepare(
+    trainer: Trainer,
+    out: Path,
+    decay: bool,
+    start: Path | None = None,
+    overwrite: bool = False,
+) -> str:
     """Takes up what there is in `out`.
+
+    Args:
+        start: weights to start from, where there is no checkpoint; None for random ones.
+        overwrite: whether weights in `out` that no checkpoint belongs to may be overwritten.
 
     Returns:
         What it was, for the user.
+
+    Raises:
+        UserError: there are such weights, or none at `start`.
     """
     checkpoint, decayed, weights = (
         out / f"{trainer.name}{ending}" for ending in (CHECKPOINT, DECAYED, WEIGHTS)
@@ -254,10 +291,17 @@ def prepare(trainer: Trainer, out: Path, decay: bool) -> str:
         trainer.load(checkpoint)  # the decay is of an earlier state
     if checkpoint.exists():
         return f"goes on from {checkpoint.name}"
-    if weights.exists():
-        trainer.load_weights(weights)
-        return f"starts from the weights in {weights.name}"
-    return "starts anew"
+    if weights.exists() and not decayed.exists() and not overwrite:
+        raise UserError(
+            f"--out: {weights} is there, and no checkpoint of a training beside it; choose another "
+            "folder, or add --overwrite"
+        )
+    if start is None:
+        return "starts anew"
+    if not start.is_file():
+        raise UserError(f"--start: there is no {start}; --anew starts from random weights")
+    trainer.load_weights(start)
+    return f"starts from the weights in {start.name}"
 
 
 def train(
@@ -310,13 +354,19 @@ def train(
 
 def add_options(parser: argparse.ArgumentParser, minutes: float, batch: int) -> None:
     """Adds the options of a training command; `minutes` and `batch` are defaults."""
-    parser.add_argument("--photos", type=Path, required=True, help="the zip of photographs")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        default=photos.ARCHIVE,
+        help="the zip of photographs; default: %(default)s",
+    )
     parser.add_argument("--out", type=Path, default=OUT, help="where checkpoints and weights go")
     parser.add_argument("--minutes", type=float, default=minutes)
     parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=float, default=240.0, metavar="SECONDS")
+    parser.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite weights in --out")
     parser.add_argument("--threads", type=int, help="of the processor; default: PyTorch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
@@ -326,15 +376,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, minutes=60.0, batch=64)
     parser.add_argument("--decay", action="store_true", help="let the rate fall to zero")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--start", type=Path, default=COMMITTED, help="weights to start from; default: %(default)s"
+    )
+    start.add_argument("--anew", action="store_true", help="start from random weights")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    batches = Batches(args.photos, args.batch, args.seed)
-    torch.manual_seed(args.seed)
     device = torch.device(args.device)
+    torch.manual_seed(args.seed)
     trainer = Trainer(NAME, photos.new_transformer(), photos.TextTable(), device)
-    found = prepare(trainer, args.out, args.decay)
+    try:
+        batches = Batches(args.photos, args.batch, args.seed, device)
+        start_at = None if args.anew else args.start
+        found = prepare(trainer, args.out, args.decay, start_at, args.overwrite)
+    except UserError as problem:
+        parser.error(str(problem))
+    args.out.mkdir(parents=True, exist_ok=True)
     print(f"{len(batches.pictures)} photographs; {found}, step {trainer.step}", flush=True)
     train(trainer, batches, args.minutes, args.decay, args)
     print(f"step {trainer.step}, {trainer.seconds:.0f} s -> {args.out / NAME}{WEIGHTS}")

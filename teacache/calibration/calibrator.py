@@ -3,78 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from ..engine.strategy import Budget
 from ..errors import UserError
 from ..profiles.calibrated import MAX_SCATTER_POINTS, Calibration, PlanResult
-from ..profiles.conditions import Conditions
 from ..profiles.plans import Plan, steps_for
 from ..profiles.profile import Profile, Threshold
 from ..profiles.store import PARTIAL_SUFFIX, ProfileStore
 from ..progress import Progress, TimeLeft
 from .fit import Fit, fit_polynomial, thresholds_for
-from .journal import Journal, Tried
-from .override import RunOverride
-from .recorder import Recorder, Recording
-from .schedule_search import (
-    PEAKS,
-    Errors,
-    best_plans,
-    gap_errors,
-    neighbours,
-    probe_plans,
-    weighted,
-)
-from .sketch import Sketcher
+from .journal import Journal
+from .recorder import Recorded, Recording
+from .schedule_search import PEAKS, best_plans, gap_errors, probe_plans, weighted
+from .shards import Attempt, CalibratedModel, CaseRun, Sampling
 from .trajectory import mean_rates
+from .trials import Trials, trials_of
 
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
 LEAST_STEPS = 8
 TRIALS = 3
-
-
-@dataclass(frozen=True)
-class SampledRun:
-    """One run.
-
-    Args:
-        final: its latent, or its pictures where the host gives no latent.
-        computed: steps that were computed.
-    """
-
-    final: torch.Tensor
-    computed: int
-
-
-class CalibrationBackend(Protocol):
-    """A model in its host, sampled with a few cases, each a prompt and a seed.
-
-    Args:
-        family, digest: of the model.
-        profile: the model's own before calibration.
-        steps: of each run.
-        cases: for the user.
-        about: the model's and scheduler's name and all else that is saved as provenance.
-        key: what a resumed calibration must have in common.
-    """
-
-    family: str
-    digest: str
-    profile: Profile
-    steps: int
-    cases: Sequence[str]
-    about: dict[str, Any]
-    key: dict[str, Any]
-
-    def sample(self, case: int, override: RunOverride) -> SampledRun:
-        """Sample a case."""
 
 
 @dataclass
@@ -86,11 +38,30 @@ class _Found:
     default: PlanResult | None = None
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """What an attempt gave in each case: the relative error, and the computed steps."""
+
+    attempt: Attempt
+    by_case: Sequence[tuple[float, int]]
+
+    @property
+    def errors(self) -> list[float]:
+        return [error for error, _ in self.by_case]
+
+    @property
+    def result(self) -> PlanResult:
+        computed = round(float(np.mean([count for _, count in self.by_case])))
+        forecast = isinstance(self.attempt, Budget)
+        return PlanResult(computed, float(np.mean(self.errors)), max(self.errors), forecast)
+
+
 @dataclass
 class Calibrator:
     """One calibration.
 
     Args:
+        sampling: samples the runs.
         name: of the profile.
         journal: receives every finished run, which then is not run again.
         on_progress: called after each run; progress is counted in evaluations.
@@ -99,13 +70,13 @@ class Calibrator:
             learned, and no plan is tried.
     """
 
-    backend: CalibrationBackend
+    model: CalibratedModel
+    sampling: Sampling
     name: str
     journal: Journal
     on_progress: Callable[[Progress], None] = lambda progress: None
     trials: int = TRIALS
     quick: bool = False
-    _sketch: Sketcher = field(default_factory=Sketcher)
     _done: int = 0
     _time_left: TimeLeft = field(default_factory=TimeLeft)
 
@@ -115,17 +86,18 @@ class Calibrator:
         Raises:
             UserError: too few steps or no cases, or a run gave values that are not numbers.
         """
-        backend = self.backend
-        if backend.steps < LEAST_STEPS:
+        model = self.model
+        if model.steps < LEAST_STEPS:
             raise UserError(
-                f"steps: {backend.steps} are too few to calibrate on; {LEAST_STEPS} are needed, "
+                f"steps: {model.steps} are too few to calibrate on; {LEAST_STEPS} are needed, "
                 "and as many as you sample with are best"
             )
-        if not backend.cases:
+        if not model.cases:
             raise UserError("prompts: none is given; one is needed, and three or more are best")
-        recordings, euler, conditions = self._record()
+        recorded = self._record()
+        recordings = [each.recording for each in recorded]
         rates = mean_rates([recording.trajectory for recording in recordings])
-        found = _Found() if self.quick else self._search(recordings, euler, rates)
+        found = _Found() if self.quick else self._search(recordings, recorded[0].euler, rates)
         points = [point for recording in recordings for point in recording.points]
         fit = fit_polynomial(points)
         shown = points[:: max(1, -(-len(points) // MAX_SCATTER_POINTS))]
@@ -133,18 +105,18 @@ class Calibrator:
             profile=self._profile(fit, recordings),
             fit_rejection=fit.refused,
             fit_points=fit.points,
-            conditions=conditions,
+            conditions=recorded[0].conditions,
             plans=found.plans,
             plan_results=tuple(found.results[count] for count in sorted(found.results)),
             default_result=found.default,
             error_rates=rates,
             provenance={
-                **backend.about,
+                **model.about,
                 "cases": list(self._cases),
                 "learned": self.quick,
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
-            residual_ratios=_mean_ratios(recordings, backend.steps),
+            residual_ratios=_mean_ratios(recordings, model.steps),
             scatter=tuple((point.indicator, point.residual) for point in shown),
         )
 
@@ -152,143 +124,124 @@ class Calibrator:
         self, recordings: Sequence[Recording], euler: bool, rates: tuple[float, ...]
     ) -> _Found:
         """For several numbers of computed steps the best of some plans and of the forecast."""
-        steps = self.backend.steps
-        default = self._outcome(None, recordings)
+        steps = self.model.steps
+        probes = probe_plans(steps)
+        default, *sensitivity = self._try([None, *probes], recordings)
         trajectories = [recording.trajectory for recording in recordings]
-        errors = self._weighted(gap_errors(trajectories, euler), recordings)
+        errors = weighted(
+            gap_errors(trajectories, euler), probes, [outcome.errors for outcome in sensitivity]
+        )
         planned = {peak: best_plans(errors, steps, peak) for peak in PEAKS}
-        found = _Found(dict(planned[PEAKS[0]]), default=default)
-        counts = sorted({*(steps_for(steps, s) for s in SPEEDUPS), default.computed_steps})
-        for count in counts:
-            if count in found.plans and count < steps:
-                starts = [planned[peak][count] for peak in PEAKS]
-                found.plans[count], tried = self._refined(starts, errors, recordings)
-                forecast = self._outcome(Budget(count, rates), recordings)
-                kept = forecast.computed_steps <= tried.computed_steps  # with more, it is no match
-                beaten = kept and not tried.better_than(forecast)
-                found.results[count] = forecast if beaten else tried
+        found = _Found(dict(planned[PEAKS[0]]), default=default.result)
+        counts = sorted({*(steps_for(steps, s) for s in SPEEDUPS), default.result.computed_steps})
+        searches = {
+            count: trials_of([planned[p][count] for p in PEAKS], errors, rates, self.trials)
+            for count in counts
+            if count in found.plans and count < steps
+        }
+        for count, (plan, result) in self._together(searches, recordings).items():
+            found.plans[count], found.results[count] = plan, result
         return found
+
+    def _together(
+        self, searches: Mapping[int, Trials], recordings: Sequence[Recording]
+    ) -> dict[int, tuple[Plan, PlanResult]]:
+        """What each search returns; what they ask for meanwhile is sampled together."""
+        returned: dict[int, tuple[Plan, PlanResult]] = {}
+        asked = {key: next(search) for key, search in searches.items()}
+        while asked:
+            outcomes = self._try(list(asked.values()), recordings)
+            for key, outcome in zip(list(asked), outcomes, strict=True):
+                try:
+                    asked[key] = searches[key].send(outcome.result)
+                except StopIteration as end:
+                    returned[key] = end.value
+                    del asked[key]
+        return returned
 
     # --- runs ------------------------------------------------------------------------------------
 
     @property
     def _cases(self) -> Sequence[str]:
-        return self.backend.cases[:1] if self.quick else self.backend.cases
+        return self.model.cases[:1] if self.quick else self.model.cases
 
     @property
     def _total(self) -> int:
         """Evaluations in all, about."""
-        steps = self.backend.steps
+        steps = self.model.steps
         if self.quick:
             return steps
         plans = sum(steps_for(steps, speedup) for speedup in SPEEDUPS) + steps // 3
         probes = sum(map(len, probe_plans(steps)))
         return len(self._cases) * (steps + steps // 3 + probes + (2 + self.trials) * plans)
 
-    def _report_progress(self, case: int, what: str, evaluations: int) -> None:
+    def _report_progress(self, run: CaseRun, evaluations: int) -> None:
         self._done += evaluations
-        stage = f"{what}, case {case + 1} of {len(self._cases)}"
+        stage = f"{self._described(run)}, case {run.case + 1} of {len(self._cases)}"
         done, total = min(self._done, self._total), self._total
         self.on_progress(Progress(done, total, stage, self._time_left(done, total)))
 
-    def _record(self) -> tuple[list[Recording], bool, Conditions]:
-        recordings, euler = [], False
-        conditions: Conditions | None = None
+    def _described(self, run: CaseRun) -> str:
+        if run.recorded:
+            return "uncached"
+        if run.attempt is None:
+            return "default"
+        if run.attempt in probe_plans(self.model.steps):
+            return "sensitivity"
+        if isinstance(run.attempt, Budget):
+            return f"forecast, {run.attempt.count} of {self.model.steps} steps"
+        return f"plan, {len(run.attempt)} of {self.model.steps} steps"
+
+    def _record(self) -> list[Recorded]:
+        """The recording of every case, in their order."""
+        known: dict[int, Recorded] = {}
+        waiting = []
         for case in range(len(self._cases)):
-            recording, known = self.journal.recording(case), self.journal.conditions()
-            if recording is None or known is None:
-                recorder = Recorder(self._sketch)
-                override = RunOverride(observer=recorder)
-                final = self.backend.sample(case, override).final
-                self._check(case, final)
-                assert override.context is not None
-                known = override.context.conditions, override.context.sampler.euler
-                try:
-                    recording = recorder.finish(known[0].sigmas, final)
-                except ValueError as error:
-                    raise UserError(f"calibration: {error}: choose another sampler") from None
-                self.journal.add_recording(case, recording, *known)
-            recordings.append(recording)
-            conditions, euler = known
-            self._report_progress(case, "uncached", self.backend.steps)
-        assert conditions is not None
-        return recordings, euler, conditions
+            run, recorded = CaseRun(case, recorded=True), self.journal.recorded(case)
+            if recorded is None:
+                waiting.append(run)
+            else:
+                known[case] = recorded
+                self._report_progress(run, self.model.steps)
+        for run, shard in self.sampling(waiting):
+            assert shard.recorded is not None
+            self.journal.add_recorded(run.case, shard.recorded)
+            known[run.case] = shard.recorded
+            self._report_progress(run, self.model.steps)
+        return [known[case] for case in range(len(self._cases))]
 
-    def _check(self, case: int, final: torch.Tensor) -> None:
-        if not bool(torch.isfinite(final).all()):
-            raise UserError(
-                f"case {case + 1} ({self.backend.cases[case]}): the run gave values that are not "
-                "numbers (NaN or infinite); nothing is saved. Try another precision"
-            )
-
-    def _weighted(self, errors: Errors, recordings: Sequence[Recording]) -> Errors:
-        probes = probe_plans(self.backend.steps)
-        measured = [self._errors(plan, recordings, "sensitivity")[0] for plan in probes]
-        return weighted(errors, probes, measured)
-
-    def _outcome(self, tried: Plan | Budget | None, recordings: Sequence[Recording]) -> PlanResult:
-        """Run a plan, a forecast with a budget, or the default, on every case."""
-        budgeted = isinstance(tried, Budget)
-        if tried is None:
-            what = "default"
-        else:
-            count = tried.count if isinstance(tried, Budget) else len(tried)
-            what = f"{count} of {self.backend.steps} steps"
-        errors, computed = self._errors(tried, recordings, what)
-        mean = float(np.mean(errors))
-        return PlanResult(round(float(np.mean(computed))), mean, max(errors), forecast=budgeted)
-
-    def _errors(
-        self, tried: Plan | Budget | None, recordings: Sequence[Recording], what: str
-    ) -> tuple[list[float], list[int]]:
-        """Relative error of the sampled latent and computed steps, in each case."""
-        errors, computed = [], []
-        plan: Tried = tried.count if isinstance(tried, Budget) else tried
-        override = RunOverride(budget=tried) if isinstance(tried, Budget) else RunOverride(tried)
-        for case, recording in enumerate(recordings):
-            known = self.journal.outcome(case, plan)
-            if known is None:
-                sampled = self.backend.sample(case, replace(override))
-                self._check(case, sampled.final)
-                missed = self._sketch(sampled.final) - recording.final
-                error = float(missed.double().norm() / recording.final.double().norm())
-                known = error, sampled.computed
-                self.journal.add_outcome(case, plan, *known)
-            errors.append(known[0])
-            computed.append(known[1])
-            self._report_progress(case, what, known[1])
-        return errors, computed
-
-    def _refined(
-        self, starts: Sequence[Plan], errors: Errors, recordings: Sequence[Recording]
-    ) -> tuple[Plan, PlanResult]:
-        """The best of some plans and of their neighbours by their measured errors, in few runs."""
-        best, best_result = starts[0], self._outcome(starts[0], recordings)
-        known = {best}
-        waiting = [plan for plan in dict.fromkeys(starts) if plan != best]
-        for _ in range(self.trials):
-            near = (p for p in neighbours(errors, best, PEAKS[0]) if p not in known)
-            plan = waiting.pop(0) if waiting else next(near, None)
-            if plan is None:
-                break
-            known.add(plan)
-            result = self._outcome(plan, recordings)
-            if _errors_of(result) < _errors_of(best_result):
-                best, best_result = plan, result
-        return best, best_result
+    def _try(self, attempts: Sequence[Attempt], recordings: Sequence[Recording]) -> list[_Outcome]:
+        """Run each attempt on every case."""
+        cases = range(len(recordings))
+        known: dict[CaseRun, tuple[float, int]] = {}
+        waiting = []
+        for run in dict.fromkeys(CaseRun(case, each) for each in attempts for case in cases):
+            outcome = self.journal.outcome(run.case, run.attempt)
+            if outcome is None:
+                waiting.append(run)
+            else:
+                known[run] = outcome
+                self._report_progress(run, outcome[1])
+        for run, shard in self.sampling(waiting):
+            reference = recordings[run.case].final
+            error = float((shard.final - reference).double().norm() / reference.double().norm())
+            self.journal.add_outcome(run.case, run.attempt, error, shard.computed)
+            known[run] = error, shard.computed
+            self._report_progress(run, shard.computed)
+        return [_Outcome(each, [known[CaseRun(case, each)] for case in cases]) for each in attempts]
 
     # --- the profile -----------------------------------------------------------------------------
 
     def _profile(self, fit: Fit, recordings: Sequence[Recording]) -> Profile:
         usable = not fit.refused
         fitted = replace(
-            self.backend.profile,
+            self.model.profile,
             name=self.name,
             coefficients=fit.coefficients if usable else (),
             thresholds=(),
             calibrated=usable,
             source="calibrated on this machine",
-            calibrated_on=str(self.backend.about.get("model", "")),
+            calibrated_on=str(self.model.about.get("model", "")),
             r2=fit.r2 if fit.coefficients else None,
             x_range=fit.x_range if usable else None,
             start_percent=0.0,
@@ -297,7 +250,7 @@ class Calibrator:
         )
         if not usable:
             return fitted
-        thresholds = thresholds_for([_distances(r, fitted) for r in recordings], self.backend.steps)
+        thresholds = thresholds_for([_distances(r, fitted) for r in recordings], self.model.steps)
         levels = tuple(
             Threshold(value, f"{speedup:g}x on the calibration's own runs")
             for speedup, value in thresholds.items()
@@ -317,10 +270,6 @@ def _distances(recording: Recording, profile: Profile) -> list[float]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _errors_of(result: PlanResult) -> tuple[float, float]:
-    return result.worst_error, result.mean_error
-
-
 def _mean_ratios(recordings: Sequence[Recording], steps: int) -> tuple[float, ...]:
     """Mean over branches and runs of |residual| over the one before; 1 where there is none."""
     by_step: dict[int, list[float]] = defaultdict(list)
@@ -332,7 +281,8 @@ def _mean_ratios(recordings: Sequence[Recording], steps: int) -> tuple[float, ..
 
 def calibrate_and_save(
     store: ProfileStore,
-    backend: CalibrationBackend,
+    model: CalibratedModel,
+    sampling: Sampling,
     name: str | None,
     *,
     trials: int,
@@ -344,6 +294,7 @@ def calibrate_and_save(
     """Run a calibration, or resume an interrupted one, and save it as a profile in `store`.
 
     Args:
+        sampling: samples the runs.
         name: of the profile; None for one made of the family and the weights.
         quick: one uncached run and nothing else.
         on_resume: called before an interrupted calibration is resumed.
@@ -352,15 +303,15 @@ def calibrate_and_save(
         ConfigError: the name is taken or unusable; nothing has run.
         UserError: as `Calibrator.run`.
     """
-    chosen = store.free_name(backend.family, backend.digest) if name is None else name
+    chosen = store.free_name(model.family, model.digest) if name is None else name
     store.new_path(chosen, overwrite)
     journal = Journal(
         store.folder / f"{chosen}{PARTIAL_SUFFIX}",
-        {**backend.key, "trials": trials, "quick": quick},
+        {**model.key, "trials": trials, "quick": quick},
     )
     if journal.resumed:
         on_resume()
-    calibration = Calibrator(backend, chosen, journal, on_progress, trials, quick).run()
+    calibration = Calibrator(model, sampling, chosen, journal, on_progress, trials, quick).run()
     store.save(calibration, overwrite)
     journal.remove()
     return calibration

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..engine.strategy import Budget
 from ..journal import Record, append_records, header_of, read_records, write_records
 from ..profiles.conditions import Conditions
 from ..profiles.plans import Plan
 from ..profiles.schema import JsonObject
-from .recorder import Point, Recording
+from .recorder import Point, Recorded, Recording
+from .shards import Attempt
 from .trajectory import Trajectory
 
 log = logging.getLogger("teacache")
-
-
-Tried = Plan | int | None
-"""What a run did: a plan, a forecast with so many computed steps, or the default."""
 
 
 class Journal:
@@ -36,9 +34,8 @@ class Journal:
     def __init__(self, path: Path | None, key: dict[str, Any]) -> None:
         self._path = path
         self._header = header_of(**key)
-        self._recordings: dict[int, Recording] = {}
-        self._conditions: tuple[Conditions, bool] | None = None
-        self._outcomes: dict[tuple[int, Tried], tuple[float, int]] = {}
+        self._recorded: dict[int, Recorded] = {}
+        self._outcomes: dict[tuple[int, Plan | int | None], tuple[float, int]] = {}
         self.resumed = False
         if path is not None:
             self._open(path)
@@ -64,42 +61,38 @@ class Journal:
             self._outcomes[record["case"], plan] = record["error"], record["computed"]
             return
         conditions = Conditions.from_json(JsonObject(record["conditions"], "conditions"))
-        self._conditions = conditions, record["euler"]
         size = conditions.steps
         gram = np.array(record["gram"], dtype=np.float64).reshape(size, size)
-        self._recordings[record["case"]] = Recording(
+        recording = Recording(
             Trajectory(conditions.sigmas, gram),
             tuple(Point(*values) for values in record["points"]),
             _tensor(record["final"]),
         )
+        self._recorded[record["case"]] = Recorded(recording, conditions, record["euler"])
 
-    def recording(self, case: int) -> Recording | None:
-        return self._recordings.get(case)
+    def recorded(self, case: int) -> Recorded | None:
+        return self._recorded.get(case)
 
-    def conditions(self) -> tuple[Conditions, bool] | None:
-        """Of the runs, and whether the sampler takes Euler steps; None before the first one."""
-        return self._conditions
-
-    def add_recording(
-        self, case: int, recording: Recording, conditions: Conditions, euler: bool
-    ) -> None:
+    def add_recorded(self, case: int, recorded: Recorded) -> None:
+        recording = recorded.recording
         self._append(
             {
                 "kind": "recording",
                 "case": case,
-                "conditions": conditions.to_json(),
-                "euler": euler,
+                "conditions": recorded.conditions.to_json(),
+                "euler": recorded.euler,
                 "gram": recording.trajectory.gram.flatten().tolist(),
                 "points": [list(asdict(point).values()) for point in recording.points],
                 "final": _text(recording.final),
             }
         )
 
-    def outcome(self, case: int, plan: Tried) -> tuple[float, int] | None:
+    def outcome(self, case: int, attempt: Attempt) -> tuple[float, int] | None:
         """Error and computed steps of what was tried; None if it has not run."""
-        return self._outcomes.get((case, plan))
+        return self._outcomes.get((case, _entry(attempt)))
 
-    def add_outcome(self, case: int, plan: Tried, error: float, computed: int) -> None:
+    def add_outcome(self, case: int, attempt: Attempt, error: float, computed: int) -> None:
+        plan = _entry(attempt)
         self._append(
             {"kind": "tried", "case": case, "plan": plan, "error": error, "computed": computed}
         )
@@ -108,6 +101,11 @@ class Journal:
         """The calibration is finished."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _entry(attempt: Attempt) -> Plan | int | None:
+    """How the file names an attempt: a plan, a forecast's number of computed steps, or nothing."""
+    return attempt.count if isinstance(attempt, Budget) else attempt
 
 
 def _text(tensor: torch.Tensor) -> str:

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
 from ..engine.presets import RunContext, learned_name
 from ..errors import ConfigError, UserError
-from ..profiles.profile import Profile
 from ..profiles.store import ProfileStore
-from .calibrator import Calibrator, SampledRun
+from .calibrator import Calibrator
 from .journal import Journal
-from .override import RunOverride
-from .recorder import Recorder
+from .recorder import Recorded, Recorder
+from .shards import ModelDescription
 from .sketch import Sketcher
-
-
-@dataclass
-class _Recorded:
-    """A `CalibrationBackend` whose one case has been recorded already."""
-
-    family: str
-    digest: str
-    profile: Profile
-    steps: int
-    about: dict[str, Any] = field(default_factory=dict)
-    cases: Sequence[str] = ("one run",)
-    key: dict[str, Any] = field(default_factory=dict)
-
-    def sample(self, case: int, override: RunOverride) -> SampledRun:
-        raise NotImplementedError("the run is over")
 
 
 class Learning:
@@ -53,14 +32,21 @@ class Learning:
         """
         context, conditions = self._context, self._context.conditions
         name = learned_name(conditions)
-        backend = _Recorded(
-            conditions.family, conditions.weights_digest, context.profile, conditions.steps
+        model = ModelDescription(
+            conditions.family,
+            conditions.weights_digest,
+            context.profile,
+            conditions.steps,
+            cases=("one run",),
+            about={},
+            key={},
         )
         journal = Journal(None, {})
         try:
             recording = self.recorder.finish(conditions.sigmas)
-            journal.add_recording(0, recording, conditions, context.sampler.euler)
-            calibration = Calibrator(backend, name, journal, quick=True).run()
+            journal.add_recorded(0, Recorded(recording, conditions, context.sampler.euler))
+            nothing = lambda runs: iter(())  # noqa: E731 (its one run is over)
+            calibration = Calibrator(model, nothing, name, journal, quick=True).run()
             self._store.save(calibration, overwrite=True)
         except (ConfigError, UserError, OSError, ValueError) as error:
             return f"Nothing was learned: {error}."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..engine.regions import relative_change
+from ..profiles.conditions import Conditions
 from .sketch import Sketcher, gram
 from .trajectory import Trajectory
 
@@ -38,6 +39,15 @@ class Recording:
     trajectory: Trajectory
     points: tuple[Point, ...]
     final: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recording, the conditions of its run, and whether its sampler takes Euler steps."""
+
+    recording: Recording
+    conditions: Conditions
+    euler: bool
 
 
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..engine.budget import one_step_span
+from ..engine.budget import one_step_growth
 from ..engine.predictors import Damped, interpolation_weights
 from ..schedule import Schedule
 
@@ -94,7 +94,7 @@ def one_step_rates(run: Trajectory) -> list[float]:
             older, newer = predictor.weights(run.axis[step])
             missed = run.norm({before: older, newest: newer, step: -1.0})
             error = missed / max(run.norm({step: 1.0}), 1e-30)
-            rates.append(max(error, LEAST_ERROR) / one_step_span(run.axis, step))
+            rates.append(max(error, LEAST_ERROR) / one_step_growth(run.axis, step))
             predictor.learn(run.best_fraction(step))
         predictor.observe(run.axis[step], NOTHING)
     return [*rates[:1] * min(2, run.steps), *rates]

@@ -59,7 +59,11 @@ def put_cache(
     """
     if cache is None:
         return {}
-    outcome = insert_cache(graph, cache, definitions())
+    return cache_entry(insert_cache(graph, cache, definitions()), args)
+
+
+def cache_entry(outcome: Outcome, args: argparse.Namespace) -> dict[str, Any]:
+    """Says where the cache was put, and gives the report's entry on it; as `put_cache`."""
     if args.cache is None and not outcome:
         say(f"{BACKEND_VARIABLE}: no node of {args.workflow.name} samples a model")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,23 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..files import write_atomically
 from ..hosts.comfyui.headless.boot import find_comfyui
-from ..progress import Progress, TimeLeft
-from ..workflows.edits import calibration_graph
-from ..workflows.load import load_workflow
+from ..jobs import Watcher, WorkerSpec, kept_open
+from ..workflows.load import WorkflowFile
+from .job_bars import WorkerLines
 from .options import MAX_SEED, WORKFLOW_HELP, add_host_options, refuse_file, say, whole_number
-from .pipeline_options import add_model_option, add_pipeline_options, open_pipeline, request_of
-from .progress import Step, task_bar
+from .pipeline_options import (
+    add_model_option,
+    add_pipeline_options,
+    image_of,
+    pipeline_source,
+    request_of,
+)
+from .progress import task_bar
+from .ray_options import add_ray_options, check_ray_options, opened_pool, retries_of
 
 if TYPE_CHECKING:
     from ..profiles.calibrated import Calibration
+    from ..profiles.store import ProfileStore
 
 TRIALS = 3
 MOST_PROMPTS = 8
@@ -62,6 +70,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="a profile of the same name")
     only_model = add_pipeline_options(parser.add_argument_group("diffusers pipelines"))
+    add_ray_options(parser)
     add_host_options(parser, out="output/calibration")
     parser.set_defaults(run=run, only_model=only_model)
 
@@ -78,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     for name in [] if args.model else args.only_model:
         if vars(args)[name] is not None:
             raise UserError(f"--{name.replace('_', '-')}: needs --model")
+    check_ray_options(args)
     refuse_file(args.out)
     if args.model:
         calibrate_pipeline(args)
@@ -101,34 +111,88 @@ def trials_of(args: argparse.Namespace) -> int:
     return trials
 
 
-# --- a diffusers pipeline --------------------------------------------------------------------
-
-
 def calibrate_pipeline(args: argparse.Namespace) -> None:
     from ..profiles.store import ProfileStore, default_folder
 
     store = ProfileStore(default_folder())
-    if args.name is not None:
-        store.new_path(args.name, args.overwrite)
+    check_name(args, store)
+    image = image_of(args)
+    source = pipeline_source(args, image is not None)
+
+    from ..hosts.diffusers.worker import PipelineCalibrationSpec
+
     args.prompt = args.prompts[0]
-    pipe, device, image = open_pipeline(args)
-
-    from ..calibration.calibrator import calibrate_and_save
-    from ..hosts.diffusers import loading as pipelines
-    from ..hosts.diffusers.backend import PipelineCalibrationBackend
-
     first = request_of(args, image)
     cases = [prompt for prompt in args.prompts for _ in range(args.seeds)]
-    requests = [
+    requests = tuple(
         replace(first, prompt=prompt, seed=(args.seed + number) % (MAX_SEED + 1))
         for number, prompt in enumerate(cases)
-    ]
-    with pipelines.placed(pipe, args.placement or "auto", device, None):
-        backend = PipelineCalibrationBackend(pipe, str(args.model), requests)
+    )
+    say(f"loading {args.model} …")
+    calibrate(args, store, lambda name: PipelineCalibrationSpec(name, source, requests))
+
+
+def calibrate_workflow(args: argparse.Namespace) -> None:
+    from ..hosts.comfyui.headless.worker import GraphCalibrationSpec, SessionSource
+    from ..profiles.store import ProfileStore
+
+    workflow = WorkflowFile.read(args.workflow)
+    comfyui = None if args.comfyui is None else args.comfyui.expanduser().absolute()
+    source = SessionSource(comfyui, verbose=args.verbose)
+    prompts = tuple(args.prompts or [])
+
+    def spec(name: str) -> GraphCalibrationSpec:
+        return GraphCalibrationSpec(name, source, workflow, prompts, node_settings(args))
+
+    graph = workflow.graph_here()
+    if graph is not None:
+        spec("").graph(graph)
+    store = ProfileStore.in_user_folder(find_comfyui(args.comfyui) / "user")
+    check_name(args, store)
+    say("loading ComfyUI …")
+    calibrate(args, store, spec)
+
+
+def node_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The inputs of Calibrate TeaCache that the options give."""
+    return {
+        "name": args.name or "auto",
+        "seed": args.seed,
+        "seeds": args.seeds,
+        "trials": trials_of(args),
+        "quick": args.quick,
+        "overwrite": args.overwrite,
+    }
+
+
+def check_name(args: argparse.Namespace, store: ProfileStore) -> None:
+    """`ConfigError` for a --name that is taken or unusable."""
+    if args.name is not None:
+        store.new_path(args.name, args.overwrite)
+
+
+def calibrate(
+    args: argparse.Namespace, store: ProfileStore, spec: Callable[[str], WorkerSpec]
+) -> None:
+    """Calibrates what the workers of `spec` have loaded, in this process or on Ray."""
+    from ..calibration.jobs import SharedSampling
+
+    with (
+        opened_pool(args, spec, args.verbose) as pool,
+        kept_open(pool) as rounds,
+        WorkerLines() as lines,
+    ):
+        watcher = Watcher() if args.ray is None else lines
+        sampling = SharedSampling(rounds, retries_of(args), watcher)
+        model = sampling.describe()
+
+        from ..calibration.calibrator import calibrate_and_save
+
         with task_bar() as on_progress:
             calibration = calibrate_and_save(
                 store,
-                backend,
+                model,
+                sampling,
                 args.name,
                 trials=trials_of(args),
                 quick=args.quick,
@@ -147,50 +211,3 @@ def finish(calibration: Calibration, path: Path, out: Path) -> None:
     write_atomically(picture, calibration_plot(calibration.to_json()).save)
     print(calibration_table(calibration))
     print(f"\n{path}\n{picture}")
-
-
-# --- a workflow ------------------------------------------------------------------------------
-
-
-def calibrate_workflow(args: argparse.Namespace) -> None:
-    complete = load_workflow(
-        args.workflow,
-        lambda graph, source: calibration_graph(
-            graph, source, args.prompts or [], node_settings(args)
-        ),
-    )
-    comfyui = find_comfyui(args.comfyui)
-
-    from ..hosts.comfyui.headless.session import Session
-
-    with tempfile.TemporaryDirectory(prefix="teacache-calibrate-") as folder:
-        say("loading ComfyUI …")
-        session = Session(comfyui, Path(folder), verbose=args.verbose)
-
-        from ..hosts.comfyui.conditions import profile_store
-
-        graph = complete(session.catalog)
-        store = profile_store()
-        before = set(store.names())
-        time_left = TimeLeft()
-        with task_bar() as on_progress:
-
-            def step_ended(step: Step) -> None:
-                left = time_left(step.value, step.total)
-                on_progress(Progress(step.value, step.total, "calibrating", left))
-
-            session.run(graph, step_ended)
-        (name,) = [args.name] if args.name else set(store.names()) - before
-        finish(store.load(name), store.path(name), args.out)
-
-
-def node_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The inputs of Calibrate TeaCache that the options give."""
-    return {
-        "name": args.name or "auto",
-        "seed": args.seed,
-        "seeds": args.seeds,
-        "trials": trials_of(args),
-        "quick": args.quick,
-        "overwrite": args.overwrite,
-    }

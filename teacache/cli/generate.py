@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
-import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..config import TeaCacheConfig
-from ..environment import (
-    BACKEND_VARIABLE,
-    CONFIG_VARIABLE,
-    TEACACHE,
-    resolve_cache_config,
-)
-from ..errors import UserError
-from .generate_results import Generation, describe_run, print_results, write_results
-from .options import refuse_file, say, usable_folder
+from ..environment import BACKEND_VARIABLE, CONFIG_VARIABLE, TEACACHE
+from .generate_jobs import PipelineJobs, cache_of
+from .generate_worker import PipelineSpec
+from .job_plan import add_plan_options, opened_plan
+from .job_runs import Work, run_work
+from .options import refuse_file
 from .pipeline_options import (
     add_cache_backend_options,
     add_model_option,
     add_pipeline_options,
     add_seed_option,
-    open_pipeline,
-    request_of,
 )
-from .progress import RunBars, step_bar
-
-if TYPE_CHECKING:
-    from ..hosts.diffusers.generation import Request
+from .ray_options import add_ray_options, check_ray_options, opened_pool
+from .run_results import check_report
 
 
 def add_parser(subparsers: Any) -> None:
@@ -42,13 +33,16 @@ def add_parser(subparsers: Any) -> None:
         "without an option; an option wins.",
     )
     add_model_option(parser, required=True)
-    parser.add_argument("--prompt", required=True, help="what to draw, or how to edit")
+    parser.add_argument("--prompt", help="what to draw, or how to edit")
     add_seed_option(parser)
     add_pipeline_options(parser)
     add_cache_backend_options(parser)
     parser.add_argument(
         "--compare", action="store_true", help="also without the cache: gain, PSNR, SSIM, LPIPS"
     )
+    add_plan_options(parser, "the names of options, such as prompt and seed", "seed=1|2|3")
+    add_ray_options(parser)
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a report as JSON")
     parser.add_argument(
         "--out",
         type=Path,
@@ -63,46 +57,23 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    cache = resolve_cache_config(
-        os.environ, args.cache_backend, args.cache_config, args.tea_cache_rel_l1_thresh
-    )
-    if args.compare and (cache is None or cache.rel_l1_thresh == 0):
-        raise UserError(f"--compare: no cache is on; add --cache-backend {TEACACHE}")
-    refuse_file(args.out)
-    pipe, device, image = open_pipeline(args)
-
-    from ..hosts.diffusers import loading as pipelines
-
-    if cache is not None:
-        line, problem = pipelines.recognise(pipe, cache)
-        if problem and args.compare:
-            raise UserError(f"--compare: {problem}")
-        say(line or f"{problem} It runs without.")
-        cache = cache if line else None
-    request = request_of(args, image)
-    started = time.time()
-    with pipelines.placed(pipe, args.placement, device, None):
-        generation = sample(pipe, request, cache, args.compare)
-    out = usable_folder(args.out, "--out")
-    about = describe_run(str(args.model), pipe, request, args.image, device, started)
-    report = write_results(out, about, generation)
-    print_results(report, out, generation)
-    return 0
-
-
-def sample(pipe: Any, request: Request, cache: TeaCacheConfig | None, compare: bool) -> Generation:
-    """The pictures of one run, and those without the cache if they are to be compared."""
-    from ..comparison import Point, compare_with_uncached
-    from ..hosts.diffusers.backend import PipelineSamplingBackend
-
-    if cache is None:
-        with step_bar(request.steps, "sampling") as on_step:
-            return Generation.of(PipelineSamplingBackend(pipe, request).sample(None, on_step))
-    backend = PipelineSamplingBackend(pipe, request, cache)
-    if not compare:
-        with step_bar(request.steps, "cached") as on_step:
-            return Generation.of(backend.sample(Point(()), on_step))
-    say("warming up …")
-    with RunBars() as bars:
-        comparison, pictures = compare_with_uncached(backend, 1, bars)
-    return Generation.compared(comparison, pictures)
+    check_report(args.report)
+    check_ray_options(args)
+    with opened_plan(args) as plan:
+        jobs = PipelineJobs(args, plan)
+        plan.check(jobs.check)
+        refuse_file(args.out)
+        spec = partial(PipelineSpec, options=jobs.options({}), cache=cache_of(vars(args)))
+        with opened_pool(args, spec, args.verbose) as pool:
+            work = Work(
+                plan,
+                payload=jobs.payload,
+                models=jobs.models,
+                store=jobs.store,
+                admit=jobs.admit,
+                report=args.report or (None if plan.single else args.out / "report.json"),
+                about={"model": str(args.model)},
+                key=jobs.key(),
+                flat=plan.single,
+            )
+            return run_work(args, work, pool)

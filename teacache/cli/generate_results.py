@@ -110,14 +110,10 @@ def rows(report: dict[str, Any], generation: Generation) -> tuple[Figures, ...]:
     return (row | counted | {"label": cache_label(run)},)
 
 
-def print_results(report: dict[str, Any], out: Path, generation: Generation) -> None:
-    print(f"\n{table(rows(report, generation))}\n")
+def result_text(report: dict[str, Any], generation: Generation) -> str:
+    """A table of the figures, and what the cache and the pipeline say."""
+    lines = [f"\n{table(rows(report, generation))}\n"]
     run = generation.run
     if run:
-        for sentence in filter(None, [run["summary"], run["advice"], *run["warnings"]]):
-            print(sentence)
-    for sentence in generation.notes:
-        print(sentence)
-    print(f"Pictures and report: {out}")
-    for name in (*report["files"], "report.json"):
-        print(f"  {name}")
+        lines += filter(None, [run["summary"], run["advice"], *run["warnings"]])
+    return "\n".join([*lines, *generation.notes])

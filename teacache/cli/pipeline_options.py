@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..hosts.diffusers.generation import Request
+    from ..hosts.diffusers.worker import PipelineSource
 
 STEPS = 50
 LARGEST = 16_384
@@ -82,24 +84,30 @@ def add_seed_option(parser: Any) -> None:
     parser.add_argument("--seed", type=whole_number(0, MAX_SEED), help="of the noise (default: 0)")
 
 
-def open_pipeline(args: argparse.Namespace) -> tuple[Any, Any, Image.Image | None]:
-    """The pipeline of --model, ready for --image if there is one; its device; that picture."""
-    image = read_image(args.image) if args.image else None
-    pipe, device = load_model(args)
-
-    from ..hosts.diffusers.generation import for_image
-
-    return for_image(pipe, image is not None), device, image
-
-
 def load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     """The pipeline of --model, not yet on its device; that device."""
-    from ..hosts.diffusers.loading import load_for_command
-
+    source = pipeline_source(args)
     say(f"loading {args.model} …")
-    return load_for_command(
-        args.model, args.precision or "auto", online=bool(args.download), verbose=args.verbose
+    return source.load()
+
+
+def pipeline_source(args: argparse.Namespace, with_image: bool = False) -> PipelineSource:
+    """The pipeline of --model, as another process can load it."""
+    from ..hosts.diffusers.worker import PipelineSource
+
+    return PipelineSource(
+        args.model,
+        precision=args.precision or "auto",
+        placement=args.placement or "auto",
+        online=bool(args.download),
+        with_image=with_image,
+        verbose=args.verbose,
     )
+
+
+def image_of(args: argparse.Namespace) -> Image.Image | None:
+    """The picture of --image, if there is one."""
+    return decode_image(read_image(args.image), args.image) if args.image else None
 
 
 def request_of(args: argparse.Namespace, image: Image.Image | None) -> Request:
@@ -119,14 +127,27 @@ def request_of(args: argparse.Namespace, image: Image.Image | None) -> Request:
     )
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path) -> bytes:
+    """The content of a file that looks like a picture; `UserError` for another one."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        content = path.read_bytes()
+        Image.open(io.BytesIO(content)).close()
+    except FileNotFoundError:
+        raise UserError(f"--image {path}: no such file") from None
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise UserError(f"--image {path}: no picture that can be read: {error}") from None
+    return content
+
+
+def decode_image(content: bytes, path: Path) -> Image.Image:
+    """The picture, upright; `UserError` where it is damaged."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(content)) as picture:
             upright = ImageOps.exif_transpose(picture)
             return upright.convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"--image {path}: no such file") from None
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise UserError(f"--image {path}: no picture that can be read: {error}") from None

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..environment import resolve_graph_cache
 from ..errors import ExecutionError, UserError
+from ..hosts.comfyui.graph_jobs import nodes_json
 from ..hosts.comfyui.headless.boot import find_comfyui
 from ..workflows.assignments import GraphWithSettings, apply_assignments, parse_assignments
 from ..workflows.graph import Graph
 from ..workflows.load import Completion, load_workflow
 from .caching import add_cache_option, put_cache
+from .job_plan import add_plan_options, has_jobs
 from .options import WORKFLOW_HELP, add_host_options, say
 from .progress import Bars
+from .ray_options import add_ray_options, check_ray_options
 from .run_results import (
     check_report,
     make_folders,
-    nodes_json,
     print_result,
     result_json,
     write_report,
@@ -53,6 +55,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--custom-nodes", action="store_true", help="load the other packs of that ComfyUI as well"
     )
+    add_plan_options(parser, "NODE.INPUT", "KSampler.seed=1|2|3")
+    add_ray_options(parser)
     remote = parser.add_argument_group("running servers")
     remote.add_argument(
         "--server",
@@ -60,14 +64,7 @@ def add_parser(subparsers: Any) -> None:
         default=[],
         dest="servers",
         metavar="URL",
-        help="run there instead of in this process; repeated: the servers share the variations",
-    )
-    remote.add_argument(
-        "--vary",
-        action="append",
-        default=[],
-        metavar="NODE.INPUT=A|B|C",
-        help="run once for each value; repeated: for each combination (needs --server)",
+        help="run there instead of in this process; several share the jobs, with --ray",
     )
     remote.add_argument(
         "--upload",
@@ -82,18 +79,19 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    cache = resolve_graph_cache(os.environ, args.cache)
+    if args.servers or args.ray is not None or has_jobs(args):
+        from .run_jobs import run_jobs
+
+        return run_jobs(args, cache)
+
     def prepare(graph: Graph, source: str) -> GraphWithSettings:
         return graph, parse_assignments(graph, args.settings)
 
-    cache = resolve_graph_cache(os.environ, args.cache)
     complete = load_workflow(args.workflow, prepare)
-    if args.servers:
-        from .run_remote import run_remote
-
-        return run_remote(args, complete, cache)
-    for option, given in (("--vary", args.vary), ("--upload", args.upload)):
-        if given:
-            raise UserError(f"{option}: needs --server URL")
+    check_ray_options(args)
+    if args.upload:
+        raise UserError("--upload: needs --server URL")
     return run_here(args, complete, cache)
 
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import tempfile
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..comparison import Axis, Point, grid_points, parse_axis
+from ..comparison import Axis, grid_points, parse_axis
 from ..comparison.axes import parse_values
+from ..comparison.jobs import SharedComparison
 from ..config import TeaCacheConfig
 from ..errors import UserError
 from ..hosts.comfyui.headless.boot import find_comfyui
-from ..workflows.assignments import Assignment, apply_assignments, parse_assignments
-from ..workflows.edits import only_picture, set_prompt, set_seed
-from ..workflows.graph import Graph
-from ..workflows.load import load_workflow
-from ..workflows.selection import apply_nodes, find_picture
+from ..hosts.comfyui.headless.worker import ComparedGraph, GraphBenchSpec, SessionSource
+from ..jobs import WorkerSpec, kept_open
+from ..workflows.load import WorkflowFile
+from .job_bars import WorkerLines
 from .options import MAX_SEED, WORKFLOW_HELP, add_host_options, refuse_file, say, whole_number
-from .pipeline_options import add_model_option, add_pipeline_options, open_pipeline, request_of
-from .sweep_results import Task, carry_out
-
-if TYPE_CHECKING:
-    from ..hosts.comfyui.headless.session import Session
+from .pipeline_options import (
+    add_model_option,
+    add_pipeline_options,
+    image_of,
+    pipeline_source,
+    request_of,
+)
+from .ray_options import add_ray_options, check_ray_options, opened_pool, retries_of
+from .sweep_results import InTurn, Task, carry_out
 
 REPEATS = 3
 DEFAULT = "0.1,0.2,0.4"
@@ -97,6 +100,7 @@ def add_parser(subparsers: Any) -> None:
     )
     only_workflow = [action.dest for action in parser._actions if action.dest not in before]
     only_model = add_pipeline_options(parser.add_argument_group("diffusers pipelines"))
+    add_ray_options(parser)
     add_host_options(parser, out="output/sweep")
     parser.set_defaults(run=run, only_workflow=[*only_workflow, "comfyui"], only_model=only_model)
 
@@ -105,11 +109,13 @@ def run(args: argparse.Namespace) -> int:
     x, y = chosen_axes(args)
     points = grid_points(x, y)
     check_options(args)
+    check_ray_options(args)
     refuse_file(args.out)
+    task = Task(x, y, points, args.repeats, args.out, args.fewer_steps)
     if args.model:
-        sweep_pipeline(args, x, y, points)
+        sweep_pipeline(args, task)
     else:
-        sweep_workflow(args, x, y, points)
+        sweep_workflow(args, task)
     return 0
 
 
@@ -147,72 +153,62 @@ def check_options(args: argparse.Namespace) -> None:
             raise UserError(f"--{option}: needs {needed}")
 
 
-def sweep_workflow(args: argparse.Namespace, x: Axis, y: Axis | None, points: list[Point]) -> None:
-    complete = load_workflow(args.workflow, partial(check_graph, args))
-    comfyui = find_comfyui(args.comfyui)
-
-    from ..hosts.comfyui.headless.backend import TIMED, WorkflowSamplingBackend
-    from ..hosts.comfyui.headless.session import Session
-
-    with tempfile.TemporaryDirectory(prefix="teacache-sweep-") as folder:
+def sweep_workflow(args: argparse.Namespace, task: Task) -> None:
+    compared = ComparedGraph(
+        WorkflowFile.read(args.workflow),
+        settings=tuple(args.settings or []),
+        nodes=tuple(args.nodes or []),
+        picture=args.picture,
+        prompt=args.prompt,
+        seed=args.seed,
+    )
+    compared.check_file()
+    comfyui = None if args.comfyui is None else args.comfyui.expanduser().absolute()
+    source = SessionSource(comfyui, bool(args.custom_nodes), args.verbose)
+    if args.ray is not None:
+        points, repeats = tuple(task.points), task.repeats
         say("loading ComfyUI …")
-        session = Session(
-            comfyui, Path(folder), verbose=args.verbose, custom_nodes=bool(args.custom_nodes)
+        sweep_on_workers(
+            args, task, lambda name: GraphBenchSpec(name, source, compared, points, repeats)
         )
-        checked = complete(session.catalog)
-        graph = checked.graph
-        fill_in(checked, args, session)
-        link = find_picture(graph, checked.nodes, session.kind, args.picture)
-        session.validate(only_picture(graph, link))
-        backend = WorkflowSamplingBackend(session, graph, checked.nodes, link)
-        about = {"workflow": args.workflow.name, "prompt": args.prompt, "seed": args.seed}
-        carry_out(
-            Task(backend, x, y, points, args.repeats, TIMED, about, args.out, args.fewer_steps)
-        )
+        return
+    find_comfyui(args.comfyui)
+    say("loading ComfyUI …")
+    with source.opened() as session:
+        from ..hosts.comfyui.headless.backend import TIMED
+
+        carry_out(task, InTurn(compared.backend(session)), TIMED, compared.about)
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckedGraph:
-    """A workflow's graph, the Apply TeaCache nodes to vary, and the inputs to set."""
-
-    graph: Graph
-    nodes: list[str]
-    assignments: list[Assignment]
-
-
-def check_graph(args: argparse.Namespace, graph: Graph, source: str) -> CheckedGraph:
-    """Checks what needs no ComfyUI: the nodes that the options name, and Apply TeaCache."""
-    nodes = apply_nodes(graph, args.nodes or [], source)
-    return CheckedGraph(graph, nodes, parse_assignments(graph, args.settings or []))
-
-
-def fill_in(checked: CheckedGraph, args: argparse.Namespace, session: Session) -> None:
-    """Sets the prompt, the seed and the other inputs that the options give."""
-    if args.prompt is not None:
-        set_prompt(checked.graph, args.prompt)
-    if args.seed is not None:
-        set_seed(checked.graph, args.seed)
-    apply_assignments(checked.graph, checked.assignments, session.input_types)
-
-
-def sweep_pipeline(args: argparse.Namespace, x: Axis, y: Axis | None, points: list[Point]) -> None:
-    pipe, device, image = open_pipeline(args)
-
-    from ..hosts.diffusers import loading as pipelines
-    from ..hosts.diffusers.backend import TIMED, PipelineSamplingBackend
-
+def sweep_pipeline(args: argparse.Namespace, task: Task) -> None:
+    image = image_of(args)
+    source = pipeline_source(args, image is not None)
     request = request_of(args, image)
-    backend = PipelineSamplingBackend(pipe, request)
-    about = {
-        "model": str(args.model),
-        "pipeline": type(pipe).__name__,
-        "device": str(device),
-        "prompt": request.prompt,
-        "negative": request.negative,
-        "seed": request.seed,
-        "steps": request.steps,
-    }
-    with pipelines.placed(pipe, args.placement or "auto", device, None):
-        carry_out(
-            Task(backend, x, y, points, args.repeats, TIMED, about, args.out, args.fewer_steps)
+
+    from ..hosts.diffusers.worker import PipelineBenchSpec, opened_backend
+
+    say(f"loading {args.model} …")
+    if args.ray is not None:
+        points, repeats = tuple(task.points), task.repeats
+        sweep_on_workers(
+            args, task, lambda name: PipelineBenchSpec(name, source, request, points, repeats)
         )
+        return
+    with opened_backend(source, request) as (backend, about):
+        from ..hosts.diffusers.backend import TIMED
+
+        carry_out(task, InTurn(backend), TIMED, about)
+
+
+def sweep_on_workers(
+    args: argparse.Namespace, task: Task, spec: Callable[[str], WorkerSpec]
+) -> None:
+    """The points as jobs of the workers of `spec`."""
+    with (
+        opened_pool(args, spec, args.verbose) as pool,
+        kept_open(pool) as rounds,
+        WorkerLines() as lines,
+    ):
+        shared = SharedComparison(rounds, retries_of(args), lines)
+        described = shared.describe()
+        carry_out(task, shared, described.what, described.about)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..comparison import Axis, Comparison, Point, SamplingBackend, Variant
 from ..comparison.results import notes, results, table
+from ..comparison.runner import PicturesListener
 from ..files import write_atomically, write_json
+from ..progress import Progress
 from .options import usable_folder
 from .pictures import write_pictures
 from .progress import task_bar
@@ -24,21 +27,49 @@ class Task:
     """A sweep.
 
     Args:
-        what: what is timed, in words.
-        about: further entries of the report.
         out: the folder for the results.
         fewer_steps: whether to sample as well what takes as long without the cache.
     """
 
-    backend: SamplingBackend
     x: Axis
     y: Axis | None
     points: list[Point]
     repeats: int
-    what: str
-    about: dict[str, Any]
     out: Path
     fewer_steps: bool
+
+
+class Sampler(Protocol):
+    """What samples a comparison: one process in turn, or workers."""
+
+    def check(self, comparison: Comparison) -> None:
+        """Mark the points that cannot run; raise the first one's error if none can."""
+
+    def run(
+        self,
+        comparison: Comparison,
+        on_progress: Callable[[Progress], None],
+        on_pictures: PicturesListener,
+    ) -> None:
+        """Sample everything; what is done stays in the variants however this ends."""
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Samples in this process."""
+
+    backend: SamplingBackend
+
+    def check(self, comparison: Comparison) -> None:
+        comparison.check(self.backend)
+
+    def run(
+        self,
+        comparison: Comparison,
+        on_progress: Callable[[Progress], None],
+        on_pictures: PicturesListener,
+    ) -> None:
+        comparison.run(self.backend, on_progress, on_pictures)
 
 
 class PictureFiles:
@@ -61,33 +92,37 @@ def file_stem(label: str) -> str:
     return re.sub(r"[^\w.-]+", "_", label)[:100]
 
 
-def carry_out(task: Task) -> None:
+def carry_out(task: Task, sampler: Sampler, what: str, about: dict[str, Any]) -> None:
     """Sample everything; write and print what is done, however it ends.
+
+    Args:
+        what: is timed, in words.
+        about: further entries of the report.
 
     Raises what `Comparison.run` raises, `KeyboardInterrupt`, and `UserError` for an unusable
     folder.
     """
     comparison = Comparison(task.points, task.repeats, task.fewer_steps)
-    comparison.check(task.backend)
+    sampler.check(comparison)
     usable_folder(task.out, "--out")
     files = PictureFiles(task.out, comparison)
     started, status = time.time(), "failed"
     try:
         with task_bar() as on_progress:
-            comparison.run(task.backend, on_progress, files.write)
+            sampler.run(comparison, on_progress, files.write)
         status = "done"
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
         if comparison.reference.seconds:
-            about = {
+            entries = {
                 "status": status,
                 "started": round(started, 3),
                 "wall_seconds": round(time.time() - started, 3),
-                **task.about,
+                **about,
             }
-            report = results(comparison, task.x, task.y, task.what, about)
+            report = results(comparison, task.x, task.y, what, entries)
             write_results(task.out, comparison, report, files)
             print_results(task.out, report, files)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ STEADY = 1.3  # slowest over fastest of equal runs, above which the times need a
 IMPOSSIBLE = 1.2
 """How much more than evaluations over computed ones a speed-up must be, not to be believed."""
 IN_TURN = "without the cache and every point in turn after a warm-up"
+APART = (
+    "after a warm-up, each point beside the uncached runs of its own process, to which its "
+    "speed-up relates; times of different processes cannot be compared"
+)
 Figures = dict[str, Any]
 """A variant's results as JSON: see `figures`."""
 
@@ -33,13 +38,15 @@ def results(
     for point, variant in zip(points, comparison.variants, strict=True):
         point["steps_in_its_time"] = variant.steps_in_its_time
     median = "once each" if comparison.repeats == 1 else f"median of {comparison.repeats}"
+    processes = comparison.uncached_seconds
     return {
         "version": REPORT_VERSION,
         **about,
         "x": axis_json(x),
         "y": None if y is None else axis_json(y),
         "repeats": comparison.repeats,
-        "timed": f"{what}; {median}, {IN_TURN}",
+        "timed": f"{what}; {median}, {APART if processes else IN_TURN}",
+        "processes": {name: {"uncached_seconds": each} for name, each in processes.items()},
         "spread": spread(comparison),
         "repeatable": repeatable(comparison),
         "reference": reference,
@@ -54,8 +61,9 @@ def axis_json(axis: Axis) -> dict[str, Any]:
 
 def spread(comparison: Comparison) -> float:
     """Slowest over fastest of equal runs, the largest of all variants."""
-    times = [variant.seconds for variant in comparison.all_variants if variant.seconds]
-    return max((max(seconds) / min(seconds) for seconds in times), default=1.0)
+    times = [variant.seconds for variant in [*comparison.variants, *comparison.fewer]]
+    times += comparison.uncached_seconds.values() or [comparison.reference.seconds]
+    return max((max(seconds) / min(seconds) for seconds in times if seconds), default=1.0)
 
 
 def repeatable(comparison: Comparison) -> bool:
@@ -102,10 +110,11 @@ def variant_json(variant: Variant, comparison: Comparison, evaluations: int) -> 
         evaluations = 0  # not comparable with those of the points
     if not counted["evaluations"]:
         counted = {"evaluations": evaluations, "computed": evaluations, "skipped": 0}
+    if variant.process and variant is not comparison.reference:
+        data["process"] = variant.process
     data |= {"seconds": variant.median, "all_seconds": variant.seconds, **counted}
     if variant is not comparison.reference:
-        speedup = comparison.reference.median / variant.median
-        data |= {"speedup": speedup, **(variant.metrics or {})}
+        data |= {"speedup": comparison.speedup(variant), **(variant.metrics or {})}
     if variant.point is not None:
         data |= {
             "bytes_held": max((run["bytes_held"] for run in variant.typical_runs), default=0),
@@ -169,13 +178,19 @@ COLUMNS: dict[str, Callable[[Figures], str]] = {
     "PSNR": lambda row: noise(row) if "identical" in row else "",
     "SSIM": four_digits("ssim"),
     "LPIPS": four_digits("lpips"),
+    "process": lambda row: str(row.get("process", "")),
     "held": lambda row: size(row["bytes_held"]) if "bytes_held" in row else "",
 }
 
 
 def notes(report: dict[str, Any]) -> list[str]:
     """What a reader of a sweep's report has to know, a sentence each."""
-    sentences = [f"Timed: {report['timed']}.", *caveats(report["spread"], report["repeatable"])]
+    sentences = [f"Timed: {report['timed']}."]
+    if len(report["processes"]) > 1:
+        for name, of_process in report["processes"].items():
+            seconds = statistics.median(of_process["uncached_seconds"])
+            sentences.append(f"Without the cache in process {name}: {seconds:.2f} s.")
+    sentences += caveats(report["spread"], report["repeatable"])
     sentences += better_in_fewer_steps(report)
     for point in report["points"]:
         for run in point.get("runs", []):

@@ -79,6 +79,7 @@ class Variant:
             None for the reference.
         picture: [H, W, C], the middle one of the first run.
         repeatable: whether every repeat gave the same pictures, to 8 bits a channel.
+        process: the one that sampled it, where there are several.
     """
 
     point: Point | None
@@ -90,6 +91,7 @@ class Variant:
     picture: Tensor | None = None
     notes: list[str] = field(default_factory=list)
     repeatable: bool = True
+    process: str = ""
     _digest: str = ""
 
     @property
@@ -140,6 +142,16 @@ class Variant:
             self.notes = sample.notes
         return first
 
+    def merge(self, other: Variant) -> None:
+        """Take over the runs of the same variant in another process."""
+        if not self.seconds:
+            self.metrics, self.picture, self.notes = other.metrics, other.picture, other.notes
+            self._digest = other._digest
+        self.repeatable &= other.repeatable and other._digest in ("", self._digest)
+        self.seconds += other.seconds
+        self.runs += other.runs
+        self.failure, self.process = other.failure, other.process
+
 
 @dataclass(frozen=True)
 class RunProgress(Progress):
@@ -184,10 +196,13 @@ class Comparison:
         self.variants = [Variant(point) for point in points]
         self.fewer: list[Variant] = []
         """Without the cache, in fewer steps; known after the first round."""
+        self.uncached_seconds: dict[str, list[float]] = {}
+        """Times of the reference by process, where there are several."""
         self._fewer_steps = fewer_steps
         self._started_runs = 0
         self._with_lpips = with_lpips
         self._time_left = TimeLeft()
+        self._reference_pictures: Tensor | None = None
 
     @property
     def all_variants(self) -> list[Variant]:
@@ -196,13 +211,13 @@ class Comparison:
 
     def check(self, backend: SamplingBackend) -> None:
         """Mark the points that cannot run; raise the first one's error if none can."""
-        for variant in self.variants:
-            assert variant.point is not None
-            try:
-                backend.check(variant.point)
-            except REFUSALS as error:
-                variant.failure = error
-        self._raise_if_none_can_run()
+        self.refuse(refusals(backend, [variant.point for variant in self.variants]))
+
+    def refuse(self, failures: Sequence[Exception | None]) -> None:
+        """Mark the points that cannot run, by `refusals`; raise the first one if none can."""
+        for variant, failure in zip(self.variants, failures, strict=True):
+            variant.failure = failure
+        self.raise_if_none_can_run()
 
     def run(
         self,
@@ -214,37 +229,50 @@ class Comparison:
 
         Raises what the reference raises, or the first point if none of them can warm up.
         """
-        self._warm_up(backend, on_progress)
-        reference: Tensor | None = None
+        self.warm_up(backend, on_progress)
+        self.sample_in_turn(self.all_variants, backend, on_progress, on_pictures)
+        self.add_fewer_steps()
+        self.sample_in_turn(self.fewer, backend, on_progress, on_pictures)
+        for repeat in range(1, self.repeats):
+            order = self.all_variants[:: -1 if repeat % 2 else 1]
+            self.sample_in_turn(order, backend, on_progress, on_pictures)
 
-        def sample_in_turn(variants: Iterable[Variant]) -> None:
-            nonlocal reference
-            for variant in variants:
-                if variant.failure:
-                    continue
-                sample = self._sample(backend, variant, on_progress)
-                if sample is None or not variant.add(sample):
-                    continue
-                if variant is self.reference:
-                    reference = sample.pictures
-                    if not reference.isfinite().all():
-                        raise ExecutionError(f"without the cache: {INVALID_PICTURES}")
-                elif reference is not None:
-                    self._measure(variant, reference, sample.pictures)
-                if not variant.failure:
-                    on_pictures(variant, sample.pictures)
+    def sample_in_turn(
+        self,
+        variants: Iterable[Variant],
+        backend: SamplingBackend,
+        on_progress: ProgressListener,
+        on_pictures: PicturesListener,
+    ) -> None:
+        """Sample each variant once more, and compare what is new with the reference."""
+        for variant in variants:
+            if variant.failure:
+                continue
+            sample = self._sample(backend, variant, on_progress)
+            if sample is None or not variant.add(sample):
+                continue
+            if variant is self.reference:
+                self._reference_pictures = sample.pictures
+                if not sample.pictures.isfinite().all():
+                    raise ExecutionError(f"without the cache: {INVALID_PICTURES}")
+            elif self._reference_pictures is not None:
+                self._measure(variant, self._reference_pictures, sample.pictures)
+            if not variant.failure:
+                on_pictures(variant, sample.pictures)
 
-        sample_in_turn(self.all_variants)
+    def add_fewer_steps(self) -> None:
+        """Add what takes as long without the cache as the points so far, if it is wanted."""
         if self._fewer_steps:
             known = (variant.steps_in_its_time for variant in self.variants)
             counts = sorted({count for count in known if count is not None}, reverse=True)
             self.fewer = [Variant(None, count) for count in counts]
-            sample_in_turn(self.fewer)
-        for repeat in range(1, self.repeats):
-            order = self.all_variants
-            sample_in_turn(reversed(order) if repeat % 2 else order)
 
-    def _warm_up(self, backend: SamplingBackend, on_progress: ProgressListener) -> None:
+    def speedup(self, variant: Variant) -> float:
+        """The time without the cache, in the same process, over that of the variant."""
+        uncached = self.uncached_seconds.get(variant.process, self.reference.seconds)
+        return statistics.median(uncached) / variant.median
+
+    def warm_up(self, backend: SamplingBackend, on_progress: ProgressListener) -> None:
         """A short run without the cache, and one with it: of the first point that can run."""
 
         def report(step: float, steps: float) -> None:
@@ -260,9 +288,10 @@ class Comparison:
                 return
             except REFUSALS as error:
                 variant.failure = error
-        self._raise_if_none_can_run()
+        self.raise_if_none_can_run()
 
-    def _raise_if_none_can_run(self) -> None:
+    def raise_if_none_can_run(self) -> None:
+        """Raise the first point's error if every point has one."""
         failures = [variant.failure for variant in self.variants]
         if failures and failures[0] is not None and None not in failures:
             raise failures[0]
@@ -309,6 +338,19 @@ class Comparison:
         variants = [variant for variant in self.all_variants if not variant.failure]
         pending = sum(self.repeats - len(variant.seconds) for variant in variants)
         return max(0, self._started_runs - 1) + pending
+
+
+def refusals(backend: SamplingBackend, points: Iterable[Point | None]) -> list[Exception | None]:
+    """Of each point, why it cannot run, if that is clear without sampling."""
+    found: list[Exception | None] = []
+    for point in points:
+        try:
+            if point is not None:
+                backend.check(point)
+            found.append(None)
+        except REFUSALS as error:
+            found.append(error)
+    return found
 
 
 def compare_with_uncached(

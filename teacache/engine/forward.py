@@ -14,6 +14,7 @@ from .decision import BranchState, Decision, largest
 from .device import OUT_OF_MEMORY
 from .predictors import combine, interpolation_weights
 from .regions import relative_change
+from .rounding import rounding_error
 from .transfer import beside, in_float32
 
 if TYPE_CHECKING:
@@ -54,11 +55,17 @@ def decide_by_error_rate(run: Run, decision: Decision, state: BranchState) -> No
         decision.consider(run.distance_of_skip(distance, state))
 
 
-def cache_value(run: Run, state: BranchState, value: torch.Tensor) -> None:
-    """Cache the computed `value`; where no plan decides, the predictor learns from it first."""
+def cache_value(
+    run: Run, state: BranchState, value: torch.Tensor, rounding: torch.Tensor | None = None
+) -> None:
+    """Cache the computed `value`; where no plan decides, the predictor learns from it first.
+
+    Args:
+        rounding: relative rounding error of `value`.
+    """
     level = run.position.axis
     if run.strategy.indicator != "plan":
-        update = state.predictor.deferred_update(level, value)
+        update = state.predictor.deferred_update(level, value, rounding)
         if update is not None:
             run.reader.defer(update)
     state.predictor.observe(level, run.to_cache_device(value))
@@ -130,7 +137,12 @@ class PredictionForward:
         state.followed = run.to_cache_device(share)
         state.skipped.append((run.position.axis, size))
 
-    def observe(self, value: torch.Tensor, origin: torch.Tensor | None = None) -> torch.Tensor:
+    def observe(
+        self,
+        value: torch.Tensor,
+        origin: torch.Tensor | None = None,
+        rounding: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Cache the computed `value`.
 
         With Euler's method the skipped steps before can be corrected now. The polynomial through
@@ -139,6 +151,7 @@ class PredictionForward:
 
         Args:
             origin: from where the size of the value is measured; None for 0.
+            rounding: relative rounding error of the value (`rounding.rounding_error`).
 
         Returns:
             The value for the sampler to continue with.
@@ -156,7 +169,7 @@ class PredictionForward:
                 )
                 corrected = self._corrected(value, error)
             if run.cache_is_reusable:
-                cache_value(run, state, value)
+                cache_value(run, state, value, rounding)
         except OUT_OF_MEMORY:
             run.release()
         state.forget_skipped()
@@ -255,7 +268,7 @@ class StackForward:
                     if run.observer is not None:
                         run.observer.on_residual(run.position.step, key, part)
                     state = self._decision.state.branches[key]
-                    cache_value(run, state, part)
+                    cache_value(run, state, part, rounding_error(part.dtype, part))
         except OUT_OF_MEMORY:
             run.release()
 

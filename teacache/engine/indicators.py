@@ -20,6 +20,7 @@ from ..families.spec import TIMESTEP_INDICATORS, Family
 from ..families.streams import BlockArguments, reading_model
 from ..schedule import same_sigma
 from .device import DeferredScalar, DeviceReader
+from .growth import Growth, interpolation_growth
 from .predictors import Predictor
 from .regions import WHOLE, Regions, relative_change
 
@@ -100,11 +101,10 @@ class ErrorRate:
     """Expected error of a predictor, extrapolated from the error it was last seen to make.
 
     At each computed step the value is compared with the prediction for it. Their relative L1
-    difference e, divided by the distances in sigma to the predictor's nodes, is the rate; as for
-    any interpolation, the error at another level grows with those distances. Multiplied by the
-    relative step size it is what the skip adds to the sample:
+    difference e, divided by the growth up to there, is the rate. Multiplied by the relative step
+    size, the error at another level is what the skip adds to the sample:
 
-        distance = e * prod |s - s_j| / prod |s_now - s_j| * (step size / average step size)
+        distance = e * growth(s, nodes) / growth(s_now, nodes) * (step size / average step size)
 
     A threshold of 0.2 allows the predictions between two computed steps to miss a fifth of one
     average step. The sampler's own error shrinks with the number of steps in the same way, so that
@@ -112,15 +112,20 @@ class ErrorRate:
     multistep solvers (Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, III.5)
     on a fixed grid. Like EasyCache's transformation rate (arXiv 2507.02860) it needs nothing but
     the run itself.
+
+    Args:
+        reader: reads the errors from the device.
+        growth: of the error, with the distances to the predictor's nodes.
     """
 
     horizon = 4.0
     """How far ahead is predicted, in distances between the two newest cached values."""
 
-    def __init__(self, reader: DeviceReader) -> None:
+    def __init__(self, reader: DeviceReader, growth: Growth = interpolation_growth) -> None:
         self._reader = reader
+        self._growth = growth
         self._error: float | None = None
-        self._span = 1.0
+        self._grown = 1.0
 
     def measure(
         self,
@@ -143,7 +148,7 @@ class ErrorRate:
         if len(known) < predictor.capacity or any(same_sigma(sigma, level) for level in known):
             return None
         self._error = None
-        self._span = _span(sigma, known)
+        self._grown = self._growth(sigma, known)
         expected = predictor.predict(sigma, value)
         if origin is not None:
             value, expected = value - origin, expected - origin
@@ -156,9 +161,8 @@ class ErrorRate:
 
     @property
     def rate(self) -> float | None:
-        """The last measured error over the product of its distances to the nodes; None if there
-        is none yet."""
-        return None if self._error is None else self._error / max(self._span, 1e-30)
+        """The last measured error over its growth; None if there is none yet."""
+        return None if self._error is None else self._error / max(self._grown, 1e-30)
 
     def beyond_horizon(self, predictor: Predictor, sigma: float) -> bool:
         """Whether `sigma` is too far from the cached values to extrapolate."""
@@ -188,9 +192,5 @@ class ErrorRate:
             return None
         if not math.isfinite(self._error):
             return FORCE_COMPUTE
-        error = self._error * _span(sigma, known) / self._span
+        error = self._error * self._growth(sigma, known) / self._grown
         return min(error * relative_step_size, FORCE_COMPUTE)
-
-
-def _span(sigma: float, nodes: Sequence[float]) -> float:
-    return math.prod(abs(sigma - node) for node in nodes)

@@ -18,7 +18,10 @@ from ..config import PREDICTORS
 from ..errors import ConfigError
 from ..schedule import same_sigma
 from .device import DeferredScalar
-from .transfer import beside
+from .transfer import beside, in_float32
+
+LEAST_SIGNAL = 0.1
+"""Share of a squared change that is more than rounding, below which nothing is learned from it."""
 
 
 def combine(values: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
@@ -83,8 +86,13 @@ class Predictor(ABC):
     def weights(self, sigma: float) -> list[float]:
         """Weight of each cached value in the prediction at `sigma`; they add up to one."""
 
-    def deferred_update(self, sigma: float, value: torch.Tensor) -> DeferredScalar | None:
+    def deferred_update(
+        self, sigma: float, value: torch.Tensor, rounding: torch.Tensor | None = None
+    ) -> DeferredScalar | None:
         """What the predictor learns from the true `value` at `sigma`, before it is observed.
+
+        Args:
+            rounding: relative rounding error of the values (`rounding.rounding_error`).
 
         Returns:
             A scalar to be read from the device at some later time, or None.
@@ -128,6 +136,11 @@ class Damped(Linear):
     use is the mean of the previous one and the newest t; it starts at 1/2. Where predictions bend
     from step to step, as with few steps or strong guidance, it becomes small; where they follow a
     line it approaches 1.
+
+    Values of half precision hold rounding errors, which do not correlate from step to step. That of
+    v1 makes <v - v1, line - v1> smaller, and both make |line - v1|^2 larger, so that t would go
+    down to 0 where values hardly change: what is to be expected of them is taken off. Where that is
+    nearly all of |line - v1|^2, nothing is learned.
     """
 
     def __init__(self) -> None:
@@ -140,15 +153,22 @@ class Damped(Linear):
         older, _ = super().weights(sigma)
         return [self.fraction * older, 1.0 - self.fraction * older]
 
-    def deferred_update(self, sigma: float, value: torch.Tensor) -> DeferredScalar | None:
+    def deferred_update(
+        self, sigma: float, value: torch.Tensor, rounding: torch.Tensor | None = None
+    ) -> DeferredScalar | None:
         if len(self.sigmas) < 2 or any(same_sigma(sigma, level) for level in self.sigmas):
             return None
-        values = [beside(held, value) for held in self.values]
-        newest = values[-1]
-        line = combine(values, super().weights(sigma)) - newest
-        line, change = line.flatten().float(), (value - newest).flatten().float()
-        norm: torch.Tensor = torch.dot(line, line)
-        return DeferredScalar(torch.dot(change, line) / norm.clamp_min(1e-30), self.learn)
+        values = [in_float32(beside(held, value)) for held in self.values]
+        newest, weights = values[-1], super().weights(sigma)
+        line, change = combine(values, weights) - newest, in_float32(value) - newest
+        line, change = line.flatten().float(), change.flatten().float()
+        product, norm = torch.dot(change, line), torch.dot(line, line)
+        if rounding is not None:
+            ahead = -weights[0]
+            noise = newest.float().mul(rounding).square_().sum()
+            product, signal = product + ahead * noise, norm - 2 * ahead**2 * noise
+            norm = torch.where(signal < LEAST_SIGNAL * norm, math.nan, signal)
+        return DeferredScalar(product / norm.clamp_min(1e-30), self.learn)
 
     def learn(self, best: float) -> None:
         """Take the fraction that would have been best at a computed step into the mean."""

@@ -217,10 +217,13 @@ def _by_budget(
         known = Schedule(calibration.conditions.sigmas).axis
         rates = rates_at(calibration.error_rates, known, schedule.axis)
     else:
-        amplified = context.sampler.error_weight > 1
-        rates = usual_rates(schedule.axis, amplified, ends=not schedule.leaves_noise)
+        rates = usual_rates(
+            schedule.axis, context.sampler.adds_noise, ends=not schedule.leaves_noise
+        )
     count = steps_for(steps, speedup)
-    settings = budgeted_settings(config, context.profile, Budget(count, tuple(rates)))
+    settings = budgeted_settings(
+        config, context.profile, Budget(count, tuple(rates), context.sampler.error_growth)
+    )
     budget = budget_of(settings, schedule, policy_of(settings, context.sampler, schedule))
     assert budget is not None
     least = budget.least()

@@ -307,7 +307,7 @@ class Run:
     def new_branch(self, layout: Hashable) -> BranchState:
         """A branch of which nothing is cached."""
         predictor = make_predictor(self.strategy.predictor)
-        return BranchState(layout, predictor, ErrorRate(self.reader))
+        return BranchState(layout, predictor, ErrorRate(self.reader, self.sampler.error_growth))
 
     def prepare_timestep_changes(
         self, embed: Callable[[list[float]], torch.Tensor], ahead: bool = True

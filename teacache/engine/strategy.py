@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 
 from ..config import NEVER_SKIP, TeaCacheConfig
 from ..profiles.profile import Profile
+from .growth import Growth, interpolation_growth, random_walk_growth
 
 RATE_THRESHOLD = 0.2
 """Recommended threshold of the indicator `rate`, which no profile rescales."""
 
-AMPLIFIED, TWICE_AMPLIFIED = 2.0, 4.0
-"""How much more an error counts with samplers that add noise, with those of CFG++, and with foreign
-ones; and with those that add noise within a step of several evaluations: at equal errors their
-pictures change more. Chosen on two tuning pairs of the demo model at 30 steps."""
+AMPLIFIED = 2.0
+"""How much more an error counts with samplers that enlarge it: those that combine derivatives of
+three steps and more, those of CFG++, and unknown ones. Chosen on two to four tuning pairs of the
+demo and photos models at 20 and 30 steps."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,17 @@ class SamplerTraits:
         one_eval_per_step: it evaluates once at each level of the schedule, in order.
         foreign: it is in no table, because it is another pack's, or newer than the table: what it
             does is seen while it runs.
+        around_known: it is a foreign wrapper of one sampler that is known, which takes the steps.
         adds_noise: it adds noise between evaluations, so that the denoised latent is continued in
             place of the derivative, which holds that noise.
-        noise_within_steps: it adds noise, and evaluates several times in a step.
         continues_a_branch: it continues a branch of the guidance, as those of CFG++ do.
         visits_every_level: it evaluates at every level of the schedule, also where the sample does
             not move; otherwise a schedule may be padded with levels that are left out.
         raises_levels: it adds noise before it evaluates, at a level above that of its step.
         adaptive: it chooses its own noise levels and may judge the next one by the model's answer,
             so that every step must be computed.
+        unsteady: small differences grow in it until the picture is another one.
+        high_order: it combines the derivatives of three steps and more, with weights of both signs.
     """
 
     name: str
@@ -45,18 +48,24 @@ class SamplerTraits:
     visits_every_level: bool = False
     adaptive: bool = False
     foreign: bool = False
+    around_known: bool = False
     raises_levels: bool = False
     adds_noise: bool = False
-    noise_within_steps: bool = False
     continues_a_branch: bool = False
+    unsteady: bool = False
+    high_order: bool = False
 
     @property
     def error_weight(self) -> float:
         """How much more an expected error counts than with Euler's method."""
-        if self.noise_within_steps:
-            return TWICE_AMPLIFIED
-        amplifies = self.adds_noise or self.foreign or self.continues_a_branch
-        return AMPLIFIED if amplifies else 1.0
+        unknown = self.foreign and not self.around_known
+        enlarges = unknown or self.continues_a_branch or self.high_order
+        return AMPLIFIED if enlarges else 1.0
+
+    @property
+    def error_growth(self) -> Growth:
+        """How the error of a prediction grows with the distance to the cached values."""
+        return random_walk_growth if self.adds_noise else interpolation_growth
 
     @property
     def plannable(self) -> bool:
@@ -68,6 +77,8 @@ class SamplerTraits:
         """Why no plan, and no residual, is continued with a sampler that is not `plannable`."""
         if self.foreign:
             return "what it does between the steps is not known"
+        if self.unsteady:
+            return "small differences grow in it"
         return "it adds noise" if self.adds_noise else "it chooses its own noise levels"
 
 
@@ -118,10 +129,12 @@ class Budget:
     Args:
         count: of computed steps.
         rates: the usual error of each step (`budget.usual_rates`).
+        growth: of the errors.
     """
 
     count: int
     rates: tuple[float, ...]
+    growth: Growth = interpolation_growth
 
 
 @dataclass(frozen=True)
@@ -196,6 +209,8 @@ def resolve_strategy(
     why, name = sampler.why_not_planned, sampler.name
     if sampler.adaptive:
         notes.append(f"The sampler {name} chooses its own noise levels: every step is computed.")
+    elif sampler.unsteady:
+        notes.append(f"In the sampler {name} small differences grow: every step is computed.")
     elif forecast_only:
         notes.append(f"The sampler {name} cannot be forecast ({why}): every step is computed.")
     elif strategy == FORECAST:
@@ -228,7 +243,7 @@ def settings_from_config(
         config = replace(
             config, start_percent=profile.start_percent, end_percent=profile.end_percent
         )
-    every_step = sampler.adaptive or (forecast_only and not sampler.forecast)
+    every_step = sampler.adaptive or sampler.unsteady or (forecast_only and not sampler.forecast)
     return RunSettings(
         config, profile, strategy, threshold, notes=tuple(notes), every_step=every_step
     )

@@ -65,15 +65,18 @@ class PipelineSource:
 
     @contextmanager
     def opened(self, folder: Path) -> Iterator[ServedModel]:
-        from ..hosts.diffusers.loading import load_for_command, placed
+        from ..hosts.diffusers import worker
         from .pipelines import PipelineModel
 
-        pipe, device = load_for_command(
-            self.model, self.precision, online=self.online, verbose=self.verbose
+        source = worker.PipelineSource(
+            self.model,
+            precision=self.precision,
+            placement=self.placement,
+            online=self.online,
+            verbose=self.verbose,
         )
-        model = PipelineModel(pipe, self.name, self.cache, self.steps)
-        with placed(pipe, self.placement, device, None):
-            yield model
+        with source.placed() as (pipe, _):
+            yield PipelineModel(pipe, self.name, self.cache, self.steps)
 
 
 @dataclass(frozen=True)

@@ -56,22 +56,32 @@ def parse_assignments(graph: Graph, arguments: Iterable[str]) -> list[Assignment
 
 
 def apply_assignments(
-    graph: Graph, assignments: Iterable[Assignment], input_types: InputTypes
+    graph: Graph,
+    assignments: Iterable[Assignment],
+    input_types: InputTypes,
+    source: str = "--set",
 ) -> None:
-    """Puts the values into `graph`. A node of an unknown class is left as it is."""
+    """Puts the values into `graph`. A node of an unknown class is left as it is.
+
+    Args:
+        source: where they come from, for messages.
+    """
     for assignment in assignments:
         types = input_types(graph[assignment.node]["class_type"])
         if types is not None:
-            assign(graph, assignment, types)
+            assign(graph, assignment, types, source)
 
 
-def assign(graph: Graph, assignment: Assignment, input_types: dict[str, str]) -> None:
+def assign(
+    graph: Graph, assignment: Assignment, input_types: dict[str, str], source: str = "--set"
+) -> None:
     """Puts the assignment's value into `graph`.
 
     Args:
         graph: changed in place.
         assignment: the node, its input and the value as text.
         input_types: every input of the node's class and its type, such as {"seed": "INT"}.
+        source: where it comes from, for messages.
 
     Raises:
         UserError: the class has no such input, or the value is not of its type.
@@ -79,13 +89,13 @@ def assign(graph: Graph, assignment: Assignment, input_types: dict[str, str]) ->
     node, name = assignment.node, assignment.input
     if name not in input_types:
         raise UserError(
-            f"--set: node {describe(graph, node)} has no input {name!r}"
+            f"{source}: node {describe(graph, node)} has no input {name!r}"
             f"{nearest(name, input_types) or '. Inputs: ' + listing(input_types, 20)}"
         )
     try:
         graph[node]["inputs"][name] = parse_value(assignment.text, input_types[name])
     except ValueError as error:
-        raise UserError(f"--set: node {describe(graph, node)}, input {name}: {error}") from None
+        raise UserError(f"{source}: node {describe(graph, node)}, input {name}: {error}") from None
 
 
 def parse_value(text: str, input_type: str) -> Any:

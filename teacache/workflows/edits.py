@@ -15,7 +15,8 @@ from .graph import Graph, Link, describe, downstream, find_node, is_link, upstre
 from .selection import APPLY, caches_in, find_sampler, prompt_field
 
 PICTURE = "sweep_picture"
-CALIBRATE = "TeaCacheCalibrate"
+CALIBRATE, CALIBRATION = "TeaCacheCalibrate", "calibration"
+"""The class of the node that calibrates, and its id in `calibration_graph`."""
 SAMPLING = ("model", "positive", "negative", "latent_image", "seed", "steps", "cfg",
             "sampler_name", "scheduler")  # fmt: skip
 """The inputs of a sampler that Calibrate TeaCache has as well."""
@@ -157,7 +158,7 @@ def calibration_graph(
         node["positive" if number == 1 else f"positive_{number}"] = link
     behind = downstream(graph, [sampler])
     kept = {name: graph[name] for name in graph if name not in behind}
-    return {**kept, **copies, "calibration": {"class_type": CALIBRATE, "inputs": node}}
+    return {**kept, **copies, CALIBRATION: {"class_type": CALIBRATE, "inputs": node}}
 
 
 def with_prompt(graph: Graph, positive: Link, text: str, prefix: str) -> tuple[Link, Graph]:

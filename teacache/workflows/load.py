@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,41 @@ from .graph import Graph, as_graph, is_editor_format, read_workflow
 Prepared = TypeVar("Prepared")
 Completion = Callable[[Callable[[], Catalog]], Prepared]
 """From a function that returns the node classes, called only for files of the editor."""
+
+
+@dataclass(frozen=True)
+class WorkflowFile:
+    """What a workflow file holds, to be made a graph in another process.
+
+    Attributes:
+        source: the file's name, for messages.
+        seed: of what is chosen at random, so that every process makes the same graph.
+    """
+
+    data: dict[str, Any]
+    source: str
+    seed: int = field(default_factory=lambda: random.getrandbits(64))
+
+    @classmethod
+    def read(cls, path: Path) -> WorkflowFile:
+        """`UserError` where `path` is no workflow."""
+        return cls(read_workflow(path), path.name)
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether it is one as it is; else the node definitions are needed."""
+        return not is_editor_format(self.data)
+
+    def graph_here(self) -> Graph | None:
+        """A checked graph of its own; None where the node definitions are needed for it."""
+        return as_graph(copy.deepcopy(self.data), self.source) if self.is_graph else None
+
+    def graph(self, catalog: Callable[[], Catalog]) -> Graph:
+        """A checked graph of its own; `UserError` where the file cannot be converted."""
+        data = copy.deepcopy(self.data)
+        if self.is_graph:
+            return as_graph(data, self.source)
+        return converted(data, catalog(), self.source, random.Random(self.seed).choice)
 
 
 def load_workflow(path: Path, prepare: Callable[[Graph, str], Prepared]) -> Completion[Prepared]:
@@ -46,7 +83,12 @@ def prepare_workflow(
     return lambda catalog: prepared
 
 
-def converted(data: dict[str, Any], catalog: Catalog, source: str) -> Graph:
-    """A file of the editor as a checked graph; dynamic prompts are chosen at random."""
-    graph = to_graph(data, catalog.classes, source, catalog.replacements, random.choice)
+def converted(
+    data: dict[str, Any],
+    catalog: Catalog,
+    source: str,
+    choose: Callable[[Sequence[str]], str] = random.choice,
+) -> Graph:
+    """A file of the editor as a checked graph; `choose` chooses in dynamic prompts."""
+    graph = to_graph(data, catalog.classes, source, catalog.replacements, choose)
     return as_graph(graph, source)

@@ -20,6 +20,7 @@ NAMES = (
     "guidance interval, by a function",
     "guidance interval, by a guider",
     "scale that falls from 7 to 1, by a guider",
+    "Perp-Neg",
 )
 
 
@@ -33,7 +34,8 @@ def run(model: Any, guidance: Guidance) -> torch.Tensor:
     import comfy.samplers
 
     guider = (guidance.guider or comfy.samplers.CFGGuider)(model)
-    guider.set_conds(*(tiny_models.cond("sd3", number) for number in (1, 2)))
+    branches = 2 if guidance.negative is None else 3
+    guider.set_conds(*(tiny_models.cond("sd3", number + 1) for number in range(branches)))
     guider.set_cfg(3.0)
     latent = tiny_models.latent("sd3", 1)
     noise = comfy.sample.prepare_noise(latent, 1)

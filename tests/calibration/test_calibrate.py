@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,74 +10,26 @@ import pytest
 import tiny_models
 import torch
 from sampling import cached, report_of, sample
+from tiny_calibrations import STEPS, Counting, Interrupted, backend_of, calibrate, plain
 
 from teacache.calibration.calibrator import Calibrator
 from teacache.calibration.journal import Journal
 from teacache.calibration.override import RunOverride
 from teacache.calibration.recorder import Recorder
+from teacache.calibration.shards import in_turn
 from teacache.calibration.sketch import Sketcher
 from teacache.config import TeaCacheConfig
+from teacache.engine.strategy import Budget
 from teacache.errors import ConfigError, UserError
-from teacache.profiles.calibrated import Calibration
 from teacache.profiles.plans import steps_for
 from teacache.report import RunReport
 
 pytestmark = pytest.mark.usefixtures("comfy")
-STEPS = 14
 
 
 @pytest.fixture(scope="module")
 def sd3(comfy: Any) -> Any:
     return tiny_models.build("sd3")
-
-
-def backend_of(model: Any, runs: int = 2, **changed: Any) -> Any:
-    from teacache.hosts.comfyui.backend import ModelCalibrationBackend, Prompt, SamplerSettings
-
-    prompts = [
-        Prompt(tiny_models.cond("sd3", run + 1), tiny_models.cond("sd3", 9), run, f"prompt {run}")
-        for run in range(runs)
-    ]
-    settings = {
-        "steps": STEPS, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", **changed,
-    }  # fmt: skip
-    latent = {"samples": tiny_models.latent("sd3", 1)}
-    return ModelCalibrationBackend(model, latent, SamplerSettings(**settings), prompts)
-
-
-class Interrupted(Exception):
-    pass
-
-
-class Counting:
-    """A backend that counts its runs, and breaks off after some."""
-
-    def __init__(self, backend: Any, breaks_after: int | None = None) -> None:
-        self._backend, self._breaks_after = backend, breaks_after
-        self.runs = 0
-        self.profile, self.steps, self.cases = backend.profile, backend.steps, backend.cases
-        self.about, self.key = backend.about, backend.key
-
-    def sample(self, case: int, override: RunOverride) -> Any:
-        if self.runs == self._breaks_after:
-            raise Interrupted
-        self.runs += 1
-        return self._backend.sample(case, override)
-
-
-def calibrate(
-    backend: Any, path: Path | None = None, trials: int = 1, quick: bool = False
-) -> Calibration:
-    journal = Journal(path, backend.key)
-    with torch.inference_mode():
-        return Calibrator(backend, "mine", journal, trials=trials, quick=quick).run()
-
-
-def plain(calibration: Calibration) -> dict[str, Any]:
-    """As the file holds it, without the date."""
-    data: dict[str, Any] = json.loads(json.dumps(calibration.to_json()))
-    assert data["made"].pop("date")
-    return data
 
 
 @pytest.fixture(scope="module")
@@ -194,13 +145,14 @@ def test_the_best_of_plans_and_forecast_is_kept_for_each_number_of_steps(
     backend = backend_of(sd3)
     journal = Journal(None, backend.key)
     with torch.inference_mode():
-        found = Calibrator(backend, "mine", journal, trials=1).run()
+        found = Calibrator(backend, in_turn(backend), "mine", journal, trials=1).run()
     assert len(found.error_rates) == STEPS and min(found.error_rates) > 0
     assert found.to_json()["rates"] == list(found.error_rates)
-    counts = [count for count in range(STEPS) if journal.outcome(0, count) is not None]
+    budgets = [Budget(count, ()) for count in range(STEPS)]
+    counts = [budget.count for budget in budgets if journal.outcome(0, budget) is not None]
     for count, result in zip(counts, found.plan_results, strict=True):
         assert result.computed_steps <= count
-        forecast = [journal.outcome(case, count) for case in range(2)]
+        forecast = [journal.outcome(case, Budget(count, ())) for case in range(2)]
         errors, computed = zip(*(outcome for outcome in forecast if outcome), strict=True)
         kept, tried = (result.mean_error, result.worst_error), (sum(errors) / 2, max(errors))
         if result.forecast:

@@ -1,4 +1,4 @@
-"""The report and the output of `teacache run`, in this process and on servers."""
+"""The report and the output of a single `teacache run` in this process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from teacache.cli.run import execute
-from teacache.cli.run_remote import vary
-from teacache.cli.run_results import Variation, check_report, print_variations, variation_json
+from teacache.cli.run_results import check_report, print_result
 from teacache.errors import ExecutionError, UserError
 from teacache.hosts.comfyui.headless.session import GraphResult
 from teacache.hosts.comfyui.headless.validation import ValidGraph
@@ -19,7 +18,6 @@ GRAPH = {
     "1": {"class_type": "Sample", "inputs": {"seed": 0}, "_meta": {"title": "Mine"}},
     "2": {"class_type": "Save", "inputs": {"images": ["1", 0]}},
 }
-DEFINITIONS = {"Sample": {"input": {"required": {"seed": ("INT", {})}}}}
 
 
 def result(out: Path) -> GraphResult:
@@ -78,26 +76,9 @@ def test_the_report_of_an_interruption(tmp_path: Path) -> None:
     assert report.keys() == {"status", "seconds"} and report["status"] == "interrupted"
 
 
-def test_the_entries_of_variations(tmp_path: Path) -> None:
-    made = Variation(1, ["1.seed=1"], GRAPH, tmp_path, "http://a", result(tmp_path))
-    assert variation_json(made, tmp_path) == {
-        "server": "http://a",
-        "settings": ["1.seed=1"],
-        "status": "success",
-        "seconds": 1.5,
-        "files": {"2": ["sub/a.png"], "made:1": ["b.png"]},
-        "runs": result(tmp_path).reports,
-    }
-    failed = Variation(2, [], GRAPH, tmp_path, "http://a", failure=ExecutionError("no"))
-    head = {"server": "http://a", "settings": [], "status": "failed"}
-    assert variation_json(failed, tmp_path) == head | {"error": "no"}
-    waiting = Variation(3, [], GRAPH, tmp_path)
-    assert variation_json(waiting, tmp_path)["error"] == "not run"
-
-
-def test_the_output_of_variations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = Variation(1, ["1.seed=1"], GRAPH, tmp_path, "http://a", result(tmp_path))
-    lines = [
+def test_the_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(GRAPH, result(tmp_path))
+    assert capsys.readouterr().out.splitlines() == [
         "10 steps",
         "  Raise it.",
         "  Odd.",
@@ -105,25 +86,6 @@ def test_the_output_of_variations(tmp_path: Path, capsys: pytest.CaptureFixture[
         f"{tmp_path / 'b.png'}",  # of a node that another one added while it ran
         "done in 1.5 s",
     ]
-    assert print_variations([made], verbose=False) == 0
-    assert capsys.readouterr().out.splitlines() == lines
-    failure = ExecutionError("node 1 failed", "the traceback")
-    failed = Variation(2, ["1.seed=2"], GRAPH, tmp_path, "http://b", failure=failure)
-    assert print_variations([made, failed], verbose=True) == 1
-    shown = capsys.readouterr()
-    heads = ["001 1.seed=1 on http://a", "002 1.seed=2 on http://b"]
-    assert shown.out.splitlines() == [heads[0], *lines, heads[1]]
-    assert shown.err.splitlines() == ["the traceback", "teacache: http://b: node 1 failed"]
-
-
-def test_every_combination_is_a_variation(tmp_path: Path) -> None:
-    (alone,) = vary(GRAPH, [], DEFINITIONS, tmp_path)
-    assert alone.graph == GRAPH and alone.folder == tmp_path
-    one, two = vary(GRAPH, [["1.seed=1", "1.seed=2"], ["Mine.seed=3"]], DEFINITIONS, tmp_path)
-    assert one.settings == ["1.seed=1", "Mine.seed=3"] and one.folder == tmp_path / "001"
-    assert two.graph["1"]["inputs"]["seed"] == 3 and GRAPH["1"]["inputs"]["seed"] == 0
-    with pytest.raises(UserError, match=r"node 2 \(Save\): the server does not know it"):
-        vary(GRAPH, [["2.prefix=a"]], DEFINITIONS, tmp_path)
 
 
 def test_a_report_that_is_a_folder(tmp_path: Path) -> None:

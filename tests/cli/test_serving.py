@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ def test_one_workflow(server: Server, tmp_path: Path, capsys: Any) -> None:
     data = json.loads(report.read_text())
     assert data["status"] == "success"
     (entry,) = data["results"]
-    assert entry["files"] == {"10": [picture.name]} and entry["server"] == server.url
+    assert entry["files"] == {"10": [picture.name]} and entry["worker"] == server.url
     assert entry["runs"][0]["steps"] == 8 and entry["runs"][0]["summary"] in shown.out
 
     again = ["--server", server.url, "--out", tmp_path / "again"]
@@ -117,11 +118,15 @@ def test_a_file_of_the_editor(server: Server, tmp_path: Path) -> None:
     assert len(list((tmp_path / "preview").glob("*.png"))) == 1
 
 
-def test_variations_are_shared(servers: list[Server], tmp_path: Path, capsys: Any) -> None:
+def test_variations_on_one_server_and_on_two(
+    servers: list[Server], ray_here: None, tmp_path: Path, capsys: Any
+) -> None:
+    vary = ["--vary", "Prompt.text=dog|cat", "--vary", "7.seed=1|2", *SHORT]
+    assert run(QUICKSTART, *vary, "--server", servers[1].url, "--out", tmp_path / "one") == 0
     report = tmp_path / "report.json"
     options = [option for server in servers for option in ("--server", server.url)]
-    options += ["--out", tmp_path, "--report", report, *SHORT]
-    assert run(QUICKSTART, "--vary", "Prompt.text=dog|cat", "--vary", "7.seed=1|2", *options) == 0
+    options += ["--ray", "--out", tmp_path, "--report", report]
+    assert run(QUICKSTART, *vary, *options) == 0
     entries = json.loads(report.read_text())["results"]
     assert [entry["settings"] for entry in entries] == [
         ["Prompt.text=dog", "7.seed=1"],
@@ -129,9 +134,12 @@ def test_variations_are_shared(servers: list[Server], tmp_path: Path, capsys: An
         ["Prompt.text=cat", "7.seed=1"],
         ["Prompt.text=cat", "7.seed=2"],
     ]
-    assert {entry["server"] for entry in entries} == {server.url for server in servers}
+    assert {entry["worker"] for entry in entries} <= {server.url for server in servers}
     pictures = [next((tmp_path / f"{n:03}").glob("*.png")) for n in range(1, 5)]
     assert len({pixels(picture) for picture in pictures}) == 4
+    for picture in pictures:
+        (alone,) = (tmp_path / "one" / picture.parent.name).glob("*.png")
+        assert pixels(alone) == pixels(picture)
     assert "003 Prompt.text=cat, 7.seed=1 on http" in capsys.readouterr().out
 
 
@@ -171,8 +179,10 @@ def test_a_graph_that_fails_is_status_1(server: Server, tmp_path: Path, capsys: 
         (["--set", "2.rel_l1_thresh=-1"], "node 2 (ApplyTeaCache, 'Apply TeaCache')"),
         (["--set", "Sampler.sampler_name=magic"], "sampler_name"),
         (["--set", "Sampler.step=3"], "has no input 'step'; did you mean 'steps'?"),
-        (["--vary", "seed"], "--vary seed: write NODE.INPUT=A|B"),
-        (["--vary", "Nobody.seed=1|2"], "no node 'Nobody'"),
+        (["--vary", "seed"], "--vary seed: write NAME=A|B"),
+        (["--vary", "seed=1"], "--vary: seed: a job's inputs are called NODE.INPUT"),
+        (["--vary", "Nobody.seed=1|2"], "--vary: Nobody.seed: no node 'Nobody'"),
+        (["--vary", "7.sed=1|2"], "--vary: node 7 (KSampler, 'Sampler') has no input 'sed'"),
         (["--upload", "nowhere.png"], "--upload nowhere.png: no such file"),
     ],
 )
@@ -190,8 +200,8 @@ def test_no_server_there(tmp_path: Path, capsys: Any) -> None:
     for url, line in (("http://127.0.0.1:9", "no ComfyUI answers there"), ("x:1", "http://")):
         assert run(QUICKSTART, "--server", url, "--out", tmp_path / "out") == 2
         assert line in capsys.readouterr().err
-    assert run(QUICKSTART, "--vary", "7.seed=1|2") == 2
-    assert "--vary: needs --server URL" in capsys.readouterr().err
+    assert run(QUICKSTART, "--upload", "a.png", "--out", tmp_path / "out") == 2
+    assert "--upload: needs --server URL" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -239,34 +249,44 @@ def test_ctrl_c_stops_the_server_too(server: Server, tmp_path: Path) -> None:
     raise AssertionError("the server still samples")
 
 
-def test_a_lost_servers_work_goes_to_the_others(
-    server: Server, comfy_dir: Path, tmp_path: Path, capsys: Any
+def test_a_lost_servers_job_goes_to_another_one(
+    servers: list[Server], ray_here: None, tmp_path: Path, capsys: Any
 ) -> None:
-    import asyncio
+    """One of two servers is killed while it samples; the last test that needs both."""
+    alive, dying = servers
+    slow = ["--set", "Sampler.steps=150", "--set", "2.rel_l1_thresh=0"]
+    killed = threading.Thread(target=kill_when_busy, args=(dying,))
+    killed.start()
+    options = ["--server", alive.url, "--server", dying.url, "--ray"]
+    options += ["--vary", "7.seed=1|2|3", "--out", tmp_path / "out"]
+    report = tmp_path / "report.json"
+    assert run(QUICKSTART, *slow, *options, "--report", report) == 0
+    killed.join()
+    told = capsys.readouterr().err
+    assert f"{dying.url} was lost with job" in told and "the job is tried again" in told
+    assert "a worker is given up, 1 left" in told
+    entries = json.loads(report.read_text())["results"]
+    assert [entry["job"] for entry in entries] == [1, 2, 3]
+    assert max(entry["attempts"] for entry in entries) == 2
+    assert len(list((tmp_path / "out").glob("00?/*.png"))) == 3
 
-    from teacache.cli.run_remote import share
-    from teacache.cli.run_results import Variation
-    from teacache.hosts.comfyui.remote import RemoteHost, ServerLost
 
-    graph = json.loads(QUICKSTART.read_text())
-    graph["7"]["inputs"]["steps"] = 4
+def kill_when_busy(server: Server) -> None:
+    for _ in range(600):
+        with urllib.request.urlopen(f"{server.url}/queue") as answer:
+            if json.load(answer)["queue_running"]:
+                server.process.kill()
+                return
+        time.sleep(0.1)
 
-    class Dying(RemoteHost):
-        async def run(self, *args: Any) -> Any:
-            raise ServerLost(f"{self.url}: gone")
 
-    async def both() -> list[Variation]:
-        variations = [Variation(n, [], graph, tmp_path / str(n)) for n in (1, 2)]
-        async with RemoteHost(server.url) as alive, Dying(server.url) as dying:
-            await share([dying, alive], variations)
-            assert all(variation.result for variation in variations)
-            lonely = [Variation(3, [], graph, tmp_path / "3")]
-            await share([dying], lonely)
-            return lonely
-
-    (lonely,) = asyncio.run(both())
-    assert lonely.result is None and "no server is left" in str(lonely.failure)
-    assert "gone" in capsys.readouterr().err
+def test_several_servers_need_ray(tmp_path: Path, capsys: Any) -> None:
+    options = ["--server", "http://127.0.0.1:9", "--server", "http://127.0.0.1:10"]
+    assert run(QUICKSTART, *options, "--out", tmp_path / "out") == 2
+    assert "--server: several share the work with --ray" in capsys.readouterr().err
+    assert run(QUICKSTART, *options, "--ray", "--workers", "2", "--out", tmp_path / "out") == 2
+    assert "--workers: not with --server" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

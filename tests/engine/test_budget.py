@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacache.config import FORCE_COMPUTE
-from teacache.engine.budget import EARLY, MOST, StepBudget, one_step_span, rates_at, usual_rates
+from teacache.engine.budget import EARLY, MOST, StepBudget, one_step_growth, rates_at, usual_rates
 from teacache.engine.indicators import ErrorRate
 from teacache.schedule import Schedule
 
@@ -44,7 +44,7 @@ def run_of(
         if not skip:
             computed.append(step)
             accumulated = 0.0
-            rate = errors[step] / one_step_span(sigmas, max(step, 2))
+            rate = errors[step] / one_step_growth(sigmas, max(step, 2))
     return computed
 
 
@@ -69,7 +69,7 @@ def test_the_number_is_kept_whatever_the_errors(
 def test_errors_as_usual_give_exactly_the_number(speedup: float) -> None:
     sigmas = shifted_sigmas(20, 3.0)
     errors = [
-        rate * one_step_span(sigmas, max(step, 2)) / 50
+        rate * one_step_growth(sigmas, max(step, 2)) / 50
         for step, rate in enumerate(usual_rates(sigmas))
     ]
     count = round(20 / speedup)
@@ -86,7 +86,7 @@ def test_large_errors_are_computed_where_they_are() -> None:
 def test_a_models_own_errors_place_the_steps() -> None:
     """The same sample: a model known to be hard late keeps steps for later."""
     sigmas, errors = shifted_sigmas(40, 1.0), [0.05] * 40
-    known = [1.0 / one_step_span(sigmas, max(step, 2)) for step in range(40)]
+    known = [1.0 / one_step_growth(sigmas, max(step, 2)) for step in range(40)]
     late = [rate * (50.0 if step > 25 else 1.0) for step, rate in enumerate(known)]
     first = sum(step <= 25 for step in run_of(sigmas, errors, 20, known))
     kept = sum(step <= 25 for step in run_of(sigmas, errors, 20, late))
@@ -111,7 +111,7 @@ def test_where_errors_are_too_large_more_steps_are_computed_and_it_is_known() ->
         budget = StepBudget(sigmas, sizes, usual_rates(sigmas), [False] * 20, 8)
         for step in range(3):
             budget.record(step, skipped=False)
-        budget.relative(0.1, 3, nodes, error / one_step_span(sigmas, 3))
+        budget.relative(0.1, 3, nodes, error / one_step_growth(sigmas, 3))
         assert budget.exceeded == exceeded and 0 < budget.threshold <= MOST
         assert budget.notes(8) == [], "as many as wanted"
         told = [
@@ -156,14 +156,15 @@ def test_rates_follow_the_levels_of_another_schedule() -> None:
 def test_usual_errors_are_largest_at_both_ends() -> None:
     sigmas = shifted_sigmas(20, 3.0)
     errors = [
-        rate * one_step_span(sigmas, max(step, 2)) for step, rate in enumerate(usual_rates(sigmas))
+        rate * one_step_growth(sigmas, max(step, 2))
+        for step, rate in enumerate(usual_rates(sigmas))
     ]
     assert errors[3] > 2 * errors[10] and errors[18] > 2 * errors[10]
 
 
 def test_where_another_run_follows_the_last_errors_are_not_those_of_an_end() -> None:
     sigmas = [1.0 - 0.03 * step for step in range(11)]
-    spans = [one_step_span(sigmas, max(step, 2)) for step in range(10)]
+    spans = [one_step_growth(sigmas, max(step, 2)) for step in range(10)]
 
     def relative(ends: bool) -> list[float]:
         rates = usual_rates(sigmas, ends=ends)

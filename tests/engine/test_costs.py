@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from read_spy import reads_of_evaluations
 from sampling import SKIP_ALL, cached, report_of, sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.gpu.reads import reads_of_evaluations
 from teacache.engine.device import DeviceReader, SigmaReader
 from teacache.engine.run import Run
 from teacache.schedule import Schedule, StepTracker
@@ -208,7 +208,7 @@ def test_every_read_from_the_device_is_counted(
 ) -> None:
     """By a spy on what makes the host wait: within evaluations none but the run's reader does."""
     clone, handle = cached(tiny_models.build(name), 0.5, **config)
-    with reads_of_evaluations() as reads:
+    with reads_of_evaluations(torch.device("cpu"), "teacache").watching() as reads:
         sample(clone, name, steps=12)
     assert report_of(handle).skipped
     assert reads.modules == {"teacache.engine.device"}

@@ -81,7 +81,7 @@ def known(run: Run, error: float | None, sigmas: Sequence[float] = (0.9, 0.8)) -
     for sigma in sigmas:
         state.predictor.observe(sigma, torch.ones(1, 1))
     state.error_rate._error = error
-    state.error_rate._span = abs(sigmas[-1] - sigmas[-2])
+    state.error_rate._grown = abs(sigmas[-1] - sigmas[-2])
     return state
 
 

@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacache.config import TeaCacheConfig
-from teacache.engine.budget import rates_at, usual_rates
+from teacache.engine.budget import one_step_growth, rates_at, usual_rates
+from teacache.engine.growth import random_walk_growth
 from teacache.engine.presets import RunContext, resolve_settings
-from teacache.engine.strategy import FAITHFUL, FORECAST, PLANNED, SamplerTraits
+from teacache.engine.strategy import FAITHFUL, FORECAST, PLANNED, Budget, SamplerTraits
 from teacache.errors import ConfigError
 from teacache.profiles.calibrated import PlanResult
 from teacache.profiles.conditions import differences, incompatibility
 from teacache.profiles.plans import adapt_plan, apply_limits, steps_for
 from teacache.profiles.profile import Threshold, load_profiles
+from teacache.schedule import Schedule
 
 EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
 NOISY = SamplerTraits("euler_ancestral", adds_noise=True)
@@ -171,17 +173,24 @@ def test_a_sampler_that_cannot_be_forecast_goes_by_published_thresholds() -> Non
 
 
 def test_a_sampler_that_adds_noise_keeps_the_number_and_no_plan() -> None:
-    """Early errors count more there: more of the computed steps are at the start."""
+    """Its errors grow as a random walk, and more of the computed steps are at the start."""
     chosen = resolve_settings(config("2.0x"), known(calibration=calibration(), sampler=NOISY))
     assert chosen.plan is None and chosen.budget is not None and chosen.strategy == FORECAST
     assert "cannot be planned, it adds noise" in chosen.evidence
     plain = resolve_settings(config("2.0x"), known())
     assert plain.budget is not None and plain.budget.count == chosen.budget.count
 
-    def early(rates: tuple[float, ...]) -> float:
-        return rates[3] / rates[len(rates) // 2]
+    assert chosen.budget.growth is random_walk_growth
 
-    assert early(chosen.budget.rates) > 3 * early(plain.budget.rates)
+    def early(budget: Budget) -> float:
+        axis = Schedule(conditions().sigmas).axis
+        errors = [
+            budget.rates[step] * one_step_growth(axis, step, budget.growth)
+            for step in (3, len(budget.rates) // 2)
+        ]
+        return errors[0] / errors[1]
+
+    assert early(chosen.budget) > 2 * early(plain.budget)
 
 
 def test_threshold_zero_is_off_whatever_the_preset() -> None:

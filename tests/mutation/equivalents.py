@@ -160,8 +160,8 @@ _BY_REASON: dict[str, list[tuple[str, str, str, str]]] = {
             "self._parts: tuple[int, ...] = ()",
             "self._parts: tuple[int, ...] = None",
         ),
-        (INDICATORS, "ErrorRate.__init__", "self._span = 1.0", "self._span = None"),
-        (INDICATORS, "ErrorRate.__init__", "self._span = 1.0", "self._span = 2.0"),
+        (INDICATORS, "ErrorRate.__init__", "self._grown = 1.0", "self._grown = None"),
+        (INDICATORS, "ErrorRate.__init__", "self._grown = 1.0", "self._grown = 2.0"),
         (
             RUN,
             "Run.__init__",

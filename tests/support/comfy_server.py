@@ -21,11 +21,12 @@ START_SECONDS = 120
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its address, its base directory, and its log file."""
+    """A running server: its address, its base directory, its log file, and its process."""
 
     url: str
     base: Path
     log: Path
+    process: subprocess.Popen[bytes]
 
 
 def _free_port() -> int:
@@ -63,7 +64,7 @@ def serving(
             command, stdout=output, stderr=subprocess.STDOUT, cwd=base, env=environment
         )
     try:
-        server = Server(f"http://127.0.0.1:{port}", base, log)
+        server = Server(f"http://127.0.0.1:{port}", base, log, process)
         _wait(server, process)
         yield server
     finally:

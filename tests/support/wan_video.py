@@ -32,14 +32,18 @@ def load_pack() -> ModuleType:
     return sys.modules[str(FOLDER).replace(".", "_x_")]
 
 
+def _package() -> str:
+    import nodes
+
+    name: str = nodes.NODE_CLASS_MAPPINGS["WanVideoSampler"].__module__
+    return name.rpartition(".")[0]
+
+
 def model(seed: int = 0) -> Any:
     """A patcher as the pack's loader makes it, with random weights."""
     from comfy.model_patcher import ModelPatcher
 
-    import nodes
-
-    package = nodes.NODE_CLASS_MAPPINGS["WanVideoSampler"].__module__.rpartition(".")[0]
-    classes = importlib.import_module(f"{package}.wanvideo.modules.model")
+    classes = importlib.import_module(f"{_package()}.wanvideo.modules.model")
     torch.manual_seed(seed)
     transformer = classes.WanModel().eval().requires_grad_(False)
     made = classes.WanVideoModel(transformer)
@@ -93,6 +97,13 @@ def cached(model: Any, threshold: float | None = None, **config: Any) -> tuple[A
     clone, handle = apply_to_wan_video(model, settings)
     assert handle is not None
     return clone, handle
+
+
+def scheduler_class(name: str) -> Any:
+    """The class of the stand-in's scheduler that the sampler calls `name`."""
+    module = importlib.import_module(f"{_package()}.schedulers")
+    made, *_ = module.get_scheduler(name, 20, 0, -1, 5.0)
+    return type(made)
 
 
 def transformer(model: Any) -> Any:

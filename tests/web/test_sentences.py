@@ -32,6 +32,7 @@ SAMPLERS = (
     SamplerTraits("euler_ancestral", adds_noise=True),
     SamplerTraits("made_up", foreign=True),
     SamplerTraits("dpm_adaptive", forecast=False, adaptive=True),
+    SamplerTraits("made_up", forecast=False, unsteady=True),
     SamplerTraits("made_up", forecast=False, foreign=True),
     SamplerTraits("made_up", forecast=False, adds_noise=True),
 )

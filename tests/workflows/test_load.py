@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from teacache.errors import UserError
 from teacache.workflows.assignments import Assignment, apply_assignments, parse_assignments
 from teacache.workflows.definitions import Catalog, input_specs, input_types
-from teacache.workflows.load import load_workflow
+from teacache.workflows.load import WorkflowFile, load_workflow
 
 DEFINITIONS = {
     "Load": {"input": {"required": {"name": (["a", "b"],)}, "optional": {"much": ("FLOAT", {})}}},
@@ -112,3 +113,28 @@ def test_assignments_to_unknown_and_to_empty_classes() -> None:
     assert graph["1"]["inputs"] == {}, "the check of the graph names the unknown class"
     with pytest.raises(UserError, match=r"node 2 \(Empty\) has no input 'name'. Inputs: none"):
         apply_assignments(graph, parse_assignments(graph, ["2.name=a"]), types_of)
+
+
+def test_every_process_makes_the_same_graph_of_a_file_with_dynamic_prompts(tmp_path: Path) -> None:
+    prompt = "{" + "|".join(map(str, range(100))) + "}"
+    node = {"id": 1, "type": "Text", "widgets_values": [prompt]}
+    path = saved(tmp_path, {"nodes": [node], "links": []})
+    text = {"input": {"required": {"text": ("STRING", {"dynamicPrompts": True})}}}
+
+    def chosen(file: WorkflowFile) -> str:
+        graph = file.graph(lambda: Catalog({"Text": text}))
+        return str(graph["1"]["inputs"]["text"])
+
+    files = [WorkflowFile.read(path) for _ in range(10)]
+    for file in files:
+        assert chosen(file) == chosen(pickle.loads(pickle.dumps(file)))
+    assert len({chosen(file) for file in files}) > 1
+    assert files[0].graph_here() is None
+
+
+def test_a_graph_needs_no_definitions(tmp_path: Path) -> None:
+    file = WorkflowFile.read(saved(tmp_path, API))
+    graph = file.graph_here()
+    assert graph == file.graph(no_definitions) == API
+    graph["1"]["inputs"]["name"] = "a"
+    assert file.graph_here() == API, "each is a copy"

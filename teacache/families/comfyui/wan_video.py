@@ -54,3 +54,11 @@ def leaves_out_an_end(transformer: Any) -> bool:
     """Whether skip layer guidance leaves out the first or the last block of the stack."""
     left_out = transformer.slg_blocks or ()
     return not {0, len(transformer.blocks) - 1}.isdisjoint(left_out)
+
+
+def is_turned_round(transformer: Any) -> bool:
+    """Whether the sampler goes on with the negative of what the model gives (LongCat).
+
+    Older versions of the pack know no such models.
+    """
+    return hasattr(transformer, "is_longcat") and bool(transformer.is_longcat)

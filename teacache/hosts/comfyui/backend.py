@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +16,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ...calibration.calibrator import SampledRun
 from ...calibration.override import RunOverride
+from ...calibration.shards import SampledRun
 from ...comparison import Point, Sample, StepListener
 from ...comparison.runner import WARM_UP_STEPS
 from ...config import TeaCacheConfig
@@ -29,6 +29,7 @@ from .samplers import sampler_traits
 from .wrappers import KEY
 
 TIMED = "sampling alone: model loaded, without decoding"
+SEEDS = 2**64
 Latent = dict[str, Any]
 """As nodes pass it on: `samples`, and maybe `noise_mask` and `batch_index`."""
 Preview = tuple[str, Any, int]
@@ -175,8 +176,27 @@ class ModelSamplingBackend:
         return pictures.flatten(0, -4).float().clamp(0, 1).cpu()
 
 
+def calibration_prompts(
+    positive: Any, negative: Any, further: Mapping[str, Any], seed: int, seeds: int
+) -> list[Prompt]:
+    """The runs of Calibrate TeaCache.
+
+    Args:
+        positive, negative: conditioning as nodes pass it on.
+        further: more prompts, by the name of the input; None where an input is not connected.
+        seed: of the first run; every further run takes the next one.
+        seeds: runs with each prompt.
+    """
+    every = [positive, *(further[key] for key in sorted(further) if further[key] is not None)]
+    numbered = [(number, prompt) for number, prompt in enumerate(every, 1) for _ in range(seeds)]
+    return [
+        Prompt(prompt, negative, (seed + run) % SEEDS, f"prompt {number}")
+        for run, (number, prompt) in enumerate(numbered)
+    ]
+
+
 class ModelCalibrationBackend:
-    """A `calibration.calibrator.CalibrationBackend`.
+    """A `calibration.shards.CalibrationBackend`.
 
     Args:
         latent: to start from; an empty one is sampled from noise.
@@ -235,7 +255,8 @@ class ModelCalibrationBackend:
         config = TeaCacheConfig(rel_l1_thresh=None, profile=self.profile.name)
         model, cache = apply_teacache(self._model, config, override=override)
         assert cache is not None
-        latent = sample_model(model, self._latent, self._settings, self._prompts[case])
+        with torch.inference_mode():
+            latent = sample_model(model, self._latent, self._settings, self._prompts[case])
         report = cache.report_for()
         assert report is not None
         return SampledRun(latent, report.computed_steps)

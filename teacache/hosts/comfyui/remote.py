@@ -9,14 +9,13 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import aiohttp
 
 from ...errors import ExecutionError, UserError
-from ...files import unused_path, write_atomically
+from ...files import save_beside
 from ...workflows.definitions import Catalog, Definitions
 from ...workflows.graph import Graph, describe, title
 from .headless.session import GraphResult, Progress
@@ -70,10 +69,10 @@ class RemoteHost:
             replacements = await answer.json() if answer.status == 200 else {}  # since 0.13
         return Catalog(await self.definitions(), replacements)
 
-    async def upload(self, file: Path) -> str:
+    async def upload(self, name: str, content: bytes) -> str:
         """Uploads a picture to the server's input folder; returns its name there."""
         form = aiohttp.FormData(quote_fields=False)
-        form.add_field("image", file.read_bytes(), filename=file.name)
+        form.add_field("image", content, filename=name)
         form.add_field("overwrite", "true")
         answer = await self._json("POST", "upload/image", data=form)
         return str(answer["name"])
@@ -179,15 +178,6 @@ class RemoteHost:
                 path = folder / safe_path(item["subfolder"], item["filename"])
                 files.setdefault(node, []).append(save_beside(path, content))
         return files
-
-
-def save_beside(path: Path, content: bytes) -> Path:
-    """Writes `content` to `path`, or beside it if another file has that name; returns where."""
-    if path.is_file() and path.read_bytes() == content:
-        return path
-    free = unused_path(path)
-    write_atomically(free, partial(Path.write_bytes, data=content))
-    return free
 
 
 def safe_path(subfolder: str, filename: str) -> PurePosixPath:

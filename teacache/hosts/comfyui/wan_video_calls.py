@@ -21,9 +21,10 @@ from ...engine.decision import Decision
 from ...engine.device import Mark
 from ...engine.forward import PredictionForward, StackForward, decide_by_error_rate
 from ...engine.run import Run
-from ...families.comfyui.wan_video import leaves_out_an_end
+from ...families.comfyui.wan_video import is_turned_round, leaves_out_an_end
 from ...families.streams import FamilyMismatch, reading_model
 from ..common import embed_timesteps, prepare_stack
+from .parametrisation import DERIVATIVE
 from .wan_video_schedulers import TIMESTEPS
 
 PREDICTION = "prediction"
@@ -226,11 +227,14 @@ class WanVideoCalls:
                 predicted = followed.predict(like)
                 if predicted is not None:
                     comfy.model_management.throw_exception_if_processing_interrupted()
+                    if run.sampler.adds_noise:
+                        where = self._where(run, given, predicted)
+                        predicted = DERIVATIVE.encode(*where, predicted)
                     return [predicted[0].clone()], *[None] * self._beside
             out = forward(**given)
         else:
             out = self._through_stack(run, decision, branch, layout, forward, given)
-        return self._observed(run, decision, followed, out)
+        return self._observed(run, given, followed, out)
 
     def _identify(
         self, window: int | None, run: Run, given: Mapping[str, Any]
@@ -294,20 +298,52 @@ class WanVideoCalls:
         with self._stack.installed(StackForward(run, decision, [branch], layout)):
             return forward(**given)
 
-    def _observed(self, run: Run, decision: Decision, followed: PredictionForward, out: Any) -> Any:
-        """`out` after what is to be cached of it was cached, corrected for the skips before it."""
+    def _observed(
+        self, run: Run, given: Mapping[str, Any], followed: PredictionForward, out: Any
+    ) -> Any:
+        """`out` after what is to be cached of it was cached, corrected for the skips before it.
+
+        Where the scheduler adds noise, that is the denoised latent: the prediction, which is a
+        derivative, holds the noise that was added last.
+        """
+        origin = None
         try:
             with reading_model():
                 value = _prediction_in(out)[None].clone()
                 self._beside = len(out) - 1
+                if run.sampler.adds_noise:
+                    origin, sigma = self._where(run, given, value)
+                    value = DERIVATIVE.decode(origin, sigma, value)
         except FamilyMismatch as mismatch:
             run.give_up(mismatch)
             return out
         if followed.skipping:
             followed.skipped(value)
             return out
-        corrected = followed.observe(value)
+        corrected = followed.observe(value, origin)
         return out if corrected is value else ([corrected[0]], *out[1:])
+
+    def _where(
+        self, run: Run, given: Mapping[str, Any], like: torch.Tensor
+    ) -> tuple[torch.Tensor, float]:
+        """The latent of a call and its noise level, as the derivative that the model gives has it.
+
+        Args:
+            like: of the shape of the prediction, [1, channels, frames, height, width]. Some models
+                are given more channels, which come after those of the latent.
+
+        Returns:
+            The latent in the shape of `like`, and the level: less than 0 where the sampler goes on
+            with the negative of what the model gives.
+
+        Raises:
+            TypeError: the prediction is not of the latent's size.
+        """
+        latent = given["x"][0][None, : like.shape[1]].float()
+        if latent.shape != like.shape:
+            raise TypeError("the prediction has not the size of the latent")
+        sigma = run.position.sigma
+        return latent, -sigma if is_turned_round(self._transformer) else sigma
 
 
 def _prediction_in(out: Any) -> torch.Tensor:

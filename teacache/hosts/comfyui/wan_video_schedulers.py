@@ -27,29 +27,26 @@ DETERMINISTIC = (
     "FlowMatchSchedulerPusa",
 )
 """Deterministic unless their settings add noise."""
-STOCHASTIC = (
-    "FlowMatchLCMScheduler",
-    "ERSDEScheduler",
-    "rCMFlowMatchScheduler",
-    "ViBTScheduler",
-)
-"""They add noise between the steps: nothing is extrapolated from one step to another."""
+NOISY = ("FlowMatchLCMScheduler", "ERSDEScheduler")
+"""They add noise between the steps: the denoised latent is continued."""
+NOT_FORECAST = ("rCMFlowMatchScheduler", "ViBTScheduler")
+"""They add noise, and what is denoised is not where a trajectory of flow matching leads."""
 
 
 def sampler_traits(scheduler: Any) -> SamplerTraits:
     """The traits of a scheduler of the pack; one that is in no table is not extrapolated."""
     name = type(scheduler).__name__
-    known = name in EULER + DETERMINISTIC
+    forecast = name in EULER + DETERMINISTIC + NOISY
     config = scheduler.config if hasattr(scheduler, "config") else {}
-    forecast = known and not configured_to_add_noise(config)
+    noisy = name in NOISY + NOT_FORECAST or configured_to_add_noise(config)
     return SamplerTraits(
         name,
         forecast=forecast,
-        euler=forecast and name in EULER,
+        euler=name in EULER and not noisy,
         one_eval_per_step=forecast,
         visits_every_level=True,
-        adds_noise=not forecast,
-        foreign=not known and name not in STOCHASTIC,
+        adds_noise=noisy,
+        foreign=not forecast and name not in NOT_FORECAST,
     )
 
 

@@ -25,6 +25,7 @@ from .guidance import has_own_guidance
 from .inner_samplers import InnerLevels
 from .memory import allocation_context
 from .parametrisation import DENOISED, DERIVATIVE, Parametrisation
+from .precision import Rounding
 from .samplers import conditioning_boundaries, conditioning_phase, control_strengths
 
 KEY = "teacache"
@@ -55,6 +56,7 @@ class RunWrappers:
         noisy = run.sampler.adds_noise or run.sampler.foreign
         self._parametrisation: Parametrisation = DENOISED if noisy else DERIVATIVE
         self._guided_forward: GuidedForward | None = None
+        self._rounding = Rounding(guider)
         self._inner_levels = InnerLevels()
         self._shown: torch.Tensor | None = None
         """The level that the model is shown, where the sampler may be at another one; [rows]."""
@@ -109,6 +111,7 @@ class RunWrappers:
         run, level = self._run, self._inner_levels.take()
         self._shown = None if level is None else timestep
         run.begin_evaluation(timestep if level is None else level, x.device)
+        self._rounding.begin_evaluation()
 
         def evaluate() -> Any:
             return predict(x, timestep, *args, **kwargs)
@@ -165,7 +168,9 @@ class RunWrappers:
             return denoised
         origin = self._parametrisation.origin(x)
         whole = None if origin is None else _joined([origin] * len(parts))
-        corrected = forward.observe(value, whole)
+        derived = self._parametrisation is DERIVATIVE
+        rounding = self._rounding.error(denoised) if derived else None
+        corrected = forward.observe(value, whole, rounding)
         if corrected is value:
             return denoised
         latents = [
@@ -207,7 +212,7 @@ class RunWrappers:
                 parametrisation.decode(x, sigma, next(values)) if known else torch.zeros_like(x)
                 for known in given
             ]
-        outputs = executor(model, conds, x, timestep, model_options)
+        outputs = self._rounding.noted(executor(model, conds, x, timestep, model_options))
         if _predictions(outputs, x):
             evaluated = [out for out, known in zip(outputs, given, strict=True) if known]
             forward.observe(key, [parametrisation.encode(x, sigma, out) for out in evaluated])
@@ -245,17 +250,18 @@ class RunWrappers:
         if self._guided_forward is not None:
             return self._guided_pass(executor, model, conds, x, timestep, model_options)
         if self._run.strategy.caches_prediction:
-            return executor(model, conds, x, timestep, model_options)
+            return self._rounding.noted(executor(model, conds, x, timestep, model_options))
         key = pass_key(model_options.get("transformer_options", {}))
         decision = self._run.decide(key, window=("frames", key[0]))
         outer, self._decision = self._decision, decision
         try:
             try:
-                return executor(model, conds, x, timestep, model_options)
+                outputs = executor(model, conds, x, timestep, model_options)
             except RecomputePass:
                 _wait_for_devices(model_options)
                 decision.restart()
-                return executor(model, conds, x, timestep, model_options)
+                outputs = executor(model, conds, x, timestep, model_options)
+            return self._rounding.noted(outputs)
         finally:
             self._decision = outer
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...calibration.calibrator import SampledRun
 from ...calibration.override import RunOverride
+from ...calibration.shards import SampledRun
 from ...comparison import Point, Sample, StepListener
 from ...config import TeaCacheConfig
 from ...digest import digest
@@ -64,7 +64,7 @@ class PipelineSamplingBackend:
 
 
 class PipelineCalibrationBackend:
-    """A `calibration.calibrator.CalibrationBackend`. Pictures are compared, not latents.
+    """A `calibration.shards.CalibrationBackend`. Pictures are compared, not latents.
 
     Args:
         model: its name, for the user.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 
 from ...engine.forward import PredictionForward
+from ...engine.rounding import rounding_error
 from ...engine.run import Run
 from .conversions import UNCHANGED, Conversion, StepInputs
 from .schedulers import LoopSigmas, with_noise
@@ -47,6 +49,18 @@ class Evaluated:
         if self._sample is None:
             return None
         return self._conversion.origin_of(self._sample, self.value)
+
+    def rounding_error(self, branches: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """That of the value; None where it is negligible, and for denoised latents.
+
+        Args:
+            branches: what the model returned, two of them in one batch or each by itself.
+        """
+        rows = self._output.shape[0]
+        parts = [part for each in branches for part in torch.split(each, rows)]
+        if self._sample is not None or not parts:
+            return None
+        return rounding_error(parts[0].dtype, self._output, parts)
 
     def predicted_by(self, forward: PredictionForward) -> torch.Tensor:
         """The output that the predicted value stands for.
@@ -93,6 +107,7 @@ class Follower:
         output: torch.Tensor,
         inputs: StepInputs,
         changed: bool,
+        branches: Sequence[torch.Tensor],
     ) -> torch.Tensor:
         """What the scheduler is given.
 
@@ -102,6 +117,7 @@ class Follower:
             output: the model's, after guidance; zeros where its call was skipped.
             inputs: what else the scheduler's step is given.
             changed: the output is not made of the same calls as the one before.
+            branches: what the calls returned that the output is made of.
         """
         if not forward.skipping and inputs.noise != self._noise:
             self._heed_noise(run, inputs.noise)
@@ -122,7 +138,8 @@ class Follower:
             return known.predicted_by(forward)
         if changed:
             forward.restart()
-        corrected = forward.observe(known.value, known.origin)
+        rounding = known.rounding_error(branches)
+        corrected = forward.observe(known.value, known.origin, rounding)
         return output if corrected is known.value else known.output_of(corrected)
 
     def _evaluated(

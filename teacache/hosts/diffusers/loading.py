@@ -137,17 +137,6 @@ def load_pipeline(
     return pipe
 
 
-def load_for_command(
-    model: str, precision: str, *, online: bool, verbose: bool
-) -> tuple[Any, torch.device]:
-    """The pipeline of the option --model, and the device that it is to be placed on."""
-    require_diffusers()
-    quiet(verbose)
-    device = default_device()
-    pipe = load_pipeline(model, source="--model", precision=precision, device=device, online=online)
-    return pipe, device
-
-
 def cache_settings(backend: str | None, config: Mapping[str, Any] | None) -> TeaCacheConfig | None:
     """The settings that `cache_backend` and `cache_config` stand for; None for no cache.
 

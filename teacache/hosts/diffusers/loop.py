@@ -94,6 +94,8 @@ class DenoisingLoop:
         self._branches = Branches(self.reads, text_arguments)
         self._calls = EvaluationCalls(self.reads)
         self._output_structures: dict[Hashable, OutputStructure] = {}
+        self._outputs: list[torch.Tensor] = []
+        """What the calls of this evaluation returned, where it is computed."""
         self._prediction: PredictionForward | None = None
         """The evaluation whose prediction the scheduler is about to receive."""
         self._timesteps: dict[float, torch.Tensor] = {}
@@ -240,6 +242,8 @@ class DenoisingLoop:
             out = self._computed_or_zeros(run, decision, branch, call)
         else:
             out = self._through_stack(run, decision, branch, call, first)
+        if self._prediction is not None and not self._prediction.skipping:
+            self._outputs += tensors_in(out)
         self._mark_answer()
         run.reader.count += self.reads.take()
         return out
@@ -313,6 +317,7 @@ class DenoisingLoop:
 
     def _followed(self, prediction: torch.Tensor, inputs: StepInputs) -> torch.Tensor:
         forward, self._prediction = self._prediction, None
+        outputs, self._outputs = self._outputs, []
         run, evaluation = self._run, self._evaluations - 1
         if run is None:
             return prediction
@@ -323,7 +328,7 @@ class DenoisingLoop:
         changed = self._predicted_from not in (None, made_of) or self._recompute
         self._predicted_from, self._other_calls = made_of, Counter()
         self._recompute = changed and forward.skipping
-        return self._follower.follow(run, forward, evaluation, prediction, inputs, changed)
+        return self._follower.follow(run, forward, evaluation, prediction, inputs, changed, outputs)
 
     def _begin(self, module: nn.Module, given: dict[str, Any]) -> None:
         self.end_evaluation()
@@ -347,6 +352,7 @@ class DenoisingLoop:
         if not self._run.strategy.caches_prediction:
             self._recompute = self._calls.numbers_changed
         self._calls.begin_evaluation()
+        self._outputs = []
         self._timestep = timestep
         self._stepped = None if self._stepped is None else False
         self._evaluations += 1
@@ -385,6 +391,7 @@ class DenoisingLoop:
         run.report.sigmas = list(self.sigmas.sigmas)  # a loop of the user's own tells them late
         self._run = None
         self._calls, self._prediction = EvaluationCalls(self.reads), None
+        self._outputs = []
         self._stacks, self._timesteps, self._output_structures = {}, {}, {}
         self._branches = Branches(self.reads)
         return run.finish(outcome)

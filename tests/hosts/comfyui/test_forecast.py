@@ -219,7 +219,7 @@ def test_samplers_that_add_noise_are_forecast_by_the_denoised_latent(
 ) -> None:
     """The noise is the sampler's own: the same seed gives nearly the same picture."""
     native = sample(sd3, "sd3", steps=20, sampler=sampler)
-    clone, handle = forecast(sd3, 2.0)
+    clone, handle = forecast(sd3, 1.0)
     got = sample(clone, "sd3", steps=20, sampler=sampler)
     report = report_of(handle)
     assert report.method == "forecast" and report.skipped > 0 and not report.warnings

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from teacache.engine.strategy import AMPLIFIED
+
 pytestmark = pytest.mark.usefixtures("comfy")
 
 ONE_EVALUATION = ["euler", "dpmpp_2m", "lms", "ipndm", "ipndm_v", "deis", "res_multistep"]
-ONE_EVALUATION += ["gradient_estimation", "euler_cfg_pp", "dpmpp_2m_cfg_pp"]
-ONE_EVALUATION += ["res_multistep_cfg_pp", "gradient_estimation_cfg_pp"]
+ONE_EVALUATION += ["gradient_estimation", "euler_cfg_pp"]
+UNSTEADY = ["dpmpp_2m_cfg_pp", "dpmpp_2s_ancestral_cfg_pp", "res_multistep_cfg_pp"]
+UNSTEADY += ["res_multistep_ancestral_cfg_pp", "gradient_estimation_cfg_pp"]
 SEVERAL_EVALUATIONS = ["heun", "heunpp2", "dpm_2", "unipc", "unipc_bh2"]
 LISTED_AS = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
 """How ComfyUI lists the samplers that have another name than their function."""
@@ -55,6 +58,20 @@ def test_deterministic_samplers_are_known(name: str) -> None:
     assert found.one_eval_per_step is (name in ONE_EVALUATION)
     assert found.euler is (name == "euler")
     assert found.name == name
+
+
+@pytest.mark.parametrize("name", UNSTEADY)
+def test_a_sampler_in_which_small_differences_grow_is_computed_in_full(name: str) -> None:
+    found = traits(named(name))
+    assert found.unsteady and not (found.plannable or found.forecast or found.foreign)
+    assert found.why_not_planned == "small differences grow in it"
+
+
+def test_errors_count_more_where_they_are_enlarged() -> None:
+    for name in ("euler", "dpmpp_2m", "euler_ancestral", "dpmpp_sde"):
+        assert traits(named(name)).error_weight == 1
+    for name in ("lms", "ipndm", "deis", "unipc", "euler_cfg_pp"):
+        assert traits(named(name)).error_weight == AMPLIFIED
 
 
 @pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
@@ -148,8 +165,9 @@ def test_a_wrapper_has_the_traits_of_the_sampler_in_it() -> None:
     for name in ("euler", "dpmpp_2m", "heun"):
         found = around(name)
         assert found.foreign and found.forecast and not (found.euler or found.one_eval_per_step)
-    assert around("lcm").adds_noise and around("dpmpp_sde").noise_within_steps
-    assert not around("dpmpp_2s_ancestral").forecast
+    assert around("lcm").adds_noise and around("dpmpp_2s_ancestral").adds_noise
+    assert around("euler").error_weight == 1 and around("lms").error_weight == AMPLIFIED
+    assert traits(of(sample_heun)).error_weight == AMPLIFIED, "nothing is known of it"
     assert around("dpm_adaptive").adaptive
     two = {"one": named("dpm_adaptive"), "other": named("euler")}
     assert not traits(of(sample_heun, two)).adaptive, "it is not known which one it follows"

@@ -27,24 +27,75 @@ def model() -> Any:
     return wan_video.model()
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "said"),
-    [
-        ("lcm", "The sampler FlowMatchLCMScheduler cannot be forecast (it adds noise"),
-        ("dpm++_sde", "The sampler FlowDPMSolverMultistepScheduler cannot be forecast (it adds"),
-        ("unheard of", "what it does between the steps is not known"),
-    ],
-)
-def test_nothing_is_forecast_across_noise(model: Any, scheduler: str, said: str) -> None:
-    native = wan_video.sample(model, scheduler=scheduler)
+def test_an_unknown_scheduler_is_not_forecast(model: Any) -> None:
+    native = wan_video.sample(model, scheduler="unheard of")
     fast, handle = cached(model, SKIP_ALL)
     blocks_run(model)
-    wan_video.sample(fast, scheduler=scheduler)
+    wan_video.sample(fast, scheduler="unheard of")
     report = newest(handle)
-    assert report.method == "faithful" and said in report.warnings[0]
+    assert report.method == "faithful"
+    assert "what it does between the steps is not known" in report.warnings[0]
     assert blocks_run(model) == 2 * report.computed
     slow, _ = cached(model, 1e-12)
-    assert torch.equal(wan_video.sample(slow, scheduler=scheduler), native)
+    assert torch.equal(wan_video.sample(slow, scheduler="unheard of"), native)
+
+
+@pytest.mark.parametrize("scheduler", ["lcm", "dpm++_sde"])
+def test_the_denoised_latent_is_continued_across_noise(
+    model: Any, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a skipped step denoises to lies on the line through the two computed before it."""
+    native = wan_video.sample(model, scheduler=scheduler, cfg=1.0)
+    kind = wan_video.scheduler_class(scheduler)
+    stepped, denoised = kind.step, []
+
+    def step(self: Any, output: Any, timestep: Any, sample: Any, generator: Any = None) -> Any:
+        denoised.append((sample - self.sigmas[len(denoised)] * output).flatten())
+        return stepped(self, output, timestep, sample, generator)
+
+    monkeypatch.setattr(kind, "step", step)
+    fast, handle = cached(model, 3.0)
+    blocks_run(model)
+    wan_video.sample(fast, scheduler=scheduler, cfg=1.0)
+    report = newest(handle)
+    assert report.method == "forecast" and not report.warnings
+    assert report.skipped >= 3 and blocks_run(model) == report.computed
+    computed: list[torch.Tensor] = []
+    for record, value in zip(report.records, denoised, strict=True):
+        if not record.skipped:
+            computed.append(value)
+            continue
+        way, moved = computed[-1] - computed[-2], value - computed[-1]
+        off_the_line = moved - way * (moved @ way) / (way @ way)
+        assert off_the_line.norm() < 1e-4 * value.norm()
+    denoised.clear()
+    slow, _ = cached(model, 1e-12)
+    assert torch.equal(wan_video.sample(slow, scheduler=scheduler, cfg=1.0), native)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "lcm"])
+def test_channels_beside_the_latent_change_nothing(model: Any, scheduler: str) -> None:
+    """The model is given more channels than it predicts, and the latent's come first."""
+    fast, handle = cached(model, 3.0)
+    plain = wan_video.sample(fast, scheduler=scheduler)
+    skipped = newest(handle).skipped
+    shape = (4, wan_video.FRAMES, 6, 6)
+    embeds = {"target_shape": shape, "extra_channels": torch.ones(2, *shape[1:])}
+    out = wan_video.sample(fast, scheduler=scheduler, image_embeds=embeds)
+    assert not newest(handle).warnings and newest(handle).skipped == skipped >= 3
+    assert torch.equal(out, plain)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "lcm"])
+def test_a_model_that_predicts_the_negative(model: Any, scheduler: str) -> None:
+    fast, handle = cached(model, 3.0)
+    plain = wan_video.sample(fast, scheduler=scheduler)
+    skipped = newest(handle).skipped
+    transformer(model).is_longcat = True
+    transformer(model).head.weight.neg_()
+    transformer(model).head.bias.neg_()
+    assert torch.equal(wan_video.sample(fast, scheduler=scheduler), plain)
+    assert not newest(handle).warnings and newest(handle).skipped == skipped >= 3
 
 
 def test_levels_that_are_not_those_of_the_timesteps_are_left_alone(model: Any) -> None:

@@ -11,9 +11,9 @@ pytest.importorskip("diffusers", reason="needs the extra: pip install 'teacache-
 
 import tiny_pipelines
 from pipeline_sampling import report_of
-from read_spy import ReadSpy
 from tiny_pipelines import generate
 
+from benchmarks.gpu.reads import ReadSpy
 from teacache.engine.device import SigmaReader
 from teacache.engine.run import Run
 from teacache.hosts.diffusers.enable import enable_teacache, teacache

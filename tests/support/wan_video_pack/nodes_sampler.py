@@ -53,6 +53,8 @@ class WanVideoSampler:
             def predict(
                 z: Any, step: int, time: Any, count: int = len(timesteps), scales: Any = scales
             ) -> Any:
+                beside = image_embeds.get("extra_channels")
+                z = z if beside is None else torch.cat([z, beside])
                 shared = dict(
                     x=[z], t=torch.tensor([time]), seq_len=z[0].numel(), current_step=step,
                     current_step_percentage=step / count, last_step=step == count - 1,
@@ -80,6 +82,8 @@ class WanVideoSampler:
                         prediction[:, window] += predict(latent[:, window], step, time)
                         counter[:, window] += 1
                     prediction /= counter
+                if transformer.is_longcat:
+                    prediction = -prediction
                 (moved,) = made.step(prediction[None], time, latent[None], generator=generator)
                 latent = moved[0]
         return {"samples": latent[None]}, {"samples": None}

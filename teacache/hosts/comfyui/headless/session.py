@@ -197,6 +197,12 @@ class Session:
         result.files = self._files()
         return result
 
+    def write_to(self, output: Path) -> None:
+        """From now on files are saved in the folder `output`, and previews in its `preview`."""
+        self.output = output.resolve()
+        self.comfy.folder_paths.set_output_directory(str(self.output))
+        self.comfy.folder_paths.set_temp_directory(str(self.output / "preview"))
+
     @property
     def previews(self) -> Path:
         """The folder for files that are not kept; nodes find them as `NAME [temp]`."""

@@ -48,6 +48,8 @@ class WanModel(nn.Module):
         """Whether blocks are moved before and after they run, as with block swap."""
         self.outputs = 3
         """The video, the sound and the state of the pack's own cache; older versions lack one."""
+        self.is_longcat = False
+        """Whether it predicts the negative of what the schedulers take."""
         self.sound = False
         """Whether a sound is returned beside the video."""
         self.calls = 0
@@ -65,7 +67,7 @@ class WanModel(nn.Module):
         y: Any = None, pred_id: Any = None, add_cond: Any = None, transformer_options: Any = None,
     ) -> Any:  # fmt: skip
         self.calls += 1
-        (latent,) = x
+        latent = x[0][:CHANNELS]
         tokens = self.patch_embedding(latent.flatten(1).T)[None]
         angles = t.float()[:, None] * 0.002 * torch.arange(1, FREQUENCIES // 2 + 1)
         e = self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=1))
