@@ -205,7 +205,8 @@ def test_what_the_cluster_cannot_do(head, options, message):
 
 def test_another_version_of_ray(head):
     code = (
-        "import sys, ray; ray.__version__ = '2.1.0'\n"
+        "import os, sys; os.environ['RAY_AUTH_MODE'] = 'token'\n"
+        "import ray; ray.__version__ = '2.1.0'\n"
         "from teacache.cli.main import main\n"
         f"sys.exit(main(['serve', '--model', 'demo', '--port', '0', '--ray', {head[0]!r}]))"
     )
