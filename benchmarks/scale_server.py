@@ -10,7 +10,7 @@ of sampling. Pictures are of 16 x 16 pixels in one step, so that what is measure
 With replicas, one is killed by its process id after a quarter and another one after half of the
 requests.
 
-Memory is the resident size of the server's process, read after every 20 pictures; its slope is that
+Memory is the resident size of the server's process, read after every 10 pictures; its slope is that
 of a line fitted to what was read.
 """
 
@@ -41,7 +41,7 @@ from teacache.files import write_atomically
 PAGE = Path(__file__).parent / "results" / "scale_server.md"
 ASKED = {"prompt": "dog", "num_inference_steps": 1, "size": "16x16"}
 REPLICA = "ray::ServeReplica"
-EVERY = 20
+EVERY = 10
 """Pictures between two readings of the memory."""
 
 
@@ -60,7 +60,7 @@ class Load:
     kills: tuple[int, ...]
 
 
-TINY = Load(clients=6, requests=60, capacity=3, kills=(15,))
+TINY = Load(clients=4, requests=40, capacity=4, kills=(10,))
 
 
 @dataclass

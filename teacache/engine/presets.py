@@ -252,6 +252,8 @@ def _by_threshold(config: TeaCacheConfig, context: RunContext) -> tuple[RunSetti
     wanted = wanted_speedup(config.preset) or LEVEL_SPEEDUPS[config.preset]
     faithful = replace(config, mode="faithful")
     settings, sampler = _by_config(faithful, context), context.sampler
+    if sampler.computed_in_full:
+        settings = replace(settings, every_step=True)
     why = f"the sampler {sampler.name} cannot be planned ({sampler.why_not_planned})"
     if settings.every_step:
         return settings, f"{why}: every step is computed"

@@ -13,7 +13,7 @@ RATE_THRESHOLD = 0.2
 
 AMPLIFIED = 2.0
 """How much more an error counts with samplers that enlarge it: those that combine derivatives of
-three steps and more, those of CFG++, and foreign ones. Chosen on two to four tuning pairs of the
+three steps and more, those of CFG++, and unknown ones. Chosen on two to four tuning pairs of the
 demo and photos models at 20 and 30 steps."""
 
 
@@ -28,15 +28,17 @@ class SamplerTraits:
         one_eval_per_step: it evaluates once at each level of the schedule, in order.
         foreign: it is in no table, because it is another pack's, or newer than the table: what it
             does is seen while it runs.
+        around_known: it is a foreign wrapper of one sampler that is known, which takes the steps.
         adds_noise: it adds noise between evaluations, so that the denoised latent is continued in
             place of the derivative, which holds that noise.
         continues_a_branch: it continues a branch of the guidance, as those of CFG++ do.
         visits_every_level: it evaluates at every level of the schedule, also where the sample does
             not move; otherwise a schedule may be padded with levels that are left out.
         raises_levels: it adds noise before it evaluates, at a level above that of its step.
-        adaptive: it chooses its own noise levels and may judge the next one by the model's answer,
-            so that every step must be computed.
-        unsteady: small differences grow in it until the picture is another one.
+        computed_in_full: why every step is computed unless the faithful mode is asked for, as the
+            end of a sentence that begins with the sampler; empty where steps may be skipped.
+        adaptive: it may judge its next noise level by the model's answer, so that every step is
+            computed in the faithful mode, too.
         high_order: it combines the derivatives of three steps and more, with weights of both signs.
     """
 
@@ -45,18 +47,20 @@ class SamplerTraits:
     euler: bool = False
     one_eval_per_step: bool = False
     visits_every_level: bool = False
+    computed_in_full: str = ""
     adaptive: bool = False
     foreign: bool = False
+    around_known: bool = False
     raises_levels: bool = False
     adds_noise: bool = False
     continues_a_branch: bool = False
-    unsteady: bool = False
     high_order: bool = False
 
     @property
     def error_weight(self) -> float:
         """How much more an expected error counts than with Euler's method."""
-        enlarges = self.foreign or self.continues_a_branch or self.high_order
+        unknown = self.foreign and not self.around_known
+        enlarges = unknown or self.continues_a_branch or self.high_order
         return AMPLIFIED if enlarges else 1.0
 
     @property
@@ -74,9 +78,7 @@ class SamplerTraits:
         """Why no plan, and no residual, is continued with a sampler that is not `plannable`."""
         if self.foreign:
             return "what it does between the steps is not known"
-        if self.unsteady:
-            return "small differences grow in it"
-        return "it adds noise" if self.adds_noise else "it chooses its own noise levels"
+        return f"it {self.computed_in_full}" if self.computed_in_full else "it adds noise"
 
 
 @dataclass(frozen=True)
@@ -204,10 +206,8 @@ def resolve_strategy(
     if sampler.plannable or (sampler.forecast and strategy.caches_prediction):
         return strategy, notes
     why, name = sampler.why_not_planned, sampler.name
-    if sampler.adaptive:
-        notes.append(f"The sampler {name} chooses its own noise levels: every step is computed.")
-    elif sampler.unsteady:
-        notes.append(f"In the sampler {name} small differences grow: every step is computed.")
+    if sampler.computed_in_full and (sampler.adaptive or strategy != FAITHFUL):
+        notes.append(f"The sampler {name} {sampler.computed_in_full}: every step is computed.")
     elif forecast_only:
         notes.append(f"The sampler {name} cannot be forecast ({why}): every step is computed.")
     elif strategy == FORECAST:
@@ -240,7 +240,8 @@ def settings_from_config(
         config = replace(
             config, start_percent=profile.start_percent, end_percent=profile.end_percent
         )
-    every_step = sampler.adaptive or sampler.unsteady or (forecast_only and not sampler.forecast)
+    in_full = bool(sampler.computed_in_full) and requested_strategy(config) != FAITHFUL
+    every_step = sampler.adaptive or in_full or (forecast_only and not sampler.forecast)
     return RunSettings(
         config, profile, strategy, threshold, notes=tuple(notes), every_step=every_step
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 pytest.importorskip("ray", reason="needs the extra: pip install 'teacache-studio[ray]'")
@@ -9,7 +11,8 @@ pytest.importorskip("ray", reason="needs the extra: pip install 'teacache-studio
 from benchmarks import scale_server
 
 
-def test_every_accepted_request_is_answered(capsys):
+def test_every_accepted_request_is_answered(capsys, monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # what runs beside it would come first
     scale_server.main(["--tiny"])
     page = capsys.readouterr().out
     sections = page.split("## ")[1:]
@@ -18,8 +21,8 @@ def test_every_accepted_request_is_answered(capsys):
         "Two replicas on Ray, some of them killed",
     ]
     for each in sections:
-        cells = dict(line.strip("| ").split(" | ") for line in each.splitlines() if " | " in line)
-        assert cells["accepted requests with their picture"] == "60 of 60"
+        cells = dict(re.findall(r"^\| (.+?) \| (.+) \|$", each, re.MULTILINE))
+        assert cells["accepted requests with their picture"] == "40 of 40"
         assert cells["pictures of another request"] == "0"
         statuses = {entry.split(":")[0] for entry in cells["answers by status"].split(", ")}
         assert "200" in statuses <= {"200", "429"}

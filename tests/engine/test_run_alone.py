@@ -82,7 +82,12 @@ def policy_of(run: Run) -> Any:
 
 
 def test_an_adaptive_sampler_is_computed_in_every_step() -> None:
-    sampler = SamplerTraits("dpm_adaptive", forecast=False, adaptive=True)
+    sampler = SamplerTraits(
+        "dpm_adaptive",
+        forecast=False,
+        computed_in_full="chooses its own noise levels",
+        adaptive=True,
+    )
     assert isinstance(policy_of(run_of(sampler=sampler)), EveryStep)
 
 

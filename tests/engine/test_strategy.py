@@ -19,7 +19,9 @@ from teacache.profiles.profile import load_profiles
 
 EULER = SamplerTraits("euler", euler=True, one_eval_per_step=True)
 NOISY = SamplerTraits("euler_ancestral", adds_noise=True)
-ADAPTIVE = SamplerTraits("dpm_adaptive", forecast=False, adaptive=True)
+ADAPTIVE = SamplerTraits(
+    "dpm_adaptive", forecast=False, computed_in_full="chooses its own noise levels", adaptive=True
+)
 UNREAD = SamplerTraits("Own", forecast=False, foreign=True)
 
 
@@ -85,6 +87,22 @@ def test_a_model_without_known_blocks_is_forecast_or_computed(
     only = "Forecast only: the faithful mode needs to know the blocks."
     assert (only in settings.notes) == bool(asked)
     assert [said in note for note in settings.notes if note != only] == [True] * bool(said)
+
+
+@pytest.mark.parametrize("mode", ["forecast", "faithful"])
+def test_what_is_computed_in_full_may_be_faithful_where_that_is_asked_for(mode: str) -> None:
+    profile = load_profiles()["generic"]
+    said = "The sampler made_up evaluates ahead and goes back: every step is computed."
+    for adaptive in (False, True):
+        ahead = SamplerTraits(
+            "made_up",
+            forecast=False,
+            computed_in_full="evaluates ahead and goes back",
+            adaptive=adaptive,
+        )
+        settings = settings_from_config(TeaCacheConfig(mode=mode), profile, ahead)
+        in_full = adaptive or mode == "forecast"
+        assert settings.every_step is in_full and (said in settings.notes) is in_full
 
 
 def test_coefficients_of_any_degree_select_the_faithful_mode() -> None:

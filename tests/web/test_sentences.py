@@ -31,8 +31,11 @@ SAMPLERS = (
     EULER,
     SamplerTraits("euler_ancestral", adds_noise=True),
     SamplerTraits("made_up", foreign=True),
-    SamplerTraits("dpm_adaptive", forecast=False, adaptive=True),
-    SamplerTraits("made_up", forecast=False, unsteady=True),
+    SamplerTraits(
+        "made_up", forecast=False, computed_in_full="chooses its own noise levels", adaptive=True
+    ),
+    SamplerTraits("made_up", forecast=False, computed_in_full="lets small differences grow"),
+    SamplerTraits("made_up", forecast=False, computed_in_full="evaluates ahead and goes back"),
     SamplerTraits("made_up", forecast=False, foreign=True),
     SamplerTraits("made_up", forecast=False, adds_noise=True),
 )

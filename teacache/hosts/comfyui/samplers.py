@@ -76,6 +76,12 @@ UNSTEADY = (
 alone changes a picture of the demo model at guidance 1.5 to 16 to 48 dB in the worst of three."""
 ADAPTIVE = ("dpm_fast", "dpm_adaptive")
 """Samplers that take only the ends of the schedule and choose their own noise levels."""
+COMPUTED_IN_FULL = {
+    **dict.fromkeys(ADAPTIVE, "chooses its own noise levels"),
+    **dict.fromkeys(UNSTEADY, "lets small differences grow"),
+    "heunpp2": "evaluates ahead and goes back",
+}
+"""Why every step is computed, unless the faithful mode is asked for."""
 KNOWN = (
     *ONE_EVAL_PER_STEP,
     *SEVERAL_EVALS_PER_STEP,
@@ -98,8 +104,13 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
         return SamplerTraits(_display_name(type(sampler)), foreign=True)
     function, options = flattened(sampler.sampler_function, sampler.extra_options)
     name = _own_name(function)
-    if name in ADAPTIVE:
-        return SamplerTraits(name, forecast=False, adaptive=True)
+    if name in COMPUTED_IN_FULL:
+        return SamplerTraits(
+            name,
+            forecast=False,
+            computed_in_full=COMPUTED_IN_FULL[name],
+            adaptive=name in ADAPTIVE,
+        )
     if name not in KNOWN:
         inner = [sampler_traits(each) for each in samplers_within(sampler).values()]
         around = f", around {inner[0].name}" if inner else ""
@@ -108,6 +119,7 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
             own,
             name=(name or _display_name(function)) + around,
             foreign=True,
+            around_known=len(inner) == 1 and (own.around_known or not own.foreign),
             euler=False,
             one_eval_per_step=False,
             raises_levels=False,
@@ -121,9 +133,7 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
         one_eval_per_step=one_eval,
         raises_levels=raises,
         adds_noise=noisy,
-        forecast=name not in UNSTEADY,
         continues_a_branch=name.endswith("_cfg_pp"),
-        unsteady=name in UNSTEADY,
         high_order=name in HIGH_ORDER,
     )
 

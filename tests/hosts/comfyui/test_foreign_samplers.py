@@ -84,7 +84,7 @@ def test_a_wrapper_that_shifts_the_levels_is_followed(
     never, _ = cached(sd3, SKIP_NONE, mode="forecast")
     assert torch.equal(run(never, function, **options), native)
     noisy = inner in NOISY
-    clone, handle = cached(sd3, 3.0 if noisy else 1.0, mode="forecast")
+    clone, handle = cached(sd3, 1.5 if noisy else 1.0, mode="forecast")
     got = run(clone, function, **options)
     report = report_of(handle)
     assert report.skipped > 0 and not report.warnings
@@ -106,7 +106,7 @@ def test_so_is_one_around_a_sampler_of_several_evaluations(
     expected = [(record.step, record.sigma) for record in report_of(alone_handle).records]
     function, options = shifted(share), wrapped(inner)
     native = run(sd3, function, **options)
-    clone, handle = cached(sd3, 4.0 if inner in NOISY else 1.0, mode="forecast")
+    clone, handle = cached(sd3, 1.0, mode="forecast")
     got = run(clone, function, **options)
     report = report_of(handle)
     assert report.skipped > 0 and not report.warnings

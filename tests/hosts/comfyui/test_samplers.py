@@ -17,7 +17,7 @@ ONE_EVALUATION = ["euler", "dpmpp_2m", "lms", "ipndm", "ipndm_v", "deis", "res_m
 ONE_EVALUATION += ["gradient_estimation", "euler_cfg_pp"]
 UNSTEADY = ["dpmpp_2m_cfg_pp", "dpmpp_2s_ancestral_cfg_pp", "res_multistep_cfg_pp"]
 UNSTEADY += ["res_multistep_ancestral_cfg_pp", "gradient_estimation_cfg_pp"]
-SEVERAL_EVALUATIONS = ["heun", "heunpp2", "dpm_2", "unipc", "unipc_bh2"]
+SEVERAL_EVALUATIONS = ["heun", "dpm_2", "unipc", "unipc_bh2"]
 LISTED_AS = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
 """How ComfyUI lists the samplers that have another name than their function."""
 
@@ -54,7 +54,7 @@ def euler() -> Any:
 @pytest.mark.parametrize("name", ONE_EVALUATION + SEVERAL_EVALUATIONS)
 def test_deterministic_samplers_are_known(name: str) -> None:
     found = traits(named(name))
-    assert found.plannable and found.forecast and not found.adaptive
+    assert found.plannable and found.forecast and not found.computed_in_full
     assert found.one_eval_per_step is (name in ONE_EVALUATION)
     assert found.euler is (name == "euler")
     assert found.name == name
@@ -63,8 +63,8 @@ def test_deterministic_samplers_are_known(name: str) -> None:
 @pytest.mark.parametrize("name", UNSTEADY)
 def test_a_sampler_in_which_small_differences_grow_is_computed_in_full(name: str) -> None:
     found = traits(named(name))
-    assert found.unsteady and not (found.plannable or found.forecast or found.foreign)
-    assert found.why_not_planned == "small differences grow in it"
+    assert not (found.plannable or found.forecast or found.foreign)
+    assert found.why_not_planned == "it lets small differences grow"
 
 
 def test_errors_count_more_where_they_are_enlarged() -> None:
@@ -77,7 +77,7 @@ def test_errors_count_more_where_they_are_enlarged() -> None:
 @pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
 def test_samplers_that_choose_their_levels_are_adaptive(name: str) -> None:
     found = traits(named(name))
-    assert found.adaptive and not found.foreign and found.name == name
+    assert found.computed_in_full and not found.foreign and found.name == name
     assert not found.forecast and not found.plannable
     assert found.why_not_planned == "it chooses its own noise levels"
 
@@ -89,7 +89,7 @@ def test_samplers_that_add_noise_are_forecast_and_not_planned(name: str, one: bo
     found = traits(named(name))
     assert found.name == name and found.one_eval_per_step is one
     assert found.forecast and found.adds_noise and not found.plannable
-    assert not (found.adaptive or found.foreign or found.euler)
+    assert not (found.computed_in_full or found.foreign or found.euler)
     assert found.why_not_planned == "it adds noise"
 
 
@@ -138,7 +138,7 @@ def test_what_is_not_comfyuis_own_is_foreign() -> None:
     }
     for name, sampler in foreign.items():
         found = traits(sampler)
-        assert found.foreign and found.forecast and not (found.plannable or found.adaptive)
+        assert found.foreign and found.forecast and not (found.plannable or found.computed_in_full)
         assert found.name == name
 
 
@@ -166,9 +166,11 @@ def test_a_wrapper_has_the_traits_of_the_sampler_in_it() -> None:
         found = around(name)
         assert found.foreign and found.forecast and not (found.euler or found.one_eval_per_step)
     assert around("lcm").adds_noise and around("dpmpp_2s_ancestral").adds_noise
-    assert around("dpm_adaptive").adaptive
+    assert around("euler").error_weight == 1 and around("lms").error_weight == AMPLIFIED
+    assert traits(of(sample_heun)).error_weight == AMPLIFIED, "nothing is known of it"
+    assert around("dpm_adaptive").computed_in_full
     two = {"one": named("dpm_adaptive"), "other": named("euler")}
-    assert not traits(of(sample_heun, two)).adaptive, "it is not known which one it follows"
+    assert not traits(of(sample_heun, two)).computed_in_full, "it is not known which one it follows"
 
 
 def test_a_function_that_is_registered_beside_comfyuis_own_is_foreign(
