@@ -107,16 +107,19 @@ class JobActor:
         return Hello(self._worker.about)
 
     def run(self, job: Job) -> Generator[Progress | End, None, None]:
-        """The job's progress, not more often than every `PROGRESS_SECONDS`, then its end."""
+        """The job's progress, at most every `PROGRESS_SECONDS` and the last one, then its end."""
         latest: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
         ending = self._thread.submit(self._run, job, latest.put)
         ending.add_done_callback(lambda future: latest.put(None))
-        last = 0.0
+        last, held_back = 0.0, None
         while (progress := latest.get()) is not None:
             now = time.perf_counter()
+            held_back = progress
             if now - last >= PROGRESS_SECONDS:
-                last = now
+                last, held_back = now, None
                 yield progress
+        if held_back is not None:
+            yield held_back
         yield _end_of(ending)
 
     def _run(self, job: Job, on_progress: Callable[[Progress], None]) -> End:
