@@ -31,7 +31,9 @@ def in_precision(testbed: Testbed, dtype: torch.dtype) -> Testbed:
     import comfy.model_patcher
 
     shared = testbed.patcher.model
-    model = copy.deepcopy(shared)
+    model = copy.copy(shared)  # not deep: newer versions of ComfyUI hold what cannot be copied
+    model._modules = dict(shared._modules)
+    model.diffusion_model = copy.deepcopy(shared.diffusion_model)
     transformer = model.diffusion_model.to(dtype)
     transformer.dtype = dtype
     if testbed.name == "digits":

@@ -22,7 +22,7 @@ from hostile import (
     small_model,
     state_of,
 )
-from sampling import SKIP_ALL, cached, report_of
+from sampling import SKIP_ALL, SKIP_NONE, cached, report_of
 
 pytestmark = pytest.mark.usefixtures("comfy")
 
@@ -97,7 +97,10 @@ def test_the_name_of_a_function_tells_nothing(model: Any) -> None:
     got = sample_custom(clone, SIGMAS, sampler=solver)
     report = report_of(handle)
     assert report.method == "forecast" and report.skipped > 0 and not report.warnings
-    assert torch.equal(got, sample_custom(clone, SIGMAS, sampler=ancestral))
+    native = sample_custom(model, SIGMAS, sampler=ancestral)
+    assert (got - native).abs().mean() < 0.4 * native.abs().mean()
+    never, _ = cached(model, SKIP_NONE, mode="forecast")
+    assert torch.equal(sample_custom(never, SIGMAS, sampler=solver), native)
 
 
 def test_a_sampler_of_another_class_is_unknown(model: Any) -> None:
