@@ -104,12 +104,9 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
         return SamplerTraits(_display_name(type(sampler)), foreign=True)
     function, options = flattened(sampler.sampler_function, sampler.extra_options)
     name = _own_name(function)
-    if name in COMPUTED_IN_FULL:
+    if name in ADAPTIVE:
         return SamplerTraits(
-            name,
-            forecast=False,
-            computed_in_full=COMPUTED_IN_FULL[name],
-            adaptive=name in ADAPTIVE,
+            name, forecast=False, computed_in_full=COMPUTED_IN_FULL[name], adaptive=True
         )
     if name not in KNOWN:
         inner = [sampler_traits(each) for each in samplers_within(sampler).values()]
@@ -133,6 +130,8 @@ def sampler_traits(sampler: Any) -> SamplerTraits:
         one_eval_per_step=one_eval,
         raises_levels=raises,
         adds_noise=noisy,
+        forecast=name not in COMPUTED_IN_FULL,
+        computed_in_full=COMPUTED_IN_FULL.get(name, ""),
         continues_a_branch=name.endswith("_cfg_pp"),
         high_order=name in HIGH_ORDER,
     )

@@ -65,6 +65,8 @@ def test_a_sampler_in_which_small_differences_grow_is_computed_in_full(name: str
     found = traits(named(name))
     assert not (found.plannable or found.forecast or found.foreign)
     assert found.why_not_planned == "it lets small differences grow"
+    assert found.one_eval_per_step is (name != "dpmpp_2s_ancestral_cfg_pp"), "as the faithful mode"
+    assert found.adds_noise is ("ancestral" in name) and not found.adaptive
 
 
 def test_errors_count_more_where_they_are_enlarged() -> None:
